@@ -1,0 +1,184 @@
+"""Examples that are ready for a batch: token ids from an Arrow table, pixels opened when an item is asked for.
+
+The table is a Hugging Face `datasets.Dataset`, which the workers of a DataLoader share instead of copying.
+Rows are built in `building.py`; an image counts as one token here (collators expand it).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import datasets as hf
+import torch
+from datasets import Value
+
+from data_utils.images import ImagePipeline
+from data_utils.schema import AnswerType
+from data_utils.summary import DataReport
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True)
+class PairItem:
+    """A judged pair: ids of query + response + reward prompt for each output, shared images, 1 or 2 preferred.
+
+    `images` is float32 [n, 3, H, W], n = 0 for text alone.
+    """
+
+    input_ids: tuple[list[int], list[int]]
+    images: torch.Tensor
+    preference: int
+
+
+@dataclass(frozen=True)
+class DialogueItem:
+    """A dialogue: ids, True where a token carries loss, images float32 [n, 3, H, W]."""
+
+    input_ids: list[int]
+    supervised: list[bool]
+    images: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """A PPO prompt with everything that belongs to it, so that no list has to stay aligned with another.
+
+    `images` float32 [n, 3, h, w] are the policy's, `reward_images` float32 [n, 3, H, W] the judge's (None when
+    both look through one tower); `captions` are the facts in the order the judge reads them.
+    """
+
+    row: int
+    id: str
+    query_ids: list[int]
+    reward_prompt_ids: list[int]
+    image_names: tuple[str, ...]
+    images: torch.Tensor
+    reward_images: torch.Tensor | None
+    answer_type: AnswerType
+    length_bonus: float
+    captions: tuple[str, ...]
+    question: str
+
+
+class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT]):
+    """A table of tokenised rows, the folder and pipeline of its images, and the report of its making."""
+
+    features: hf.Features
+
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        image_folder: str | Path | None,
+        pipeline: ImagePipeline,
+        report: DataReport,
+    ):
+        self._rows = hf.Dataset.from_list(rows, features=self.features)
+        self._image_folder = image_folder or ""
+        self._pipeline = pipeline
+        self.report = report
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> ItemT:
+        return self._item(self._rows[int(index)])
+
+    def split(self, eval_size: int, seed: int) -> tuple[ExampleDataset[ItemT], ExampleDataset[ItemT] | None]:
+        """A random (train, eval) split with `eval_size` rows in eval; 0 gives no eval set.
+
+        Raises ValueError when nothing would be left to train on.
+        """
+        if not 0 <= eval_size < len(self):
+            raise ValueError(f"eval_size {eval_size} must be at least 0 and below the {len(self)} rows kept")
+        if eval_size == 0:
+            return self, None
+        parts = self._rows.train_test_split(test_size=eval_size, seed=seed)
+        return self._with(parts["train"]), self._with(parts["test"])
+
+    def _with(self, rows: hf.Dataset) -> ExampleDataset[ItemT]:
+        other = copy.copy(self)
+        other._rows = rows
+        return other
+
+    def _images(self, row: dict[str, Any]) -> torch.Tensor:
+        return self._pipeline(self._image_folder, row["images"])
+
+    def _item(self, row: dict[str, Any]) -> ItemT:
+        raise NotImplementedError
+
+
+class PreferenceDataset(ExampleDataset[PairItem]):
+    """Judged pairs for the reward model."""
+
+    features = hf.Features(
+        {
+            "ids_1": [Value("int32")],
+            "ids_2": [Value("int32")],
+            "images": [Value("string")],
+            "preference": Value("int32"),
+        }
+    )
+
+    def _item(self, row: dict[str, Any]) -> PairItem:
+        return PairItem((row["ids_1"], row["ids_2"]), self._images(row), row["preference"])
+
+
+class DialogueDataset(ExampleDataset[DialogueItem]):
+    """Dialogues for supervised fine-tuning."""
+
+    features = hf.Features(
+        {"ids": [Value("int32")], "supervised": [Value("bool")], "images": [Value("string")]}
+    )
+
+    def _item(self, row: dict[str, Any]) -> DialogueItem:
+        return DialogueItem(row["ids"], row["supervised"], self._images(row))
+
+
+class PromptDataset(ExampleDataset[PromptItem]):
+    """Prompts for PPO; `reward_pipeline` makes the judge's pixels when it has a vision tower of its own."""
+
+    features = hf.Features(
+        {
+            "row": Value("int64"),
+            "id": Value("string"),
+            "query_ids": [Value("int32")],
+            "reward_prompt_ids": [Value("int32")],
+            "images": [Value("string")],
+            "answer_type": Value("int32"),
+            "length_bonus": Value("float64"),
+            "captions": [Value("string")],
+            "question": Value("string"),
+        }
+    )
+
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        image_folder: str | Path | None,
+        pipeline: ImagePipeline,
+        report: DataReport,
+        reward_pipeline: ImagePipeline | None,
+    ):
+        super().__init__(rows, image_folder, pipeline, report)
+        self._reward_pipeline = reward_pipeline
+
+    def _item(self, row: dict[str, Any]) -> PromptItem:
+        names = tuple(row["images"])
+        judge = self._reward_pipeline
+        return PromptItem(
+            row=row["row"],
+            id=row["id"],
+            query_ids=row["query_ids"],
+            reward_prompt_ids=row["reward_prompt_ids"],
+            image_names=names,
+            images=self._images(row),
+            reward_images=None if judge is None else judge(self._image_folder, names),
+            answer_type=AnswerType(row["answer_type"]),
+            length_bonus=row["length_bonus"],
+            captions=tuple(row["captions"]),
+            question=row["question"],
+        )

@@ -1,0 +1,113 @@
+"""Factual augmentation: which facts belong to an example, and the one function that writes them for the judge.
+
+Reward training and PPO both come through here, so that the judge sees in PPO what it was trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from data_utils.schema import AnswerType, Record
+
+PLACEHOLDER = "{factual_prompt}"
+# Interface strings: released reward models were trained with them.
+FACTS_HEADER = "Specifically, the AI's response should be fully supported by the combination of the following captions:\n"
+FACT_LINE = "  - {}\n"
+
+_RATIONALE_TYPES = frozenset(
+    {AnswerType.A_IN_ABCD, AnswerType.B_IN_ABCD, AnswerType.C_IN_ABCD, AnswerType.D_IN_ABCD}
+)
+
+
+class MissingCaptions(str, Enum):
+    """What to do with an image that has no captions: refuse the data, drop the row, or judge it without facts."""
+
+    ERROR = "error"
+    SKIP = "skip"
+    NO_FACT = "no_fact"
+
+
+def caption_key(image: str, answer_type: AnswerType) -> str:
+    """Key of an image in the caption map; multiple-choice rows (A–D) look up the A-OKVQA rationale."""
+    return f"aok_{image}" if answer_type in _RATIONALE_TYPES else image
+
+
+class FactBook:
+    """The facts known about examples: a caption map (None: none was given) and the policy for a miss."""
+
+    def __init__(self, captions: Mapping[str, tuple[str, ...]] | None, missing: MissingCaptions):
+        self._captions = captions or {}
+        self.missing = MissingCaptions(missing)
+
+    def find(self, record: Record, answer_type: AnswerType) -> tuple[str, ...] | None:
+        """Facts of a row in the map's order: those of all its images, else the row's own `captions`.
+
+        Returns () for a row that has nothing to look up (no image, no own captions), and None for a miss:
+        a row with images of which none is known, and no captions of its own.
+        """
+        found: list[str] = []
+        for image in record.images:
+            found += self._captions.get(caption_key(image, answer_type), ())
+        if found:
+            return tuple(found)
+        if record.captions:
+            return record.captions
+        return None if record.images else ()
+
+
+@dataclass(frozen=True)
+class RewardPrompt:
+    """The text that asks the judge for a score, appended after the conversation's last stop.
+
+    `text` may hold `{factual_prompt}` once; other braces are plain text. Raises ValueError when it is empty
+    or holds the placeholder twice.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("the reward prompt is empty; the judge needs a text to score after")
+        if self.text.count(PLACEHOLDER) > 1:
+            count = self.text.count(PLACEHOLDER)
+            raise ValueError(f"the reward prompt holds {PLACEHOLDER} {count} times; keep one")
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> RewardPrompt:
+        """Read and strip a prompt file; raises ValueError naming it when it cannot be used."""
+        try:
+            return cls(Path(path).read_text(encoding="utf-8-sig").strip())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"reward prompt file {path}: {error}") from error
+
+    @property
+    def uses_facts(self) -> bool:
+        """Whether the prompt has a place for facts."""
+        return PLACEHOLDER in self.text
+
+    def without_facts(self) -> RewardPrompt:
+        """The same criteria with no place for facts: what `render` gives without captions."""
+        return RewardPrompt(self.render(None).strip())
+
+    def render(self, captions: Sequence[str] | None) -> str:
+        """One space and the text, facts in place of the placeholder.
+
+        Without captions (None or empty) the placeholder goes, and the space in front of it with it:
+        the published factual prompt then reads exactly like the plain one.
+        """
+        if captions:
+            facts = FACTS_HEADER + "".join(FACT_LINE.format(caption) for caption in captions)
+            return " " + self.text.replace(PLACEHOLDER, facts)
+        return " " + self.text.replace(f" {PLACEHOLDER}", "").replace(PLACEHOLDER, "")
+
+
+def shuffled_captions(captions: Sequence[str], seed: int, row: int) -> tuple[str, ...]:
+    """`captions` in a random order that depends on the seed and the row's index alone."""
+    order = list(captions)
+    # A string seed is hashed by `random` itself: the same order in every process and Python run.
+    random.Random(f"{seed}:{row}").shuffle(order)
+    return tuple(order)

@@ -1,0 +1,298 @@
+"""What one row of a data file means, and what is wrong with it when it means nothing.
+
+Left out on purpose: images are not opened here (`images.py`), captions are not looked up (`facts.py`) and nothing is
+tokenised; a record is the JSON row with its types checked. The schema is open: keys it does not know are kept in `extra`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+IMAGE_MARKER = "<image>"
+SHOWN_PROBLEMS = 20
+
+
+class AnswerType(IntEnum):
+    """What a checkable answer looks like; the published files call it `caption_type`."""
+
+    GENERAL = 1
+    A_IN_ABCD = 2
+    B_IN_ABCD = 3
+    C_IN_ABCD = 4
+    D_IN_ABCD = 5
+    NO_IN_YESNO = 6
+    YES_IN_YESNO = 7
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message: `role` is "human" or "gpt", `text` is verbatim (image markers included)."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: where it stands, its images (paths relative to the image folder) and its messages."""
+
+    file: str
+    row: int
+    id: str
+    images: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    captions: tuple[str, ...] | None
+    extra: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DialogueRecord(Record):
+    """Supervised fine-tuning: human and gpt alternate, the last turn is gpt."""
+
+
+@dataclass(frozen=True)
+class PreferenceRecord(Record):
+    """A judged pair: `turns` end with the last question, `preference` (1 or 2) names the better output."""
+
+    outputs: tuple[str, str]
+    preference: int
+
+
+@dataclass(frozen=True)
+class PromptRecord(Record):
+    """A PPO prompt: `turns` holds the first human message only."""
+
+    answer_type: AnswerType
+    length_bonus: float
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One reason why a row (or, with `row` None, a file) cannot be used."""
+
+    file: str
+    row: int | None
+    field: str
+    value: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = self.file if self.row is None else f"{self.file}, row {self.row}"
+        return f"{place}, field {self.field!r}: value {self.value} — {self.remedy}"
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message lists the first problems and their total number."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        self.problems = tuple(problems)
+        lines = [f"{len(self.problems)} problem(s) in the data:"]
+        lines += [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
+        if len(self.problems) > SHOWN_PROBLEMS:
+            lines.append(f"  … and {len(self.problems) - SHOWN_PROBLEMS} more")
+        super().__init__("\n".join(lines))
+
+
+class _BadField(Exception):
+    """Raised inside one row's parser; never leaves this file."""
+
+    def __init__(self, field: str, value: Any, remedy: str):
+        super().__init__(field, value, remedy)
+        self.field, self.value, self.remedy = field, value, remedy
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def shorten(value: Any, width: int = 80) -> str:
+    """`repr(value)`, cut in the middle to at most `width` characters."""
+    text = repr(value)
+    if len(text) <= width:
+        return text
+    half = (width - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def read_dialogues(path: str | Path) -> tuple[list[DialogueRecord], list[Problem]]:
+    """Read supervised dialogues; a row with a problem gives no record."""
+    return _read_rows(path, _parse_dialogue)
+
+
+def read_preferences(path: str | Path) -> tuple[list[PreferenceRecord], list[Problem]]:
+    """Read preference pairs; the last gpt message, which each output replaces, is cut off."""
+    return _read_rows(path, _parse_preference)
+
+
+def read_prompts(path: str | Path) -> tuple[list[PromptRecord], list[Problem]]:
+    """Read PPO prompts; messages after the first human one are ignored."""
+    return _read_rows(path, _parse_prompt)
+
+
+def read_captions(path: str | Path) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
+    """Read a caption map (one JSON object: image name → list of captions); wrong entries become problems."""
+    data, problems = _load_json(path, dict, "one object: image name → list of captions")
+    captions: dict[str, tuple[str, ...]] = {}
+    for name, value in (data or {}).items():
+        try:
+            captions[name] = _captions(value, name)
+        except _BadField as bad:
+            problems.append(Problem(str(path), None, bad.field, shorten(bad.value), bad.remedy))
+    return captions, problems
+
+
+def _load_json(path: str | Path, kind: type, expected: str) -> tuple[Any, list[Problem]]:
+    try:
+        # utf-8-sig: some editors put a byte order mark in front.
+        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        return None, [
+            Problem(str(path), None, "file", shorten(str(error), 160), "must be a readable UTF-8 JSON file")
+        ]
+    if not isinstance(data, kind):
+        return None, [
+            Problem(str(path), None, "file", f"a JSON {type(data).__name__}", f"must hold {expected}")
+        ]
+    return data, []
+
+
+def _read_rows(
+    path: str | Path, parse: Callable[[dict, dict], RecordT]
+) -> tuple[list[RecordT], list[Problem]]:
+    data, problems = _load_json(path, list, "a list of rows")
+    records: list[RecordT] = []
+    for row, value in enumerate(data or []):
+        try:
+            if not isinstance(value, dict):
+                raise _BadField("row", value, "must be a JSON object")
+            records.append(parse(value, {"file": str(path), "row": row}))
+        except _BadField as bad:
+            problems.append(Problem(str(path), row, bad.field, shorten(bad.value), bad.remedy))
+    return records, problems
+
+
+def _parse_dialogue(row: dict, place: dict) -> DialogueRecord:
+    turns = _alternating(_messages(row))
+    _check_answers(turns)
+    return DialogueRecord(**place, **_common(row, turns, {"conversations"}))
+
+
+def _parse_preference(row: dict, place: dict) -> PreferenceRecord:
+    turns = _alternating(_messages(row))[:-1]
+    _check_answers(turns)
+    preference = row.get("preference")
+    if type(preference) is not int or preference not in (1, 2):
+        raise _BadField("preference", preference, "must be 1 or 2")
+    outputs = (_output(row, "output_1"), _output(row, "output_2"))
+    known = {"conversations", "output_1", "output_2", "preference"}
+    return PreferenceRecord(**place, **_common(row, turns, known), outputs=outputs, preference=preference)
+
+
+def _parse_prompt(row: dict, place: dict) -> PromptRecord:
+    human = [turn for turn in _messages(row) if turn.role == "human"]
+    if not human:
+        raise _BadField("conversations", row["conversations"], "needs a human message")
+    kind = row.get("caption_type", 1)
+    if type(kind) is not int or kind not in set(AnswerType):
+        raise _BadField("caption_type", kind, "must be an integer from 1 to 7 (absent means 1)")
+    bonus = row.get("length_bonus", 1.0)
+    if isinstance(bonus, bool) or not isinstance(bonus, (int, float)) or not abs(bonus) <= sys.float_info.max:
+        raise _BadField("length_bonus", bonus, "must be a finite number (absent means 1.0)")
+    common = _common(row, (human[0],), {"conversations", "caption_type", "length_bonus"})
+    return PromptRecord(**place, **common, answer_type=AnswerType(kind), length_bonus=float(bonus))
+
+
+def _messages(row: dict) -> tuple[Turn, ...]:
+    messages = row.get("conversations")
+    if not isinstance(messages, list) or not messages:
+        raise _BadField("conversations", messages, 'must be a non-empty list of {"from", "value"} messages')
+    turns = []
+    for index, message in enumerate(messages):
+        where = f"conversations[{index}]"
+        if not isinstance(message, dict):
+            raise _BadField(where, message, 'must be an object {"from", "value"}')
+        if message.get("from") not in ("human", "gpt"):
+            raise _BadField(f"{where}.from", message.get("from"), 'must be "human" or "gpt"')
+        turns.append(Turn(message["from"], _text(message.get("value"), f"{where}.value")))
+    return tuple(turns)
+
+
+def _alternating(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    # Published dialogues may open with a gpt message; the reference drops it, and so do we.
+    turns = turns[1:] if turns[0].role == "gpt" else turns
+    roles = [turn.role for turn in turns]
+    if "human" not in roles:
+        raise _BadField("conversations", roles, "needs a human message before a gpt message")
+    if "gpt" not in roles:
+        raise _BadField("conversations", roles, "needs a gpt message")
+    if len(roles) % 2 or roles != ["human", "gpt"] * (len(roles) // 2):
+        raise _BadField("conversations", roles, "human and gpt must alternate and gpt must come last")
+    return turns
+
+
+def _check_answers(turns: tuple[Turn, ...]) -> None:
+    for index, turn in enumerate(turns):
+        if turn.role == "gpt" and not turn.text.strip():
+            raise _BadField(f"conversations[{index}].value", turn.text, "a gpt message must not be empty")
+
+
+def _output(row: dict, field: str) -> str:
+    output = row.get(field)
+    if not isinstance(output, dict):
+        raise _BadField(field, output, 'must be an object {"from", "value"}')
+    text = _text(output.get("value"), f"{field}.value")
+    if not text.strip():
+        raise _BadField(f"{field}.value", text, "the response must not be empty")
+    return text
+
+
+def _common(row: dict, turns: tuple[Turn, ...], known: set[str]) -> dict[str, Any]:
+    name = row.get("id", "")
+    if isinstance(name, bool) or not isinstance(name, (str, int)):
+        raise _BadField("id", name, "must be a string or an integer")
+    images = _images(row.get("image"))
+    _check_markers(turns, images)
+    captions = None if row.get("captions") is None else _captions(row["captions"], "captions")
+    extra = {key: value for key, value in row.items() if key not in known | {"id", "image", "captions"}}
+    return {"id": str(name), "images": images, "turns": turns, "captions": captions, "extra": extra}
+
+
+def _images(value: Any) -> tuple[str, ...]:
+    names = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise _BadField("image", value, "must be a file name or a list of file names (absent: no image)")
+    return tuple(_text(name, "image") for name in names)
+
+
+def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:
+    counts = [turn.text.count(IMAGE_MARKER) if turn.role == "human" else 0 for turn in turns]
+    if sum(counts) != len(images) and (len(images), sum(counts)) != (1, 0):
+        value = f"{sum(counts)} marker(s) for {len(images)} image(s)"
+        raise _BadField("conversations", value, f"human messages need one {IMAGE_MARKER} marker for each image")
+    for index, turn in enumerate(turns):
+        image_only = counts[index] or (index == 0 and images)
+        if turn.role == "human" and not image_only and not turn.text.strip():
+            raise _BadField(
+                f"conversations[{index}].value", turn.text, "a question without image needs a text"
+            )
+
+
+def _captions(value: Any, field: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _BadField(field, value, "must be a list of strings")
+    return tuple(_text(item, field) for item in value)
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise _BadField(field, value, "must be a string")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # JSON can spell half a surrogate pair, no tokenizer can read it
+        raise _BadField(field, value, "holds half a surrogate pair, not valid Unicode") from None
+    return value

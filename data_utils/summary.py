@@ -1,0 +1,67 @@
+"""What became of a data file: rows, drops, lengths, facts, examples — printed before a model is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SHOWN_EXAMPLES = 3
+EXAMPLE_CHARACTERS = 1200
+
+
+@dataclass
+class DataReport:
+    """Numbers of one file. Lengths are in tokens of the rows kept, an image counted as one.
+
+    `caption_coverage` is (rows judged with facts, rows judged without), None when no facts are asked for;
+    `answer_types` counts the rows of each answer type, None where rows have none.
+    """
+
+    file: str
+    rows_read: int = 0
+    rows_kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    token_lengths: dict[str, list[int]] = field(default_factory=dict)
+    caption_coverage: tuple[int, int] | None = None
+    answer_types: Counter[str] | None = None
+    examples: list[str] = field(default_factory=list)
+
+
+def format_report(report: DataReport) -> str:
+    """The report as text of a few lines and three examples."""
+    lines = [f"Data {report.file}: {report.rows_kept} of {report.rows_read} rows kept"]
+    lines += [f"  dropped {count}: {reason}" for reason, count in sorted(report.dropped.items())]
+    if report.token_lengths:
+        lines.append(f"  {'tokens':<14}{'p50':>8}{'p95':>8}{'max':>8}")
+    for name, lengths in report.token_lengths.items():
+        p50, p95, most = _percentiles(lengths)
+        lines.append(f"  {name:<14}{p50:>8}{p95:>8}{most:>8}")
+    if report.caption_coverage is not None:
+        known, unknown = report.caption_coverage
+        lines.append(f"  facts: {known} rows with, {unknown} without")
+    if report.answer_types is not None:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(report.answer_types.items()))
+        lines.append(f"  answer types: {counts}")
+    for number, example in enumerate(report.examples[:SHOWN_EXAMPLES], start=1):
+        lines += [f"  --- example {number}", shorten_middle(example, EXAMPLE_CHARACTERS)]
+    return "\n".join(lines)
+
+
+def shorten_middle(text: str, width: int) -> str:
+    """`text`, its middle replaced by a count of the characters left out when it is longer than `width`."""
+    if len(text) <= width:
+        return text
+    head = width // 2
+    tail = width - head
+    return f"{text[:head]} […{len(text) - width} characters…] {text[-tail:]}"
+
+
+def _percentiles(lengths: Sequence[int]) -> tuple[int, int, int]:
+    if not lengths:
+        return 0, 0, 0
+    # "higher": a length that occurs, never an average of two.
+    p50, p95 = np.percentile(lengths, [50, 95], method="higher")
+    return int(p50), int(p95), max(lengths)

@@ -1,0 +1,181 @@
+"""Segments → token ids and supervision mask, built together so that they cannot disagree.
+
+Each segment is tokenised by itself, so that a query followed by a response has, by construction, the ids of the
+whole dialogue. Control tokens (BOS, stop, image) are inserted by id and can never come out of a text: `</s>` typed
+by a user is four characters. Ids equal those of the released checkpoints (sentencepiece Llama, chunk-wise around images).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from data_utils.conversation import Segment
+from data_utils.schema import IMAGE_MARKER
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Sentencepiece writes a space as this character and puts one in front of every text ("dummy prefix").
+SPACE_PIECE = "▁"
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """`ids` and, for each, whether it carries loss. An image is exactly one id here."""
+
+    ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+
+
+class SegmentEncoder:
+    """Turns segments into ids with one tokenizer, which is read once and never changed.
+
+    Raises ValueError when the stop of a template is no token of the tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_token_id: int):
+        spec = json.loads(tokenizer.backend_tokenizer.to_str())
+        spec.update(post_processor=None, truncation=None, padding=None)
+        self._prefixed = _backend(_sentencepiece_prefix(spec))
+        self._bare = _backend(_without_prefix(spec))
+        self._has_dummy_prefix = _adds_space_piece(self._prefixed)
+        self._tokenizer = tokenizer
+        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._control_ids = (special | {image_token_id}) - {tokenizer.unk_token_id}
+        self.image_token_id = image_token_id
+
+    def encode(self, segments: Iterable[Segment]) -> TokenSequence:
+        """Ids of a conversation, BOS first; a token is supervised iff its segment is."""
+        bos = self._tokenizer.bos_token_id
+        ids: list[int] = [] if bos is None else [bos]
+        supervised = [False] * len(ids)
+        before = "start"
+        for segment in segments:
+            if segment.kind == "image":
+                new = [self.image_token_id]
+            elif segment.kind == "stop":
+                new = [self._stop_id(segment.text)]
+            else:
+                new = self._encode_text(segment.text, before)
+            ids += new
+            supervised += [segment.supervised] * len(new)
+            before = segment.kind
+        return TokenSequence(tuple(ids), tuple(supervised))
+
+    def encode_response(self, text: str) -> list[int]:
+        """Ids of an answer as it follows the assistant's colon: a space and the text; no BOS, no stop."""
+        return self._plain(self._bare, f" {text}")
+
+    def encode_reward_prompt(self, text: str) -> list[int]:
+        """Ids of a judging prompt that follows the last stop, as a chunk of its own; the caller prefixed one space."""
+        return self._plain(self._prefixed, text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Readable text of `ids`, control tokens shown; an image shows as `<image>`."""
+        parts: list[list[int]] = [[]]
+        for index in ids:
+            if index == self.image_token_id:
+                parts.append([])
+            else:
+                parts[-1].append(int(index))
+        return IMAGE_MARKER.join(self._tokenizer.decode(part, skip_special_tokens=False) for part in parts)
+
+    def _encode_text(self, text: str, before: str) -> list[int]:
+        if before in ("start", "image"):
+            return self._plain(self._prefixed, text)
+        if before == "text" or not self._has_dummy_prefix:
+            return self._plain(self._bare, text)
+        if text.startswith(" "):
+            return self._plain(self._prefixed, text)
+        return self._plain(self._prefixed, text, strip_prefix=True)
+
+    def _plain(self, backend: Tokenizer, text: str, strip_prefix: bool = False) -> list[int]:
+        encoding = backend.encode(text, add_special_tokens=False)
+        ids: list[int] = []
+        for index, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if index in self._control_ids:
+                # A vocabulary may spell a control token out of ordinary pieces: write its letters instead.
+                for letter in text[start:end]:
+                    ids += self._bare.encode(letter, add_special_tokens=False).ids
+            else:
+                ids.append(index)
+        if strip_prefix and encoding.tokens and encoding.tokens[0].startswith(SPACE_PIECE):
+            piece = encoding.tokens[0][len(SPACE_PIECE) :]
+            known = self._bare.token_to_id(piece) if piece else None
+            first = [known] if known is not None else self._bare.encode(piece, add_special_tokens=False).ids
+            ids = first + ids[1:]
+        return ids
+
+    def _stop_id(self, text: str) -> int:
+        index = self._tokenizer.convert_tokens_to_ids(text)
+        if index is None or (index == self._tokenizer.unk_token_id and text != self._tokenizer.unk_token):
+            raise ValueError(
+                f"the template's stop {text!r} is no token of the tokenizer; choose another template"
+            )
+        return index
+
+
+def expand_image_tokens(ids: Sequence[int], image_token_id: int, tokens_per_image: int) -> list[int]:
+    """`ids` with every image token repeated `tokens_per_image` times, the positions that image features fill."""
+    expanded: list[int] = []
+    for index in ids:
+        expanded += [index] * (tokens_per_image if index == image_token_id else 1)
+    return expanded
+
+
+def _backend(spec: dict[str, Any]) -> Tokenizer:
+    backend = Tokenizer.from_str(json.dumps(spec))
+    backend.encode_special_tokens = True  # special tokens inside a text are plain text
+    return backend
+
+
+def _parts(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    if component is None:
+        return []
+    return list(component[key]) if component["type"] == "Sequence" else [component]
+
+
+def _join(parts: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
+    return {"type": "Sequence", key: parts} if parts else None
+
+
+def _sentencepiece_prefix(spec: dict[str, Any]) -> dict[str, Any]:
+    """Write a whole-text Metaspace as the normalizer it stands for.
+
+    Sentencepiece always puts its dummy prefix in front; Metaspace leaves it out when the text starts with a
+    space, which every reward prompt does, and then gives ids that released checkpoints never saw.
+    """
+    steps = _parts(spec["pre_tokenizer"], "pretokenizers")
+    whole = [s for s in steps if s["type"] == "Metaspace" and not s.get("split", True)]
+    if not whole or whole[0]["prepend_scheme"] == "never":
+        return spec
+    prefix = [
+        {"type": "Prepend", "prepend": whole[0]["replacement"]},
+        {"type": "Replace", "pattern": {"String": " "}, "content": whole[0]["replacement"]},
+    ]
+    return {
+        **spec,
+        "normalizer": _join(_parts(spec["normalizer"], "normalizers") + prefix, "normalizers"),
+        "pre_tokenizer": _join([s for s in steps if s is not whole[0]], "pretokenizers"),
+    }
+
+
+def _without_prefix(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer for text that continues a text: nothing is put in front."""
+    normalizers = [s for s in _parts(spec["normalizer"], "normalizers") if s["type"] != "Prepend"]
+    switched_off = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}
+    steps = [{**s, **switched_off.get(s["type"], {})} for s in _parts(spec["pre_tokenizer"], "pretokenizers")]
+    return {
+        **spec,
+        "normalizer": _join(normalizers, "normalizers"),
+        "pre_tokenizer": _join(steps, "pretokenizers"),
+    }
+
+
+def _adds_space_piece(backend: Tokenizer) -> bool:
+    return backend.encode("a", add_special_tokens=False).tokens[0].startswith(SPACE_PIECE)

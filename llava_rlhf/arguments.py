@@ -1,0 +1,193 @@
+"""Settings shared by the programs: base and adapter, data, and the two `transformers.Trainer` programs.
+
+The settings of PPO are in `ppo_arguments.py`. Names are those of the published scripts where the meaning is the same.
+Every class checks itself; what depends on the number of processes is checked by the program, before a model is loaded.
+"""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import TrainingArguments
+
+from data_utils.conversation import TEMPLATES
+from data_utils.facts import MissingCaptions
+from models.adapters import LoraSettings
+from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, BaseSettings
+
+
+@dataclass
+class ModelArguments:
+    """How bases are loaded and what shape new adapters have."""
+
+    _argument_group_name = "base and adapters"
+
+    bits: int = field(
+        default=16, metadata={"help": "16 (or 32): unquantised; 8: LLM.int8; 4: QLoRA (bitsandbytes)."}
+    )
+    double_quant: bool = field(
+        default=True, metadata={"help": "Quantise the 4-bit quantisation constants too."}
+    )
+    quant_type: Literal["nf4", "fp4"] = field(default="nf4", metadata={"help": "4-bit number format."})
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = field(
+        default="sdpa", metadata={"help": "Attention kernels; flash_attention_2 needs CUDA and its package."}
+    )
+    lora_r: int = field(default=64, metadata={"help": "Rank of new adapters."})
+    lora_alpha: float = field(
+        default=16.0, metadata={"help": "Scale numerator: an adapter is scaled by alpha / r."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before new adapters (probability)."})
+    lora_modules: list[str] = field(
+        default_factory=lambda: list(LANGUAGE_MODEL_LINEAR_LAYERS),
+        metadata={"help": "Linear layers of the language model that get an adapter."},
+    )
+
+    def __post_init__(self):
+        if self.bits not in (4, 8, 16, 32):
+            raise ValueError(f"--bits {self.bits}: choose 4, 8, 16 or 32")
+        if self.lora_r < 1:
+            raise ValueError(f"--lora_r {self.lora_r}: must be at least 1")
+        unknown = sorted(set(self.lora_modules) - set(LANGUAGE_MODEL_LINEAR_LAYERS))
+        if unknown:
+            raise ValueError(
+                f"--lora_modules: unknown {', '.join(unknown)}; choose from {', '.join(LANGUAGE_MODEL_LINEAR_LAYERS)}"
+            )
+
+    def lora_settings(self) -> LoraSettings:
+        """Shape of a new adapter."""
+        return LoraSettings(self.lora_r, self.lora_alpha, self.lora_dropout, tuple(self.lora_modules))
+
+    def base_settings(self, bf16: bool, fp16: bool, device: torch.device | str) -> BaseSettings:
+        """How to load a base: weights and activations in bfloat16 / float16 when asked for, else float32."""
+        dtype = torch.bfloat16 if bf16 else torch.float16 if fp16 else torch.float32
+        return BaseSettings(
+            self.bits, dtype, self.quant_type, self.double_quant, self.attn_implementation, str(device)
+        )
+
+
+@dataclass
+class DataArguments:
+    """The records, their images and their limits."""
+
+    _argument_group_name = "data"
+
+    dataset_path: str = field(metadata={"help": "JSON file of records in the published format."})
+    image_folder: str = field(metadata={"help": "Folder that the `image` fields are relative to."})
+    version: str = field(
+        default="v1",
+        metadata={"help": f"Conversation template: {', '.join(TEMPLATES)}.", "choices": sorted(TEMPLATES)},
+    )
+    image_aspect_ratio: Literal["pad", "square"] = field(
+        default="pad",
+        metadata={
+            "help": "pad: to a square with the mean colour; square: resize and crop as the processor does."
+        },
+    )
+    query_len: int = field(
+        default=1280, metadata={"help": "Longest query in tokens (one image = one token)."}
+    )
+    response_len: int = field(default=768, metadata={"help": "Longest response in tokens."})
+    model_max_length: int = field(
+        default=2048, metadata={"help": "Longest whole sequence in tokens (one image = one)."}
+    )
+    skip_invalid: bool = field(
+        default=False, metadata={"help": "Drop and count invalid rows instead of refusing."}
+    )
+
+    def __post_init__(self):
+        _require_file("--dataset_path", self.dataset_path)
+        if not Path(self.image_folder).is_dir():
+            raise ValueError(f"--image_folder {self.image_folder}: no such directory")
+        for name in ("query_len", "response_len", "model_max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+
+
+@dataclass
+class FactArguments:
+    """Factual augmentation: what the judge is told besides the image."""
+
+    _argument_group_name = "factual augmentation"
+
+    reward_prompt_file: str = field(
+        metadata={
+            "help": "Judging criteria appended to the conversation; with {factual_prompt}, captions go there."
+        }
+    )
+    image_to_caption_file: str | None = field(
+        default=None, metadata={"help": "JSON object: image file name → list of captions."}
+    )
+    missing_captions: MissingCaptions = field(
+        default=MissingCaptions.ERROR,
+        metadata={
+            "help": "A row without captions: refuse the file, skip the row, or judge it without facts."
+        },
+    )
+    facts: bool = field(
+        default=True, metadata={"help": "False leaves {factual_prompt} empty: the judge sees no captions."}
+    )
+
+    def __post_init__(self):
+        _require_file("--reward_prompt_file", self.reward_prompt_file)
+        if self.image_to_caption_file is not None:
+            _require_file("--image_to_caption_file", self.image_to_caption_file)
+        self.missing_captions = MissingCaptions(self.missing_captions)
+
+
+@dataclass
+class RunArguments:
+    """What all runs have."""
+
+    _argument_group_name = "run"
+
+    resume: str = field(
+        default="auto",
+        metadata={
+            "help": "auto: continue from the newest complete checkpoint of --output_dir, if any; no; or its path."
+        },
+    )
+    summary_only: bool = field(
+        default=False,
+        metadata={"help": "Validate the data, print the summary and stop before a model is loaded."},
+    )
+
+
+@dataclass
+class LlavaTrainingArguments(TrainingArguments):
+    """Settings of `transformers.Trainer`, with the defaults of this project."""
+
+    _argument_group_name = "training (transformers.TrainingArguments; --help_all lists every flag)"
+
+    model_name_or_path: str = field(
+        default="", metadata={"help": "The SFT LLaVA to start from (Hugging Face format)."}
+    )
+    eval_size: int = field(default=500, metadata={"help": "Rows held out for evaluation; 0 for none."})
+    output_dir: str = field(
+        default="", metadata={"help": "Run folder: checkpoints, metrics and the final adapter."}
+    )
+    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
+    max_grad_norm: float = field(default=0.3, metadata={"help": "Gradient norm is clipped to this."})
+    logging_steps: float = field(default=5, metadata={"help": "One line of metrics every so many steps."})
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "tensorboard, wandb, or none."}
+    )
+
+    def __post_init__(self):
+        for name in ("model_name_or_path", "output_dir"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} is required")
+        if self.eval_size < 0:
+            raise ValueError(f"--eval_size {self.eval_size}: must be 0 or more")
+        # Batches hold images and lists that no forward signature names.
+        self.remove_unused_columns = False
+        # The checkpointing hook that keeps adapters apart is installed by the model layer, not by the Trainer.
+        self.checkpoint_activations = self.gradient_checkpointing
+        self.gradient_checkpointing = False
+        super().__post_init__()
+
+
+def _require_file(flag: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise ValueError(f"{flag} {path}: no such file")

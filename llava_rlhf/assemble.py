@@ -1,0 +1,163 @@
+"""Paths and arguments → tokenizers, datasets, adapter banks and roles.
+
+The only place that knows whether policy and judge share a base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from data_utils.facts import FactBook, RewardPrompt
+from data_utils.images import ImagePipeline
+from data_utils.schema import DataError, read_captions
+from data_utils.tokens import SegmentEncoder
+from llava_rlhf.arguments import FactArguments, ModelArguments
+from llava_rlhf.role_files import POLICY, REFERENCE, REWARD, REWARD_HEAD, VALUE
+from models.adapters import AdapterBank, AdapterSpec
+from models.heads import ScalarHead
+from models.roles import Policy, RewardModel, ValueModel
+from models.vlm import BaseSettings, load_base, load_image_processor, load_tokenizer, read_base_facts
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """What the data of one base needs, without its weights.
+
+    Attributes:
+        tokenizer, encoder: text ↔ ids.
+        image_token_id: the placeholder of an image.
+        tokens_per_image: positions of one image in the model.
+        pipeline: image files → pixels.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    encoder: SegmentEncoder
+    image_token_id: int
+    tokens_per_image: int
+    pipeline: ImagePipeline
+
+
+def load_text_side(base: str | Path, image_aspect_ratio: str) -> TextSide:
+    """Tokenizer and image pipeline of a base directory. Raises ValueError when it is no LLaVA base."""
+    facts = read_base_facts(base)
+    tokenizer = load_tokenizer(base)
+    return TextSide(
+        tokenizer,
+        SegmentEncoder(tokenizer, facts.image_token_id),
+        facts.image_token_id,
+        facts.tokens_per_image,
+        ImagePipeline(load_image_processor(base), image_aspect_ratio),
+    )
+
+
+def load_facts(arguments: FactArguments) -> tuple[FactBook, RewardPrompt]:
+    """The caption map and the judging criteria.
+
+    Raises:
+        DataError: the caption file breaks its format. ValueError: so does the prompt file.
+    """
+    prompt = RewardPrompt.from_file(arguments.reward_prompt_file)
+    if not arguments.facts:
+        prompt = prompt.without_facts()
+    captions = None
+    if arguments.image_to_caption_file is not None:
+        captions, problems = read_captions(arguments.image_to_caption_file)
+        if problems:
+            raise DataError(problems)
+    return FactBook(captions, arguments.missing_captions), prompt
+
+
+def new_policy(
+    base: str | Path, settings: BaseSettings, arguments: ModelArguments, gradient_checkpointing: bool
+) -> Policy:
+    """A base with one new trainable policy adapter."""
+    adapters = {POLICY: AdapterSpec(arguments.lora_settings(), trainable=True)}
+    return Policy(AdapterBank(load_base(base, settings), adapters, gradient_checkpointing), POLICY)
+
+
+def new_reward_model(
+    base: str | Path, settings: BaseSettings, arguments: ModelArguments, gradient_checkpointing: bool
+) -> RewardModel:
+    """A base with one new trainable reward adapter and a new head."""
+    adapters = {REWARD: AdapterSpec(arguments.lora_settings(), trainable=True)}
+    bank = AdapterBank(load_base(base, settings), adapters, gradient_checkpointing)
+    return RewardModel(bank, REWARD, _head(bank))
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The four roles of PPO. `shared` says whether all stand on one base."""
+
+    policy: Policy
+    reference: Policy
+    value: ValueModel
+    reward: RewardModel
+    shared: bool
+
+
+def cast_for_ppo(
+    policy_base: str | Path,
+    judge_base: str | Path,
+    policy_adapter: Path,
+    reward_folder: Path,
+    settings: BaseSettings,
+    value_from_reward: bool,
+    gradient_checkpointing: bool,
+) -> Cast:
+    """Load the bases (one per distinct path) and the four roles.
+
+    Args:
+        policy_base, judge_base: base directories of policy + reference and of reward + value.
+        policy_adapter: PEFT folder that policy and reference start from.
+        reward_folder: reward model (adapter, head).
+        settings: how to load the bases.
+        value_from_reward: the value adapter starts from the reward adapter, else from the policy's.
+        gradient_checkpointing: recompute activations while training.
+
+    Raises:
+        ValueError: an adapter or head does not fit its base.
+    """
+    reward_adapter = reward_folder / REWARD
+    wanted: dict[str, dict[str, AdapterSpec]] = {str(Path(policy_base).resolve()): {}}
+    judge = wanted.setdefault(str(Path(judge_base).resolve()), {})
+    wanted[str(Path(policy_base).resolve())].update(
+        {
+            POLICY: AdapterSpec(policy_adapter, trainable=True),
+            REFERENCE: AdapterSpec(policy_adapter, trainable=False),
+        }
+    )
+    value_source = reward_adapter if value_from_reward else policy_adapter
+    judge.update(
+        {
+            VALUE: AdapterSpec(value_source, trainable=True),
+            REWARD: AdapterSpec(reward_adapter, trainable=False),
+        }
+    )
+    banks = _load_banks(wanted, settings, gradient_checkpointing)
+    speaker, listener = (banks[str(Path(path).resolve())] for path in (policy_base, judge_base))
+    reward_head = _head(listener)
+    reward_head.load(reward_folder / REWARD_HEAD)
+    return Cast(
+        Policy(speaker, POLICY),
+        Policy(speaker, REFERENCE),
+        ValueModel(listener, VALUE, _head(listener, zero=True)),
+        RewardModel(listener, REWARD, reward_head.requires_grad_(False)),
+        shared=speaker is listener,
+    )
+
+
+def _load_banks(
+    wanted: Mapping[str, Mapping[str, AdapterSpec]], settings: BaseSettings, gradient_checkpointing: bool
+) -> dict[str, AdapterBank]:
+    return {
+        base: AdapterBank(load_base(base, settings), adapters, gradient_checkpointing)
+        for base, adapters in wanted.items()
+    }
+
+
+def _head(bank: AdapterBank, zero: bool = False) -> ScalarHead:
+    return ScalarHead(bank.vlm.hidden_size, zero=zero).to(bank.vlm.device)

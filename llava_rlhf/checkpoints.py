@@ -1,0 +1,122 @@
+"""What a checkpoint is: a folder written whole or not at all.
+
+A folder is filled under a temporary name, flushed to disk, marked with `COMPLETE` and then renamed, so that a kill at
+any moment leaves the older checkpoints as they were.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+COMPLETE = "COMPLETE"
+STAGING = ".incomplete"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoint_folder(output_dir: str | Path, step: int) -> Path:
+    """Where the state after `step` steps is kept."""
+    return Path(output_dir) / f"checkpoint-{step}"
+
+
+def step_of(folder: str | Path) -> int:
+    """Number of finished steps that a checkpoint folder holds, from its name. Raises ValueError for another name."""
+    match = _NAME.fullmatch(Path(folder).name)
+    if match is None:
+        raise ValueError(f"{folder} is not a checkpoint folder: its name must be checkpoint-<step>")
+    return int(match.group(1))
+
+
+def staging_folder(output_dir: str | Path) -> Path:
+    """Where a checkpoint is written before it is renamed; on the same file system."""
+    return Path(output_dir) / STAGING
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Flush a filled folder to disk, mark it complete and give it its name, replacing what stood there."""
+    for path in sorted(staged.rglob("*")):
+        if path.is_file():
+            _flush(path)
+    marker = staged / COMPLETE
+    marker.write_text("all files of this folder were written\n")
+    _flush(marker)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(staged, final)
+    _flush(final.parent)
+
+
+@contextmanager
+def written_whole(final: Path) -> Iterator[Path]:
+    """Yield an empty staging folder; on success it becomes `final`, on an exception it is removed."""
+    staged = staging_folder(final.parent) / final.name
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        publish(staged, final)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    finally:
+        if staged.parent.is_dir() and not any(staged.parent.iterdir()):
+            staged.parent.rmdir()
+
+
+def complete_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Complete checkpoint folders of a run, oldest first; incomplete ones are skipped with a message."""
+    found = []
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        if not _NAME.fullmatch(folder.name):
+            continue
+        if (folder / COMPLETE).is_file():
+            found.append(folder)
+        else:
+            logger.warning(
+                "skipping %s: it lacks the file %s, so it was not written to the end", folder, COMPLETE
+            )
+    return sorted(found, key=step_of)
+
+
+def resume_folder(resume: str, output_dir: str | Path) -> Path | None:
+    """The checkpoint to continue from, or None to start afresh.
+
+    Args:
+        resume: `auto` (newest complete one in `output_dir`, if any), `no`, or a folder.
+        output_dir: the run folder.
+
+    Raises:
+        ValueError: the named folder is no complete checkpoint.
+    """
+    if resume == "no":
+        return None
+    if resume == "auto":
+        found = complete_checkpoints(output_dir)
+        return found[-1] if found else None
+    folder = Path(resume)
+    step_of(folder)
+    if not (folder / COMPLETE).is_file():
+        raise ValueError(f"--resume {resume}: not a complete checkpoint (it lacks the file {COMPLETE})")
+    return folder
+
+
+def delete_oldest(output_dir: str | Path, keep: int) -> None:
+    """Delete all but the `keep` newest complete checkpoints; `keep` 0 deletes none."""
+    if keep > 0:
+        for folder in complete_checkpoints(output_dir)[:-keep]:
+            shutil.rmtree(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,48 @@
+"""Optimizer and learning-rate schedule of PPO, by the names that `transformers.Trainer` uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from transformers import get_scheduler
+
+BITSANDBYTES_OPTIMIZERS = {
+    "adamw_8bit": "AdamW8bit",
+    "paged_adamw_8bit": "PagedAdamW8bit",
+    "paged_adamw_32bit": "PagedAdamW32bit",
+}
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", *BITSANDBYTES_OPTIMIZERS)
+
+
+def make_optimizer(
+    name: str, parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """One AdamW (betas 0.9 and 0.999, eps 1e-8) over all trained weights. Raises ValueError for an unknown name."""
+    options = {"lr": learning_rate, "weight_decay": weight_decay, "betas": (0.9, 0.999), "eps": 1e-8}
+    if name in BITSANDBYTES_OPTIMIZERS:
+        import bitsandbytes  # heavy, and only these optimizers need it
+
+        return getattr(bitsandbytes.optim, BITSANDBYTES_OPTIMIZERS[name])(parameters, **options)
+    if name not in OPTIMIZERS:
+        raise ValueError(f"--optim {name}: choose from {', '.join(OPTIMIZERS)}")
+    return torch.optim.AdamW(parameters, fused=name == "adamw_torch_fused", **options)
+
+
+def learning_rate_schedule(
+    name: str, learning_rate: float, warmup_steps: int, total_steps: int
+) -> Callable[[int], float]:
+    """The learning rate of PPO step `step` (from 0) as a pure function, so that resuming needs no state.
+
+    Counted from 1 inside: the first of `warmup_steps` steps already moves, and the last step of a decaying schedule
+    is not wasted at 0. Raises ValueError for a name that transformers does not know or that looks at the loss.
+    """
+    unused = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=learning_rate)
+    scheduler = get_scheduler(name, unused, num_warmup_steps=warmup_steps, num_training_steps=total_steps + 1)
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise ValueError(
+            f"--lr_scheduler_type {name}: choose a schedule of the step alone, such as cosine or linear"
+        )
+    factor = scheduler.lr_lambdas[0]
+    return lambda step: learning_rate * factor(step + 1)

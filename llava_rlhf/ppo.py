@@ -1,0 +1,219 @@
+"""Proximal policy optimisation of a vision-language policy (arXiv 1707.06347, 2309.14525): the loop, numbered.
+
+Left out on purpose: a value loss without clipping, top-p or top-k sampling, and any credit for tokens after the stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from data_utils.batches import PromptBatch
+from llava_rlhf.checkpoints import checkpoint_folder, delete_oldest
+from llava_rlhf.functional.advantages import generalized_advantages
+from llava_rlhf.functional.masked import moments, whiten
+from llava_rlhf.guards import Guard, NonFiniteError
+from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
+from llava_rlhf.metrics import global_moments, global_sums, one_line
+from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments
+from llava_rlhf.ppo_checkpoints import PPOState
+from llava_rlhf.ppo_update import PPOUpdater, Targets
+from llava_rlhf.prompt_stream import PromptStream
+from llava_rlhf.reward_shaping import ShapedReward, shape_rewards
+from llava_rlhf.rollout import Experience, RolloutCollector
+from llava_rlhf.run_folder import JsonLines, write_rollouts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PPOTrainer:
+    """The loop over PPO steps.
+
+    Attributes:
+        accelerator: processes and devices.
+        arguments, reward_arguments, plan: numbers.
+        response_len: longest response in tokens.
+        stream: which prompts belong to which step.
+        collector, updater: the two halves of a step.
+        kl_controller: weight of the KL penalty.
+        learning_rate: of each PPO step, counted from 0.
+        state: what a checkpoint holds.
+        guard: stops on non-finite numbers.
+    """
+
+    accelerator: Accelerator
+    arguments: PPOArguments
+    reward_arguments: RewardArguments
+    plan: BatchPlan
+    response_len: int
+    stream: PromptStream
+    collector: RolloutCollector
+    updater: PPOUpdater
+    kl_controller: FixedKLController | AdaptiveKLController
+    learning_rate: Callable[[int], float]
+    state: PPOState
+    guard: Guard
+
+    def train(self, batches: Iterator[PromptBatch], first_step: int) -> None:
+        """Run PPO steps `first_step` (from 0) to the end.
+
+        Args:
+            batches: the sampling passes of all remaining steps, in order.
+            first_step: steps already done.
+
+        Raises:
+            NonFiniteError: after the state before the failing step was saved, where it still exists.
+        """
+        output_dir = Path(self.arguments.output_dir)
+        metrics_file = JsonLines(output_dir / "metrics.jsonl", first_step) if self._main else None
+        for step in range(first_step, self.plan.ppo_steps):
+            try:
+                metrics = self._step(batches, step, output_dir)
+            except NonFiniteError:
+                self._save_last_good_state(step)
+                raise
+            done = step + 1
+            self.accelerator.log(metrics, step=done)
+            if metrics_file is not None:
+                metrics_file.append({"step": done, **metrics})
+                print(one_line(done, self.plan.ppo_steps, metrics), flush=True)
+            if done % self.arguments.save_steps == 0 or done == self.plan.ppo_steps:
+                self._save(done)
+
+    @property
+    def _main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def _step(self, batches: Iterator[PromptBatch], step: int, output_dir: Path) -> dict[str, float]:
+        self.guard.weights_changed = False
+        # 1. Sample responses, and let the four roles score them.
+        started = time.perf_counter()
+        experience = self.collector.collect(
+            (next(batches) for _ in range(self.plan.rollout_micro_batches)),
+            self.stream.uniforms(step, self.response_len).to(self.accelerator.device),
+        )
+        self.guard.check_experience(experience, step)
+        # 2. Shape the reward.
+        kl_coef = self.kl_controller.value
+        shaped = shape_rewards(experience, self.response_len, self.reward_arguments, kl_coef)
+        # 3. Advantages and returns.
+        targets, metrics = self._targets(experience, shaped)
+        metrics |= self._rollout_metrics(experience, shaped)
+        metrics |= {"objective/kl_coef": kl_coef, "objective/lr": self.learning_rate(step)}
+        metrics["time/rollout"] = time.perf_counter() - started
+        # 4. Update policy and value.
+        started = time.perf_counter()
+        metrics |= self.updater.update(experience, targets, step, self.learning_rate(step))
+        metrics["time/update"] = time.perf_counter() - started
+        # 5. Adapt the KL weight; write the rollouts.
+        self.kl_controller.update(metrics["objective/kl_sum_seq"], self.arguments.rollout_batch_size)
+        self._write_rollouts(experience, shaped, step, output_dir)
+        return metrics
+
+    def _targets(self, experience: Experience, shaped: ShapedReward) -> tuple[Targets, dict[str, float]]:
+        mask, rewards = experience.response_mask, shaped.rewards
+        if self.reward_arguments.whiten_rewards:
+            everywhere = global_moments(self.accelerator, moments(rewards, mask))
+            rewards = whiten(rewards, mask, everywhere, shift_mean=False)
+        else:
+            rewards = rewards * self.reward_arguments.reward_scale
+        advantages, returns = generalized_advantages(
+            rewards, experience.values, mask, self.arguments.gamma, self.arguments.lam
+        )
+        everywhere = global_moments(self.accelerator, moments(advantages, mask))
+        return_moments = global_moments(self.accelerator, moments(returns, mask))
+        value_moments = global_moments(self.accelerator, moments(experience.values, mask))
+        residual = global_moments(self.accelerator, moments(returns - experience.values, mask))
+        sums = global_sums(self.accelerator, {"rows": len(mask), "shaped": (rewards * mask).sum()})
+        metrics = {
+            "objective/shaped_rewards": sums["shaped"] / sums["rows"],
+            "ppo/returns/mean": float(return_moments.mean),
+            "ppo/returns/var": float(return_moments.var),
+            "ppo/val/mean": float(value_moments.mean),
+            "ppo/val/var": float(value_moments.var),
+            "ppo/val/explained_variance": float(1 - residual.var / return_moments.var),
+        }
+        return Targets(whiten(advantages, mask, everywhere, shift_mean=True), returns), metrics
+
+    def _rollout_metrics(self, experience: Experience, shaped: ShapedReward) -> dict[str, float]:
+        mask, lengths = experience.response_mask, experience.lengths
+        kl_per_row = shaped.kl.sum(dim=1)
+        per_row = {
+            "objective/kl_sum_seq": kl_per_row,
+            "objective/kl_avg_seq": kl_per_row / lengths,
+            "objective/reward_model": experience.scores,
+            "objective/stop_penalty": shaped.stop_penalty,
+            "objective/length_bonus": shaped.length_bonus,
+            "objective/correct_bonus": shaped.correct_bonus,
+            "objective/rewards": shaped.score,
+            "objective/non_score_rewards": shaped.non_score.sum(dim=1),
+            "response/length_mean": lengths,
+            "response/stop_rate": experience.stopped,
+        }
+        per_token = {
+            "objective/entropies": experience.entropies,
+            "objective/ref_entropies": experience.ref_entropies,
+        }
+        sums = {name: values.double().sum() for name, values in per_row.items()}
+        sums |= {name: (values * mask).double().sum() for name, values in per_token.items()}
+        totals = global_sums(self.accelerator, sums | {"rows": len(lengths), "tokens": mask.sum()})
+        metrics = {name: totals[name] / totals["rows"] for name in per_row}
+        metrics |= {name: totals[name] / totals["tokens"] for name in per_token}
+        everyone = self.accelerator.gather(lengths).double()
+        metrics["response/length_p50"] = float(everyone.quantile(0.5))
+        metrics["response/length_p95"] = float(everyone.quantile(0.95))
+        return metrics
+
+    def _write_rollouts(
+        self, experience: Experience, shaped: ShapedReward, step: int, output_dir: Path
+    ) -> None:
+        rows = [_rollout_row(experience, shaped, row) for row in range(len(experience.items))]
+        if self.accelerator.num_processes > 1:
+            gathered: list[Any] = [None] * self.accelerator.num_processes
+            torch.distributed.all_gather_object(gathered, rows)
+            # Rank r holds global positions r, r + world, …
+            rows = [row for group in zip(*gathered, strict=True) for row in group]
+        if self._main:
+            write_rollouts(output_dir, step + 1, rows)
+
+    def _save(self, done: int) -> None:
+        self.state.save(checkpoint_folder(self.arguments.output_dir, done), done)
+        if self._main:
+            delete_oldest(self.arguments.output_dir, self.arguments.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _save_last_good_state(self, step: int) -> None:
+        if self.guard.weights_changed:
+            # Some optimizer steps of this PPO step are in: keep the weights, but not as a state to continue from.
+            self.state.save_roles(Path(self.arguments.output_dir) / f"stopped-in-step-{step + 1}")
+        elif step > 0 and not checkpoint_folder(self.arguments.output_dir, step).exists():
+            self._save(step)
+
+
+def _rollout_row(experience: Experience, shaped: ShapedReward, row: int) -> Mapping[str, Any]:
+    item = experience.items[row]
+    return {
+        "row": item.row,
+        "id": item.id,
+        "image": list(item.image_names),
+        "answer_type": item.answer_type.name,
+        "question": item.question,
+        "captions": list(item.captions),
+        "response": experience.texts[row],
+        "length": int(experience.lengths[row]),
+        "stop_reason": "stop token" if bool(experience.stopped[row]) else "length or question mark",
+        "reward_model": float(experience.scores[row]),
+        "stop_penalty": float(shaped.stop_penalty[row]),
+        "length_bonus": float(shaped.length_bonus[row]),
+        "correct_bonus": float(shaped.correct_bonus[row]),
+        "score": float(shaped.score[row]),
+        "kl": float(shaped.kl[row].sum()),
+    }

@@ -1,0 +1,229 @@
+"""Settings of PPO, and the batch arithmetic derived from them."""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llava_rlhf.functional.kl import KLEstimator
+
+
+@dataclass
+class RewardArguments:
+    """Every ingredient of the reward; each can be switched off on its own."""
+
+    _argument_group_name = "reward"
+
+    kl_coef: float = field(
+        default=0.1, metadata={"help": "Weight of the KL penalty per token (start value if adaptive)."}
+    )
+    kl_estimator: KLEstimator = field(
+        default=KLEstimator.K1_CLAMPED, metadata={"help": "k1_clamped: as published; k1; k3 (Schulman)."}
+    )
+    kl_controller: Literal["fixed", "adaptive"] = field(
+        default="fixed", metadata={"help": "How kl_coef evolves."}
+    )
+    kl_target: float = field(
+        default=6.0, metadata={"help": "Adaptive controller: wanted KL per sequence in nats."}
+    )
+    kl_horizon: int = field(default=10000, metadata={"help": "Adaptive controller: horizon in episodes."})
+    penalize_no_stop_token: bool = field(
+        default=True, metadata={"help": "Penalise responses without a stop token."}
+    )
+    penalty_reward_value: float = field(
+        default=-8.0, metadata={"help": "Missing-stop penalty in reward-model units."}
+    )
+    relative_stop_token_penalty: bool = field(
+        default=True,
+        metadata={"help": "True: the penalty is added to the score; False: it replaces the score."},
+    )
+    length_bonus_score: float = field(
+        default=-10.0,
+        metadata={"help": "Times (tokens / response_len) × the row's length_bonus; 0 switches it off."},
+    )
+    correct_bonus_score: float = field(
+        default=2.0, metadata={"help": "Times the correctness of a checkable answer; 0 switches it off."}
+    )
+    reward_bias: float = field(default=0.0, metadata={"help": "Added to every score."})
+    whiten_rewards: bool = field(
+        default=False, metadata={"help": "Divide token rewards by their standard deviation."}
+    )
+    reward_scale: float = field(
+        default=10.0, metadata={"help": "Token rewards are multiplied by it when not whitened."}
+    )
+
+
+@dataclass
+class PPOArguments:
+    """The loop, its batches and its optimizer."""
+
+    _argument_group_name = "PPO"
+
+    base_model_name: str = field(metadata={"help": "Base (SFT LLaVA) of policy and reference."})
+    policy_model_name_or_path: str = field(metadata={"help": "Adapter from initialize_policy_model.py."})
+    reward_model_name_or_path: str = field(metadata={"help": "Reward model from train_reward_model.py."})
+    output_dir: str = field(metadata={"help": "Run folder."})
+    reward_base_model_name: str | None = field(
+        default=None,
+        metadata={"help": "Base of reward and value; default: the one named in reward_model.json."},
+    )
+    init_value_with_reward: bool = field(
+        default=True,
+        metadata={"help": "Value adapter starts from the reward adapter; False: from the policy's."},
+    )
+    allow_prompt_change: bool = field(
+        default=False, metadata={"help": "Judge with another prompt than the reward model was trained with."}
+    )
+    total_epochs: int = field(default=4, metadata={"help": "Passes over the prompts."})
+    max_steps: int = field(
+        default=-1, metadata={"help": "Stop after so many PPO steps; -1: as total_epochs says."}
+    )
+    rollout_batch_size: int = field(
+        default=512, metadata={"help": "Prompts per PPO step, all processes together."}
+    )
+    rollout_per_device_batch_size: int = field(
+        default=32, metadata={"help": "Prompts sampled and scored at once."}
+    )
+    reward_model_per_device_batch_size: int = field(
+        default=16, metadata={"help": "Rows the reward model scores at once."}
+    )
+    step_batch_size: int = field(
+        default=256, metadata={"help": "Rollouts per optimizer step, all processes together."}
+    )
+    step_per_device_batch_size: int = field(default=16, metadata={"help": "Rollouts per backward pass."})
+    noptepochs: int = field(default=2, metadata={"help": "Passes over a rollout batch."})
+    temperature: float = field(default=1.0, metadata={"help": "Of sampling and of all log-probabilities."})
+    stop_at_question_mark: bool = field(
+        default=False,
+        metadata={"help": "Also cut a response after its first '?', which then lacks the stop token."},
+    )
+    gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
+    lam: float = field(default=1.0, metadata={"help": "GAE λ."})
+    cliprange: float = field(default=0.2, metadata={"help": "Clip of the probability ratio."})
+    cliprange_value: float = field(
+        default=0.2, metadata={"help": "Clip of the value change, in reward units."}
+    )
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(
+        default="cosine", metadata={"help": "A schedule of transformers.get_scheduler."}
+    )
+    warmup_steps: int = field(
+        default=5, metadata={"help": "PPO steps of linear warm-up; the first step already moves."}
+    )
+    weight_decay: float = field(default=0.0, metadata={"help": "AdamW weight decay."})
+    max_grad_norm: float = field(
+        default=1.0, metadata={"help": "Clip of the gradient norm, for each role on its own."}
+    )
+    optim: str = field(
+        default="adamw_torch", metadata={"help": "adamw_torch, adamw_torch_fused, or a bitsandbytes AdamW."}
+    )
+    gradient_checkpointing: bool = field(
+        default=True, metadata={"help": "Recompute activations: less memory, slower."}
+    )
+    logits_chunk_size: int = field(
+        default=1024, metadata={"help": "Response tokens per vocabulary projection."}
+    )
+    bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
+    fp16: bool = field(default=False, metadata={"help": "Weights and activations in float16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where CUDA is present."})
+    deepspeed: str | None = field(default=None, metadata={"help": "DeepSpeed ZeRO-2 configuration (JSON)."})
+    seed: int = field(
+        default=42, metadata={"help": "Order of prompts, sampling, caption order, initialisation."}
+    )
+    save_steps: int = field(
+        default=10, metadata={"help": "A checkpoint every so many PPO steps, and after the last."}
+    )
+    save_total_limit: int = field(default=0, metadata={"help": "Keep so many newest checkpoints; 0: all."})
+    report_to: str = field(
+        default="none", metadata={"help": "tensorboard, wandb, both separated by a comma, or none."}
+    )
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
+
+    def __post_init__(self):
+        positive = (
+            "rollout_batch_size rollout_per_device_batch_size reward_model_per_device_batch_size step_batch_size "
+            "step_per_device_batch_size noptepochs total_epochs logits_chunk_size save_steps"
+        )
+        for name in positive.split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if not self.temperature > 0:
+            raise ValueError(f"--temperature {self.temperature}: must be above 0")
+        if self.bf16 and self.fp16:
+            raise ValueError("--bf16 and --fp16 exclude each other")
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Batch sizes of one process, derived from the global ones.
+
+    Attributes:
+        rollouts: rows this process samples per PPO step.
+        rollout_micro_batches: sampling passes per PPO step.
+        optimizer_steps: per pass over the rollouts.
+        accumulation: backward passes per optimizer step.
+        ppo_steps: PPO steps of the whole run.
+    """
+
+    world_size: int
+    rollouts: int
+    rollout_micro_batches: int
+    optimizer_steps: int
+    accumulation: int
+    ppo_steps: int
+
+
+def plan_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> BatchPlan:
+    """Check that the batch sizes divide, and derive those of one process.
+
+    Raises:
+        ValueError: with all numbers, and what has to divide what.
+    """
+    problems = []
+
+    def divides(divisor: int, number: int, text: str) -> None:
+        if number % divisor:
+            problems.append(f"{text}: {number} is not a multiple of {divisor}")
+
+    divides(
+        world_size * ppo.rollout_per_device_batch_size,
+        ppo.rollout_batch_size,
+        "rollout_batch_size must be a multiple of processes × rollout_per_device_batch_size",
+    )
+    divides(
+        world_size * ppo.step_per_device_batch_size,
+        ppo.step_batch_size,
+        "step_batch_size must be a multiple of processes × step_per_device_batch_size",
+    )
+    divides(
+        ppo.step_batch_size,
+        ppo.rollout_batch_size,
+        "rollout_batch_size must be a multiple of step_batch_size",
+    )
+    if n_prompts < ppo.rollout_batch_size:
+        problems.append(
+            f"rollout_batch_size {ppo.rollout_batch_size} needs as many prompts; the data has {n_prompts}"
+        )
+    if problems:
+        numbers = ", ".join(
+            f"{name} {getattr(ppo, name)}"
+            for name in (
+                "rollout_batch_size",
+                "rollout_per_device_batch_size",
+                "step_batch_size",
+                "step_per_device_batch_size",
+            )
+        )
+        raise ValueError(
+            f"batch sizes do not fit ({numbers}, processes {world_size}): " + "; ".join(problems)
+        )
+    steps = math.floor(n_prompts / ppo.rollout_batch_size) * ppo.total_epochs
+    return BatchPlan(
+        world_size=world_size,
+        rollouts=ppo.rollout_batch_size // world_size,
+        rollout_micro_batches=ppo.rollout_batch_size // (world_size * ppo.rollout_per_device_batch_size),
+        optimizer_steps=ppo.rollout_batch_size // ppo.step_batch_size,
+        accumulation=ppo.step_batch_size // (world_size * ppo.step_per_device_batch_size),
+        ppo_steps=min(steps, ppo.max_steps) if ppo.max_steps > 0 else steps,
+    )

@@ -1,0 +1,76 @@
+"""Training of the reward model on pairs of responses (arXiv 2309.14525, section 2; loss in `functional.losses`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import EvalPrediction
+
+from llava_rlhf.functional.losses import pairwise_reward_loss
+from llava_rlhf.role_trainer import RoleTrainer
+from models.roles import RewardModel
+
+
+class PairScorer(nn.Module):
+    """Scores a `data_utils.batches.PairBatch`; the module that DDP and DeepSpeed wrap."""
+
+    def __init__(self, reward_model: RewardModel):
+        super().__init__()
+        self.reward_model = reward_model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_index: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+    ) -> Tensor:
+        """float32[B, 2]: the scores of both responses of each pair, from rows 2i and 2i + 1."""
+        features = self.reward_model.bank.vlm.encode_images(pixel_values, image_index)
+        scores = self.reward_model(input_ids, attention_mask.bool(), features, training=self.training)
+        return rearrange(scores, "(pairs two) -> pairs two", two=2)
+
+
+class RewardTrainer(RoleTrainer):
+    """`Trainer` with the pairwise loss; evaluation gives accuracy, label_positive_rate and average_score."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, compute_metrics=pair_metrics, **kwargs)
+        # The loss is a mean over pairs: the Trainer must divide it by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Pairwise loss of one batch; with `return_outputs` also the scores float32[B, 2]."""
+        inputs = dict(inputs)
+        choice = inputs.pop("choice")
+        rewards = model(**inputs)
+        # The centring term takes the mean over the pairs of all processes, so that it does not depend on their number.
+        center = self.accelerator.reduce(rewards.detach().sum(dim=1).mean(), reduction="mean")
+        loss = pairwise_reward_loss(rewards, choice, global_center=center)
+        return (loss, rewards) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Loss, scores float32[B, 2] and choices int64[B] of an evaluation batch."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            loss, rewards = self.compute_loss(model, inputs, return_outputs=True)
+        return (loss, None, None) if prediction_loss_only else (loss, rewards, inputs["choice"])
+
+
+def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy (a tie counts half), share of pairs whose second response is preferred, mean score."""
+    rewards, choice = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
+    margin = (rewards[:, 1] - rewards[:, 0]) * np.where(choice == 1, 1.0, -1.0)
+    return {
+        "accuracy": float(np.mean((margin > 0) + 0.5 * (margin == 0))),
+        "label_positive_rate": float(choice.mean()),
+        "average_score": float(rewards.mean()),
+    }

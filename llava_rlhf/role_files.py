@@ -1,0 +1,89 @@
+"""How trained roles lie on disk, and how a folder that a user names is understood.
+
+    <folder>/lora_policy/            plain PEFT: adapter_config.json, adapter_model.safetensors
+    <folder>/lora_reward/            the same
+    <folder>/reward_head.safetensors weight [1, D], bias [1]
+    <folder>/reward_model.json       `RewardModelCard`
+
+`<folder>` is a run folder after its end, or one of its checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from models.adapters import ADAPTER_CONFIG
+
+POLICY = "lora_policy"
+REFERENCE = "lora_ref_policy"
+VALUE = "lora_value"
+REWARD = "lora_reward"
+REWARD_HEAD = "reward_head.safetensors"
+VALUE_HEAD = "value_head.safetensors"
+REWARD_CARD = "reward_model.json"
+
+
+@dataclass(frozen=True)
+class RewardModelCard:
+    """What a reward model was trained with, so that it can't be used with the wrong prompt.
+
+    Attributes:
+        base_model: its base, as given to training.
+        prompt: text of the judging criteria, stripped, with `{factual_prompt}` if it had one.
+        facts: whether captions were put into the prompt.
+        template: name of the conversation template.
+        image_aspect_ratio: how images were made square.
+    """
+
+    base_model: str
+    prompt: str
+    facts: bool
+    template: str
+    image_aspect_ratio: str
+
+    def save(self, folder: str | Path) -> None:
+        """Write `reward_model.json`."""
+        (Path(folder) / REWARD_CARD).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+    def differences(self, other: RewardModelCard) -> list[str]:
+        """What differs in judging conditions, one line each (the base may have moved to another path)."""
+        names = [item.name for item in fields(self) if item.name != "base_model"]
+        return [
+            f"{name}: trained with {getattr(self, name)!r}, now {getattr(other, name)!r}"
+            for name in names
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+
+def read_reward_card(folder: str | Path) -> RewardModelCard:
+    """Read `reward_model.json`. Raises ValueError when the folder is no reward model."""
+    folder = Path(folder)
+    missing = [
+        name
+        for name in (REWARD_CARD, REWARD_HEAD, f"{REWARD}/{ADAPTER_CONFIG}")
+        if not (folder / name).is_file()
+    ]
+    if missing:
+        raise ValueError(
+            f"{folder} is not a reward model: it lacks {', '.join(missing)}. "
+            "Name the output folder of train_reward_model.py or one of its checkpoints."
+        )
+    content = json.loads((folder / REWARD_CARD).read_text())
+    expected = {item.name for item in fields(RewardModelCard)}
+    if set(content) != expected:
+        raise ValueError(f"{folder / REWARD_CARD}: keys {sorted(content)} should be {sorted(expected)}")
+    return RewardModelCard(**content)
+
+
+def find_policy_adapter(folder: str | Path) -> Path:
+    """The PEFT folder of a policy: `folder` itself or its `lora_policy`. Raises ValueError when there is none."""
+    folder = Path(folder)
+    for candidate in (folder / POLICY, folder):
+        if (candidate / ADAPTER_CONFIG).is_file():
+            return candidate
+    raise ValueError(
+        f"{folder} holds no policy adapter: neither {POLICY}/{ADAPTER_CONFIG} nor {ADAPTER_CONFIG} is there. "
+        "Name the output folder of initialize_policy_model.py or one of its checkpoints."
+    )

@@ -1,0 +1,72 @@
+"""Supervised fine-tuning of the policy adapter: cross-entropy on assistant tokens only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llava_rlhf.functional.log_probs import cross_entropy_sum
+from llava_rlhf.role_trainer import RoleTrainer
+from models.roles import Policy
+
+IGNORE = -100
+
+
+class DialogueLoss(nn.Module):
+    """Summed cross-entropy of a `data_utils.batches.DialogueBatch`; the module that DDP and DeepSpeed wrap.
+
+    Args:
+        policy: the trained role.
+        chunk_size: supervised tokens per vocabulary projection.
+    """
+
+    def __init__(self, policy: Policy, chunk_size: int = 1024):
+        super().__init__()
+        self.policy = policy
+        self.chunk_size = chunk_size
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        image_index: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+    ) -> Tensor:
+        """Sum over supervised tokens, in nats. `labels` int64[B, L] stand at their token's own position."""
+        features = self.policy.bank.vlm.encode_images(pixel_values, image_index)
+        hidden = self.policy.hidden_states(input_ids, attention_mask.bool(), features, training=self.training)
+        predicts = labels[:, 1:] != IGNORE  # the state at t predicts the token at t + 1
+        return cross_entropy_sum(
+            hidden[:, :-1][predicts], labels[:, 1:][predicts], self.policy.project, self.chunk_size
+        )
+
+
+class SFTTrainer(RoleTrainer):
+    """`Trainer` whose loss is Σ / N, with N counted over all processes and accumulated batches."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # Makes the Trainer count N (from `labels`) and leave the division to `compute_loss`.
+        self.model_accepts_loss_kwargs = True
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy per supervised token, times the number of processes (DDP averages over them)."""
+        loss = model(**inputs)
+        if num_items_in_batch is None:
+            counted = (inputs["labels"][:, 1:] != IGNORE).sum().clamp(min=1)
+            return (loss / counted, None) if return_outputs else loss / counted
+        loss = loss / num_items_in_batch * self.accelerator.num_processes
+        return (loss, None) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, None, None]:
+        """Cross-entropy per token of one evaluation batch of this process."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            return self.compute_loss(model, inputs).detach(), None, None

@@ -1,0 +1,217 @@
+"""How the tiny base learns, in three stages: to name what it sees, to check a name, then everything at once.
+
+1. **Naming**: each image feature is classified against the word embeddings of the 24 names and "nothing". Tower and
+   projector learn; they are frozen from then on, the embeddings they were aligned with keep training (tied).
+2. **Checking**: check lists only. With features that look like words and queries that start equal to keys, matching a
+   word with the picture is learned in about a hundred steps; without them it stays at chance for thousands.
+3. **Mixture**: dialogues, answers to be judged with and without captions, and a few check lists. Two linear probes
+   that are thrown away afterwards read off what a judge must know: at the last position the answer's grades, and at
+   every object name whether it is in the picture and whether it was named before.
+
+A judge that is given captions sees noisier pictures than anyone else, so that it learns to read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import trange
+from transformers import LlavaForConditionalGeneration
+
+from data_utils.shapes_world import CELLS, IMAGE_SIZE, NAMES, Scene, add_noise, render_clean, sample_scene
+from llava_rlhf.tiny_world.base_model import HIDDEN, MEAN, STD
+from llava_rlhf.tiny_world.lessons import GRADES, Lesson, LessonBatch, Teacher, batch_lessons, random_question
+
+NAMING_SCALE = 40.0
+QUESTIONS_PER_DIALOGUE = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of the curriculum.
+
+    Attributes:
+        naming_steps, naming_batch, naming_lr: stage 1, pictures per step.
+        checking_steps, mixture_steps: stages 2 and 3.
+        batch: rows of each kind per step (stage 3 has two kinds and a sixth of check lists).
+        lr: peak learning rate of stages 2 and 3; held for half of stage 3, then cosine to 0.
+        noise: pictures get a pixel noise drawn evenly from this range.
+        facts_noise: the same where the judge is given captions.
+    """
+
+    naming_steps: int = 1000
+    naming_batch: int = 128
+    naming_lr: float = 3e-3
+    checking_steps: int = 100
+    mixture_steps: int = 3000
+    batch: int = 24
+    lr: float = 2e-3
+    noise: tuple[float, float] = (0.1, 0.4)
+    facts_noise: tuple[float, float] = (0.2, 0.8)
+
+
+def picture_batch(scenes: list[Scene], noise: tuple[float, float], rng: np.random.Generator) -> Tensor:
+    """float32[B, 3, 32, 32] in [-1, 1]; each picture gets its own noise from the range."""
+    levels = rng.uniform(*noise, size=len(scenes))
+    noisy = [add_noise(render_clean(scene), level, rng) for scene, level in zip(scenes, levels, strict=True)]
+    pixels = torch.from_numpy(np.stack(noisy)).permute(0, 3, 1, 2).float()
+    return (pixels / 255.0 - MEAN) / STD
+
+
+def image_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """Projected features, float32[B, 4, D], one for each cell."""
+    assert pixels.shape[-1] == IMAGE_SIZE
+    return torch.stack(list(model.model.get_image_features(pixels).pooler_output))
+
+
+def _scenes(count: int, rng: np.random.Generator) -> list[Scene]:
+    return [sample_scene(rng) for _ in range(count)]
+
+
+class Curriculum:
+    """The three stages on one model. `seed` decides every lesson; the model's initial weights are the caller's."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, teacher: Teacher, plan: Plan, seed: int):
+        self.model = model
+        self.teacher = teacher
+        self.plan = plan
+        self.rng = np.random.default_rng(seed)
+        self.grade_probe = nn.Linear(HIDDEN, len(GRADES))
+        self.object_probe = nn.Linear(HIDDEN, 2)
+
+    def name_things(self) -> float:
+        """Stage 1; returns the share of cells named rightly in the last 50 steps."""
+        vision = [*self.model.model.vision_tower.parameters(), *self.model.model.multi_modal_projector.parameters()]
+        words = self.model.get_input_embeddings().weight.detach()
+        classes = words[[*self.teacher.name_ids.values(), self.teacher.nothing_id]]
+        optimizer = torch.optim.AdamW(vision, lr=self.plan.naming_lr, weight_decay=0.01, fused=True)
+        hits = []
+        for step in trange(self.plan.naming_steps, desc="1 naming", unit="step"):
+            warm = min(1.0, (step + 1) / 20)
+            cosine = 0.5 * (1 + math.cos(math.pi * step / self.plan.naming_steps))
+            _set_lr(optimizer, self.plan.naming_lr * warm * cosine)
+            scenes = _scenes(self.plan.naming_batch, self.rng)
+            pixels = picture_batch(scenes, self.plan.noise, self.rng)
+            logits = NAMING_SCALE * image_features(self.model, pixels) @ classes.T
+            target = cell_classes(scenes)
+            loss = functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+            _update(optimizer, loss, vision)
+            hits.append((logits.argmax(-1) == target).float().mean().item())
+        for parameter in vision:
+            parameter.requires_grad_(False)
+        return float(np.mean(hits[-50:]))
+
+    def learn_language(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Stages 2 and 3; yields the step and the mean losses since the last report."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        trained += [*self.grade_probe.parameters(), *self.object_probe.parameters()]
+        optimizer = torch.optim.AdamW(trained, lr=self.plan.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        total = self.plan.checking_steps + self.plan.mixture_steps
+        recent: list[dict[str, float]] = []
+        for step in trange(total, desc="2+3 checking, mixture", unit="step"):
+            _set_lr(optimizer, self.plan.lr * self._lr_factor(step))
+            losses = self._losses(step)
+            _update(optimizer, sum(losses.values()), trained)
+            recent.append({name: loss.item() for name, loss in losses.items()})
+            if (step + 1) % 250 == 0 or step + 1 in (self.plan.checking_steps, total):
+                yield step + 1, {name: float(np.mean([r[name] for r in recent])) for name in recent[-1]}
+                recent.clear()
+
+    def _lr_factor(self, step: int) -> float:
+        done = (step - self.plan.checking_steps) / self.plan.mixture_steps
+        return min(1.0, (step + 1) / 30) * (1.0 if done < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * done - 1))))
+
+    def _losses(self, step: int) -> dict[str, Tensor]:
+        plan, rng, teacher = self.plan, self.rng, self.teacher
+        if step < plan.checking_steps:
+            scenes = _scenes(2 * plan.batch, rng)
+            return {"check": self._answer_loss(scenes, [teacher.check_list(s, rng) for s in scenes])}
+        scenes = _scenes(plan.batch, rng)
+        dialogues = [
+            teacher.dialogue(s, [random_question(s.names, rng) for _ in range(QUESTIONS_PER_DIALOGUE)]) for s in scenes
+        ]
+        losses = {"dialogue": self._answer_loss(scenes, dialogues)}
+        scenes = _scenes(plan.batch // 3, rng)
+        losses["check"] = 0.3 * self._answer_loss(scenes, [teacher.check_list(s, rng) for s in scenes])
+        for name, noise in (("judge", plan.noise), ("judge_facts", plan.facts_noise)):
+            scenes = _scenes(plan.batch // 2, rng)
+            lessons = [teacher.judged(s, rng, with_facts=name == "judge_facts") for s in scenes]
+            losses[name] = self._judge_loss(scenes, lessons, noise)
+        return losses
+
+    def _hidden(self, scenes: list[Scene], batch: LessonBatch, noise: tuple[float, float]) -> Tensor:
+        """Last hidden states, float32[B, L, D]. Padding is on the right, so causal attention needs no mask."""
+        with torch.no_grad():
+            features = image_features(self.model, picture_batch(scenes, noise, self.rng))
+        words = self.model.get_input_embeddings()(batch.ids)
+        slots = (batch.ids == self.teacher.image_id)[..., None].expand_as(words)
+        embedded = words.masked_scatter(slots, features)
+        return self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+
+    def _answer_loss(self, scenes: list[Scene], lessons: list[Lesson]) -> Tensor:
+        """Weighted mean negative log-likelihood of the tokens that carry weight."""
+        batch = batch_lessons(lessons)
+        hidden = self._hidden(scenes, batch, self.plan.noise)
+        counts = batch.weights[:, 1:] > 0
+        logits = self.model.lm_head(hidden[:, :-1][counts])
+        losses = functional.cross_entropy(logits, batch.ids[:, 1:][counts], reduction="none")
+        weights = batch.weights[:, 1:][counts]
+        return (losses * weights).sum() / weights.sum()
+
+    def _judge_loss(self, scenes: list[Scene], lessons: list[Lesson], noise: tuple[float, float]) -> Tensor:
+        """Half the squared error of the grades plus half the object probe's binary cross-entropy."""
+        batch = batch_lessons(lessons)
+        hidden = self._hidden(scenes, batch, noise)
+        grades = self.grade_probe(hidden[torch.arange(len(lessons)), batch.last])
+        names, truth = object_targets(batch.ids, lessons, self.teacher.name_ids)
+        objects = functional.binary_cross_entropy_with_logits(self.object_probe(hidden[names]), truth)
+        return 0.5 * functional.mse_loss(grades, batch.grades) + 0.5 * objects
+
+
+def cell_classes(scenes: list[Scene]) -> Tensor:
+    """int64[B, 4]: for each cell the index into `NAMES`, or 24 where there is nothing."""
+    classes = torch.full((len(scenes), CELLS), len(NAMES))
+    for row, scene in enumerate(scenes):
+        for placed in scene.objects:
+            classes[row, placed.cell] = NAMES.index(placed.name)
+    return classes
+
+
+def object_targets(ids: Tensor, lessons: list[Lesson], name_ids: dict[str, int]) -> tuple[Tensor, Tensor]:
+    """Where object names stand, and for each whether it is in the picture and whether it was named before.
+
+    Args:
+        ids: int64[B, L].
+        lessons: the B lessons the rows come from.
+        name_ids: token id of every object name.
+
+    Returns:
+        bool[B, L], True at object names; float32[N, 2] for these positions in row order.
+    """
+    is_name = torch.isin(ids, torch.tensor(list(name_ids.values())))
+    truth = []
+    for row, lesson in enumerate(lessons):
+        present = {name_ids[name] for name in lesson.present}
+        named: set[int] = set()
+        for token in ids[row][is_name[row]].tolist():
+            truth.append([float(token in present), float(token in named)])
+            named.add(token)
+    return is_name, torch.tensor(truth)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter]) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()

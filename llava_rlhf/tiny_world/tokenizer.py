@@ -1,0 +1,56 @@
+"""The tiny world's own tokenizer: one token per word, an object name is one word.
+
+Words carry the space before them (`▁the`), as in the LLaMA tokenizer, so that text -> ids -> text gives back the
+spacing. A word that can stand at the start of a line or right after `</s>` has a second token without it.
+"""
+
+from __future__ import annotations
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from data_utils.shapes_text import LETTERS
+from data_utils.shapes_world import NAMES
+
+SPACE = "▁"
+CONTROL = ("<unk>", "<s>", "</s>", "<image>")
+PUNCTUATION = (".", ",", "?", ":", "\n")
+WORDS = (
+    # questions and answers
+    *("what is in the image describe which object there a no and shows nothing Yes No correct option").split(),
+    *LETTERS,
+    *NAMES,
+    # the conversation and the judge's prompt, with the facts preamble
+    *("USER ASSISTANT answer right score Specifically AI's response should be fully supported by").split(),
+    *("combination of following captions -").split(),
+)
+LINE_STARTS = ("USER", "ASSISTANT", "what", "describe", "is", "which")
+
+
+def vocabulary() -> list[str]:
+    """Every token in id order: control tokens, the bare space, punctuation, words with and without a space."""
+    return [*CONTROL, SPACE, *PUNCTUATION, *(SPACE + word for word in WORDS), *LINE_STARTS]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer; `<unk>` (id 0) is also the padding token, `<s>` is 1, `</s>` is 2, `<image>` is 3."""
+    ids = {token: index for index, token in enumerate(vocabulary())}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always"),
+            pre_tokenizers.Split(Regex(r"[.,?:\n]"), behavior="isolated"),
+        ]
+    )
+    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        pad_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+    return tokenizer

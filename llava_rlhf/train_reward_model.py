@@ -1,0 +1,97 @@
+"""Train a reward model: LoRA + scalar head on an SFT LLaVA, on pairs of responses, with captions in its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from data_utils.batches import PairCollator
+from data_utils.building import build_preferences
+from data_utils.conversation import TEMPLATES
+from llava_rlhf.arguments import (
+    DataArguments,
+    FactArguments,
+    LlavaTrainingArguments,
+    ModelArguments,
+    RunArguments,
+)
+from llava_rlhf.assemble import load_facts, load_text_side, new_reward_model
+from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
+from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
+from llava_rlhf.training import announce, begin_run, check_trainer_flags, start_logging, train_to_the_end
+from models.roles import RewardModel
+
+ARGUMENTS = (LlavaTrainingArguments, DataArguments, FactArguments, ModelArguments, RunArguments)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse → check the data → load the model → train → save. Raises ValueError for what a user can get wrong."""
+    # 1. Arguments and data: everything that can be refused is refused before a model is loaded.
+    training, data, fact_arguments, model_arguments, run = StrictParser(ARGUMENTS, description=__doc__).parse(
+        argv
+    )
+    main_process = training.process_index == 0
+    start_logging(main_process)
+    text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
+    facts, prompt = load_facts(fact_arguments)
+    dataset = build_preferences(
+        data.dataset_path,
+        image_folder=data.image_folder,
+        encoder=text.encoder,
+        template=TEMPLATES[data.version],
+        pipeline=text.pipeline,
+        facts=facts,
+        prompt=prompt,
+        query_len=data.query_len,
+        response_len=data.response_len,
+        model_max_length=data.model_max_length,
+        seed=training.seed,
+        skip_invalid=data.skip_invalid,
+    )
+    announce(dataset.report, main_process)
+    train_set, eval_set = dataset.split(training.eval_size, training.seed)
+    check_trainer_flags(training, len(train_set), len(eval_set) if eval_set is not None else 0)
+    if run.summary_only:
+        return
+
+    # 2. The model: seeded before its adapter and head are drawn.
+    checkpoint = begin_run(training, (training, data, fact_arguments, model_arguments, run), run.resume)
+    settings = model_arguments.base_settings(training.bf16, training.fp16, training.device)
+    reward_model = new_reward_model(
+        training.model_name_or_path, settings, model_arguments, training.checkpoint_activations
+    )
+    card = RewardModelCard(
+        training.model_name_or_path, prompt.text, prompt.uses_facts, data.version, data.image_aspect_ratio
+    )
+
+    # 3. Training.
+    trainer = RewardTrainer(
+        model=PairScorer(reward_model),
+        args=training,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        data_collator=PairCollator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image),
+        save_role=partial(save_reward_model, reward_model, card),
+        load_role=partial(load_reward_model, reward_model),
+        resume=checkpoint,
+    )
+    train_to_the_end(trainer, checkpoint)
+
+
+def save_reward_model(reward_model: RewardModel, card: RewardModelCard, folder: Path) -> None:
+    """Write adapter, head and card."""
+    reward_model.bank.save(REWARD, folder / REWARD, base_model=card.base_model)
+    reward_model.head.save(folder / REWARD_HEAD)
+    card.save(folder)
+
+
+def load_reward_model(reward_model: RewardModel, folder: Path) -> None:
+    """Read adapter and head back. Raises ValueError when they do not fit."""
+    reward_model.bank.load(REWARD, folder / REWARD)
+    reward_model.head.load(folder / REWARD_HEAD)
+
+
+if __name__ == "__main__":
+    run_program(main)

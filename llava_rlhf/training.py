@@ -1,0 +1,66 @@
+"""What the two `transformers.Trainer` programs have in common: the order of checks, and the run around `train`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+from transformers.utils import logging as hf_logging
+
+from data_utils.summary import DataReport, format_report
+from llava_rlhf.arguments import LlavaTrainingArguments
+from llava_rlhf.checkpoints import resume_folder
+from llava_rlhf.role_trainer import RoleTrainer
+from llava_rlhf.run_folder import write_arguments
+
+logger = logging.getLogger(__name__)
+
+
+def start_logging(main_process: bool) -> None:
+    """Messages of the main process at INFO, of the others at WARNING."""
+    logging.basicConfig(
+        level=logging.INFO if main_process else logging.WARNING, format="%(asctime)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    hf_logging.set_verbosity_warning()
+
+
+def announce(report: DataReport, main_process: bool) -> None:
+    """Print the data summary on the main process."""
+    if main_process:
+        print(format_report(report), flush=True)
+
+
+def check_trainer_flags(training: LlavaTrainingArguments, n_train: int, eval_rows: int) -> None:
+    """Refuse combinations that the Trainer would only notice after the model is loaded. Raises ValueError."""
+    if training.eval_strategy != "no" and eval_rows == 0:
+        raise ValueError(f"--eval_strategy {training.eval_strategy.value} needs --eval_size above 0")
+    global_batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    if n_train < global_batch:
+        raise ValueError(
+            f"{n_train} training rows are less than one step: --per_device_train_batch_size "
+            f"{training.per_device_train_batch_size} × --gradient_accumulation_steps "
+            f"{training.gradient_accumulation_steps} × {training.world_size} processes = {global_batch}"
+        )
+
+
+def begin_run(training: LlavaTrainingArguments, settings: Sequence[Any], resume: str) -> Path | None:
+    """Seed everything, find the checkpoint to continue from and record the arguments."""
+    set_seed(training.seed)
+    checkpoint = resume_folder(resume, training.output_dir)
+    if training.process_index == 0:
+        write_arguments(training.output_dir, settings)
+        logger.info("continuing from %s", checkpoint) if checkpoint else logger.info("starting afresh")
+    return checkpoint
+
+
+def train_to_the_end(trainer: RoleTrainer, checkpoint: Path | None) -> None:
+    """Train, evaluate if there is an evaluation set, and write the final role to the run folder."""
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.eval_dataset is not None:
+        trainer.evaluate(metric_key_prefix="final")
+    trainer.save_model()
+    trainer.accelerator.wait_for_everyone()

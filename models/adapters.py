@@ -1,0 +1,260 @@
+"""Several named LoRA adapters over one frozen base, at most one active.
+
+Adapters are the dangerous object: switching one between a forward and its backward, or letting gradient checkpointing
+recompute under another one, gives wrong gradients without any error. The rules kept here, each with a test:
+
+* which adapters train is declared once, at construction; switching never changes `requires_grad`;
+* outside `use(...)` the language model refuses to run, and `use` does not nest;
+* a recomputed forward runs under the adapter of the original forward, and puts the active one back;
+* the bytes of frozen adapters and of the base never change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, VisionLanguageModel, lora_target_pattern
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Shape of a new adapter (arXiv 2106.09685): rank, scale numerator (scale = alpha / r), dropout, layers."""
+
+    r: int = 64
+    alpha: float = 16.0
+    dropout: float = 0.0
+    layers: tuple[str, ...] = LANGUAGE_MODEL_LINEAR_LAYERS
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """One adapter of a bank.
+
+    Attributes:
+        source: `LoraSettings` for a new one (initial output change exactly 0), or a directory with
+            `adapter_config.json` and `adapter_model.safetensors`.
+        trainable: whether its weights receive gradients; fixed for the life of the bank.
+    """
+
+    source: LoraSettings | Path
+    trainable: bool
+
+
+class AdapterBank(nn.Module):
+    """One frozen base and its named adapters.
+
+    Args:
+        vlm: the base; its language model is wrapped in place.
+        adapters: name → `AdapterSpec`; at least one.
+        gradient_checkpointing: recompute layer activations in backward (non-reentrant).
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        adapters: Mapping[str, AdapterSpec],
+        gradient_checkpointing: bool = False,
+    ):
+        super().__init__()
+        if not adapters:
+            raise ValueError("an adapter bank needs at least one adapter")
+        configs = {name: _lora_config(spec) for name, spec in adapters.items()}
+        first, *others = configs
+        self.peft_model = PeftModel(vlm.model, configs[first], adapter_name=first)
+        for name in others:
+            self.peft_model.add_adapter(name, configs[name])
+        self.vlm = vlm
+        self.trainable = frozenset(name for name, spec in adapters.items() if spec.trainable)
+        self._lora_layers = [module for module in vlm.model.modules() if isinstance(module, LoraLayer)]
+        self._active: str | None = None
+        self.autocast_dtype = None if vlm.compute_dtype == torch.float32 else vlm.compute_dtype
+        self._declare_trainable()
+        for name, spec in adapters.items():
+            if isinstance(spec.source, Path):
+                self.load(name, spec.source)
+        vlm.model.model.language_model.register_forward_pre_hook(self._refuse_outside_context)
+        if gradient_checkpointing:
+            # Renamed in transformers 5.2x; the old name is the only one in 5.17.
+            enable = getattr(vlm.model, "activation_checkpointing_enable", None)
+            enable = enable or vlm.model.gradient_checkpointing_enable
+            enable({"use_reentrant": False, "context_fn": self._checkpoint_contexts})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all adapters, in the order of their declaration."""
+        return tuple(self.peft_model.peft_config)
+
+    @property
+    def active(self) -> str | None:
+        """The adapter of the surrounding `use`, or None outside."""
+        return self._active
+
+    @contextmanager
+    def use(self, name: str, training: bool) -> Iterator[VisionLanguageModel]:
+        """Run the base under adapter `name`.
+
+        Args:
+            name: one of `names`.
+            training: train mode (gradient checkpointing, dropout) or eval mode (key/value cache allowed).
+
+        Raises:
+            KeyError: unknown name. RuntimeError: another `use` is open.
+        """
+        if name not in self.peft_model.peft_config:
+            raise KeyError(f"no adapter {name!r} in this bank; it has {', '.join(self.names)}")
+        if self._active is not None:
+            raise RuntimeError(f"adapter {self._active!r} is in use; leave it before {name!r} is entered")
+        self._switch(name)
+        if self.vlm.model.training != training:
+            self.vlm.model.train(training)
+        autocast = (
+            torch.autocast(self.vlm.device.type, dtype=self.autocast_dtype)
+            if self.autocast_dtype is not None
+            else nullcontext()
+        )
+        try:
+            with autocast:
+                yield self.vlm
+        finally:
+            self._active = None
+
+    def parameters_of(self, name: str) -> dict[str, nn.Parameter]:
+        """The weights of one adapter, by their full parameter name."""
+        return {
+            key: value
+            for key, value in self.vlm.model.named_parameters()
+            if f".{name}." in key and "lora_" in key
+        }
+
+    def copy(self, source: str, target: str) -> None:
+        """Overwrite the weights of adapter `target` by those of `source` (same shape). Raises ValueError otherwise."""
+        weights = self.parameters_of(source)
+        with torch.no_grad():
+            for key, parameter in self.parameters_of(target).items():
+                other = weights[key.replace(f".{target}.", f".{source}.")]
+                if other.shape != parameter.shape:
+                    raise ValueError(
+                        f"adapters {source!r} and {target!r} differ in shape: {other.shape}, {parameter.shape}"
+                    )
+                parameter.copy_(other)
+
+    def save(self, name: str, directory: str | Path, base_model: str | None = None) -> None:
+        """Write one adapter as a plain PEFT folder.
+
+        Args:
+            name: the adapter.
+            directory: created if needed; receives `adapter_config.json` and `adapter_model.safetensors`.
+            base_model: recorded as `base_model_name_or_path`, for whoever opens the folder with PEFT alone.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        state = self.state_dict_of(name)
+        save_safetensors(state, directory / ADAPTER_WEIGHTS)
+        config = self.peft_model.peft_config[name].to_dict()
+        config.update(inference_mode=True, base_model_name_or_path=base_model, task_type="CAUSAL_LM")
+        (directory / ADAPTER_CONFIG).write_text(
+            json.dumps(config, indent=2, sort_keys=True, default=_as_json) + "\n"
+        )
+
+    def state_dict_of(self, name: str) -> dict[str, Tensor]:
+        """One adapter's tensors under the key names of PEFT's files."""
+        return get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
+
+    def load(self, name: str, directory: str | Path) -> None:
+        """Fill adapter `name` from a PEFT folder; every key must find its place. Raises ValueError otherwise."""
+        state = load_file(Path(directory) / ADAPTER_WEIGHTS, device="cpu")
+        expected = {key: tensor.shape for key, tensor in self.state_dict_of(name).items()}
+        found = {key: tensor.shape for key, tensor in state.items()}
+        if found != expected:
+            differing = sorted(
+                key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
+            )
+            raise ValueError(
+                f"{directory} does not fit adapter {name!r}: {len(differing)} keys missing, unexpected or of another "
+                f"shape, first {differing[0]}: file {found.get(differing[0])}, model {expected.get(differing[0])}"
+            )
+        set_peft_model_state_dict(self.peft_model, state, adapter_name=name)
+
+    def _declare_trainable(self) -> None:
+        for name in self.names:
+            for parameter in self.parameters_of(name).values():
+                parameter.requires_grad_(name in self.trainable)
+
+    def _switch(self, name: str) -> None:
+        # PEFT's own `set_adapter` freezes every other adapter and walks the whole model (35 ms at 32 layers).
+        self._active = name
+        self._point_layers_at(name)
+
+    def _point_layers_at(self, name: str) -> None:
+        for layer in self._lora_layers:
+            layer._active_adapter = [name]
+
+    def _refuse_outside_context(self, module: nn.Module, inputs: tuple) -> None:
+        if self._active is None:
+            raise RuntimeError("no adapter is in use: run the base inside `AdapterBank.use(name)`")
+
+    def _checkpoint_contexts(self) -> tuple:
+        """Contexts for `torch.utils.checkpoint`: the first for the forward, the second for its recomputation."""
+        return nullcontext(), self._recompute_under(self._active)
+
+    @contextmanager
+    def _recompute_under(self, name: str) -> Iterator[None]:
+        self._point_layers_at(name)
+        try:
+            yield
+        finally:
+            if self._active is not None:
+                self._point_layers_at(self._active)
+
+
+def _lora_config(spec: AdapterSpec) -> LoraConfig:
+    if isinstance(spec.source, LoraSettings):
+        lora = spec.source
+        return LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora_target_pattern(lora.layers),
+        )
+    config = read_adapter_config(spec.source)
+    config.inference_mode = False  # PEFT would freeze it; `AdapterBank` declares what trains
+    return config
+
+
+def read_adapter_config(directory: str | Path) -> LoraConfig:
+    """Read `adapter_config.json`. Raises ValueError when the folder is not a LoRA adapter in safetensors format."""
+    directory = Path(directory)
+    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
+    if missing:
+        raise ValueError(f"{directory} is not an adapter folder: it lacks {' and '.join(missing)}")
+    config = LoraConfig.from_pretrained(str(directory))
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"{directory}/{ADAPTER_CONFIG}: peft_type {config.peft_type} is not LORA")
+    return config
+
+
+def save_safetensors(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write tensors as safetensors (contiguous copies on the CPU)."""
+    save_file(
+        {key: value.detach().cpu().contiguous() for key, value in state.items()},
+        path,
+        metadata={"format": "pt"},
+    )
+
+
+def _as_json(value: object) -> object:
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

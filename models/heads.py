@@ -1,0 +1,49 @@
+"""Hidden state → one number."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.adapters import save_safetensors
+
+
+class ScalarHead(nn.Module):
+    """w · h + b in float32.
+
+    Args:
+        hidden_size: D.
+        zero: start at exactly 0 (value heads), else w ~ N(0, 1/(D+1)) and b = 0 (reward heads).
+    """
+
+    def __init__(self, hidden_size: int, zero: bool = False):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1, dtype=torch.float32)
+        nn.init.zeros_(self.linear.bias)
+        if zero:
+            nn.init.zeros_(self.linear.weight)
+        else:
+            nn.init.normal_(self.linear.weight, std=1 / math.sqrt(hidden_size + 1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """float32[...] scores of hidden states float[..., D]."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.linear(hidden.float()).squeeze(-1)
+
+    def save(self, path: str | Path) -> None:
+        """Write `weight` [1, D] and `bias` [1] as safetensors."""
+        save_safetensors(self.linear.state_dict(), path)
+
+    def load(self, path: str | Path) -> None:
+        """Read what `save` wrote. Raises ValueError for a head of another width."""
+        state = load_file(path, device="cpu")
+        width = state["weight"].shape[-1]
+        if width != self.linear.in_features:
+            raise ValueError(
+                f"{path} is a head for hidden size {width}, the model has {self.linear.in_features}"
+            )
+        self.linear.load_state_dict(state)

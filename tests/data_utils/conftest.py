@@ -1,0 +1,97 @@
+"""Small worlds for the data tests: tokenizers made in-process, PIL images, and the golden recordings where present."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
+
+from data_utils.images import ImagePipeline
+from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
+from data_utils.tokens import SegmentEncoder
+
+GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
+WORDS = (
+    "USER: ASSISTANT: what is this ? a cat dog red blue yes no . the image shows and score now facts".split()
+)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of recordings of the 2023 original."""
+    if not GOLDEN.is_dir():
+        pytest.skip("the golden recordings (../shared/golden) are not on this machine")
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def llama_model_file(golden) -> Path:
+    return golden / "base" / "tiny-llava-original" / "tokenizer.model"
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer(llama_model_file) -> PreTrainedTokenizerFast:
+    return load_sentencepiece_tokenizer(llama_model_file)
+
+
+@pytest.fixture(scope="session")
+def llama_encoder(llama_tokenizer) -> SegmentEncoder:
+    """The image id of the recordings is -200."""
+    return SegmentEncoder(llama_tokenizer, -200)
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One id a word: <pad> 0, <s> 1, </s> 2, <unk> 3, <image> 4, then WORDS in order."""
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+    vocab = {token: index for index, token in enumerate(special + WORDS)}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+    )
+
+
+@pytest.fixture(scope="session")
+def word_encoder(word_tokenizer) -> SegmentEncoder:
+    return SegmentEncoder(word_tokenizer, 4)
+
+
+@pytest.fixture(scope="session")
+def processor() -> CLIPImageProcessorPil:
+    """CLIP's preprocessing at 8 pixels."""
+    return CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+
+
+@pytest.fixture
+def pipeline(processor) -> ImagePipeline:
+    return ImagePipeline(processor, "pad")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """a.png red, b.png green, c.png blue: 12 × 6 pixels."""
+    for name, colour in {"a.png": (255, 0, 0), "b.png": (0, 255, 0), "c.png": (0, 0, 255)}.items():
+        Image.new("RGB", (12, 6), colour).save(tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(name, value) puts `value` as JSON into a file and returns its path."""
+
+    def _write(name: str, value) -> Path:
+        path = tmp_path / name
+        path.write_text(json.dumps(value), encoding="utf-8")
+        return path
+
+    return _write

@@ -1,0 +1,178 @@
+"""Log-probabilities and entropies: by hand, against float64, and chunked against whole, gradients and memory included."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.functional import cross_entropy
+
+from llava_rlhf.functional.log_probs import cross_entropy_sum, head_log_probs, token_entropy, token_log_probs
+
+N, D, V = 11, 6, 17
+INF = float("inf")
+
+
+@pytest.fixture
+def head():
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(N, D, generator=generator, requires_grad=True)
+    linear = torch.nn.Linear(D, V)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(V, D, generator=generator))
+        linear.bias.copy_(torch.randn(V, generator=generator))
+    targets = torch.randint(V, (N,), generator=generator)
+    return hidden, targets, linear
+
+
+def test_by_hand():
+    # Odds 1 : 2 : 5, so p = 1/8, 2/8, 5/8; adding a constant to a row changes nothing.
+    logits = torch.log(torch.tensor([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]])) + torch.tensor([[0.0], [100.0]])
+    log_probs = token_log_probs(logits, torch.tensor([2, 0]))
+    # float32 holds 100 to 8e-6, which is what is left after the constant is taken off again.
+    torch.testing.assert_close(log_probs, torch.tensor([5 / 8, 1 / 8]).log(), rtol=1e-5, atol=2e-5)
+    entropy = -(math.log(1 / 8) / 8 + 2 * math.log(2 / 8) / 8 + 5 * math.log(5 / 8) / 8)
+    torch.testing.assert_close(token_entropy(logits), torch.tensor([entropy, entropy]), rtol=1e-5, atol=2e-5)
+
+
+def test_impossible_tokens_take_no_probability_and_no_entropy():
+    logits = torch.log(torch.tensor([[1.0, 3.0, 7.0]]))
+    logits[0, 2] = -INF
+    torch.testing.assert_close(token_log_probs(logits, torch.tensor([1])), torch.tensor([3 / 4]).log())
+    assert token_log_probs(logits, torch.tensor([2])).item() == -INF
+    expected = -(math.log(1 / 4) / 4 + 3 * math.log(3 / 4) / 4)
+    torch.testing.assert_close(token_entropy(logits), torch.tensor([expected]))
+
+
+def test_half_precision_logits_are_upcast():
+    logits = torch.randn(4, 5000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    targets = torch.tensor([0, 17, 4999, 256])
+    log_probs = token_log_probs(logits, targets)
+    assert log_probs.dtype == token_entropy(logits).dtype == torch.float32
+    exact = logits.double().log_softmax(-1)
+    torch.testing.assert_close(log_probs, exact.gather(1, targets[:, None])[:, 0].float())
+    torch.testing.assert_close(token_entropy(logits), -(exact.exp() * exact).sum(-1).float())
+
+
+def test_entropy_carries_no_gradient():
+    assert not token_entropy(torch.randn(2, 3, requires_grad=True)).requires_grad
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, N, 100])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_chunked_head_equals_the_whole_table(head, chunk_size, temperature):
+    hidden, targets, linear = head
+    banned = torch.tensor([(int(targets[0]) + 1) % V])
+    targets = torch.where(targets == banned, targets[0], targets)
+    weights = torch.linspace(-1, 2, N)
+
+    table = (linear(hidden) / temperature).double().index_fill(1, banned, -INF).log_softmax(dim=-1)
+    expected = table.gather(1, targets[:, None])[:, 0].float()
+    expected_grads = torch.autograd.grad((expected * weights).sum(), [hidden, linear.weight, linear.bias])
+    finite = table.detach().masked_fill(table.detach() == -INF, 0.0)
+    expected_entropy = -(finite.exp() * finite).sum(-1).float()
+
+    log_probs, entropy = head_log_probs(hidden, targets, linear, temperature, chunk_size, True, banned)
+    grads = torch.autograd.grad((log_probs * weights).sum(), [hidden, linear.weight, linear.bias])
+    torch.testing.assert_close(log_probs, expected)
+    torch.testing.assert_close(entropy, expected_entropy)
+    assert not entropy.requires_grad
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad)
+    with torch.no_grad():
+        without_grad, nothing = head_log_probs(
+            hidden, targets, linear, temperature, chunk_size, False, banned
+        )
+    assert torch.equal(without_grad, log_probs) and nothing is None
+
+
+def test_a_banned_target_is_impossible_and_the_others_share_its_probability(head):
+    hidden, targets, linear = head
+    banned = targets[:1]
+    log_probs, entropy = head_log_probs(hidden, targets, linear, 1.0, 4, True, banned)
+    assert log_probs[0].item() == -INF
+    assert entropy.isfinite().all()
+    every_target = torch.arange(V)
+    row, _ = head_log_probs(hidden[:1].expand(V, D), every_target, linear, 1.0, 4, False, banned)
+    assert row.exp().sum().item() == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_no_logits_outlive_their_chunk(head, train):
+    hidden, targets, linear = head
+    storages: list[StorageWeakRef] = []
+    alive_at_each_call = []
+
+    def project(chunk):
+        alive_at_each_call.append(sum(not storage.expired() for storage in storages))
+        logits = linear(chunk)
+        storages.append(StorageWeakRef(logits.untyped_storage()))
+        return logits
+
+    with torch.set_grad_enabled(train):
+        log_probs, _ = head_log_probs(hidden, targets, project, 1.0, 3, with_entropy=True)
+    chunks = math.ceil(N / 3)
+    assert len(storages) == chunks
+    assert all(storage.expired() for storage in storages), "forward keeps logits"
+    if train:
+        log_probs.sum().backward()
+        assert len(storages) == 2 * chunks, "every chunk is computed once more in backward"
+    # While one chunk is projected, at most the one before may still be on its way out.
+    assert max(alive_at_each_call) <= 1
+    assert all(storage.expired() for storage in storages)
+
+
+def test_nothing_of_vocabulary_size_is_saved_for_backward(head):
+    hidden, targets, linear = head
+    saved = []
+
+    def pack(tensor):
+        # The head's own weight is there anyway.
+        if tensor.untyped_storage().data_ptr() != linear.weight.untyped_storage().data_ptr():
+            saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        head_log_probs(hidden, targets, linear, 1.0, N, with_entropy=True)
+    assert saved == [] or max(saved) < N * V
+
+
+def test_entropy_is_not_computed_again_in_backward(head, monkeypatch):
+    hidden, targets, linear = head
+    calls = []
+    entr = torch.special.entr
+    monkeypatch.setattr(torch.special, "entr", lambda p: calls.append(len(p)) or entr(p))
+    log_probs, _ = head_log_probs(hidden, targets, linear, 1.0, 4, with_entropy=True)
+    assert calls == [4, 4, 3]
+    log_probs.sum().backward()
+    assert calls == [4, 4, 3]
+
+
+def test_cross_entropy_sum_equals_torch(head):
+    hidden, targets, linear = head
+    parameters = [hidden, linear.weight, linear.bias]
+    expected = cross_entropy(linear(hidden), targets, reduction="sum")
+    loss = cross_entropy_sum(hidden, targets, linear, chunk_size=4)
+    torch.testing.assert_close(loss, expected)
+    for grad, expected_grad in zip(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        torch.testing.assert_close(grad, expected_grad)
+
+
+def test_no_supervised_token_gives_zero_and_still_a_graph(head):
+    hidden, targets, linear = head
+    loss = cross_entropy_sum(hidden[:0], targets[:0], linear, chunk_size=4)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert linear.weight.grad.abs().max() == 0.0
+
+
+def test_ranges_are_checked(head):
+    hidden, targets, linear = head
+    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
+        head_log_probs(hidden, targets, linear, 0.0, 4, False)
+    with pytest.raises(ValueError, match="chunk_size must be >= 1 token, got 0"):
+        head_log_probs(hidden, targets, linear, 1.0, 0, False)
