@@ -122,15 +122,15 @@ def build_prompts(
     template: ConversationTemplate,
     pipeline: ImagePipeline,
     reward_pipeline: ImagePipeline | None,
-    facts: FactBook,
-    prompt: RewardPrompt,
+    facts: FactBook | None,
+    prompt: RewardPrompt | None,
     query_len: int,
     response_len: int,
     model_max_length: int,
     seed: int,
     skip_invalid: bool,
 ) -> PromptDataset:
-    """PPO prompts, each with the reward prompt that will judge its answer.
+    """PPO prompts, each with the reward prompt that will judge its answer (none without `facts` and `prompt`).
 
     Limits in tokens: the query, and query + `response_len` + reward prompt against `model_max_length`.
     Raises DataError.
@@ -140,16 +140,21 @@ def build_prompts(
     sieve.report.answer_types = Counter()
     limits = _Limits(query_len, response_len, model_max_length)
     for record in sieve.usable(records, image_folder):
-        captions = sieve.captions(record, record.answer_type, facts, prompt, seed)
-        if captions is None:
-            continue
-        judge = encoder.encode_reward_prompt(prompt.render(captions))
+        captions: tuple[str, ...] | None = ()
+        judge: list[int] = []
+        if prompt is not None and facts is not None:
+            captions = sieve.captions(record, record.answer_type, facts, prompt, seed)
+            if captions is None:
+                continue
+            judge = encoder.encode_reward_prompt(prompt.render(captions))
         query = list(encoder.encode(query_segments(template, record.turns, len(record.images))).ids)
         total = len(query) + response_len + len(judge)
         if sieve.fits(limits, len(query), response_len, total):
             lengths = {"query": [len(query)], "reward prompt": [len(judge)], "total": [total]}
             sieve.keep(_prompt_row(record, query, judge, captions), lengths)
-            sieve.describe(encoder, [*query, *judge], captions if prompt.uses_facts else None)
+            sieve.describe(
+                encoder, [*query, *judge], captions if prompt is not None and prompt.uses_facts else None
+            )
             sieve.report.answer_types[record.answer_type.name] += 1
     return PromptDataset(sieve.finish(), image_folder, pipeline, sieve.report, reward_pipeline)
 

@@ -58,7 +58,10 @@ class AnnotationNoise:
         """The same kinds of error, `factor` (0..1) times as frequent; rows are not additionally kept clean."""
         kept = 1.0 - self.clean
         return AnnotationNoise(
-            self.false_object * kept * factor, self.swapped * kept * factor, self.wrong_yes * kept * factor, 0.0
+            self.false_object * kept * factor,
+            self.swapped * kept * factor,
+            self.wrong_yes * kept * factor,
+            0.0,
         )
 
 
@@ -73,7 +76,9 @@ def _other_name(names: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def _favourite_absent(names: Sequence[str], rng: np.random.Generator) -> str:
-    weights = np.array([0.0 if name in names else p for name, p in zip(NAMES, FALSE_OBJECT_PRIOR, strict=True)])
+    weights = np.array(
+        [0.0 if name in names else p for name, p in zip(NAMES, FALSE_OBJECT_PRIOR, strict=True)]
+    )
     return NAMES[int(rng.choice(len(NAMES), p=weights / weights.sum()))]
 
 
@@ -82,7 +87,9 @@ def _with_extra(names: Sequence[str], rng: np.random.Generator, extra: str) -> l
     return [*names[:place], extra, *names[place:]]
 
 
-def noisy_answer(question: Question, names: Sequence[str], noise: AnnotationNoise, rng: np.random.Generator) -> str:
+def noisy_answer(
+    question: Question, names: Sequence[str], noise: AnnotationNoise, rng: np.random.Generator
+) -> str:
     """An annotator's answer: the truth, with the errors of `noise` (multiple choice is always right)."""
     if question.kind == YES_NO:
         wrong = question.answer_type == 6 and rng.random() < noise.wrong_yes

@@ -110,7 +110,11 @@ def is_correct(question: Question, answer: str) -> bool:
 
 
 def answer_quality(
-    question: Question, names: Sequence[str], answer: str, false_weight: float = 0.5, repeat_weight: float = 0.5
+    question: Question,
+    names: Sequence[str],
+    answer: str,
+    false_weight: float = 0.5,
+    repeat_weight: float = 0.5,
 ) -> float:
     """The oracle's score of any answer, higher is better.
 

@@ -169,8 +169,11 @@ class LlavaTrainingArguments(TrainingArguments):
     )
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     max_grad_norm: float = field(default=0.3, metadata={"help": "Gradient norm is clipped to this."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every trained weight is used in every step; leave it False."}
+    )
     logging_steps: float = field(default=5, metadata={"help": "One line of metrics every so many steps."})
-    report_to: None | str | list[str] = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser wants the order of its parent
         default="none", metadata={"help": "tensorboard, wandb, or none."}
     )
 
@@ -183,8 +186,13 @@ class LlavaTrainingArguments(TrainingArguments):
         # Batches hold images and lists that no forward signature names.
         self.remove_unused_columns = False
         # The checkpointing hook that keeps adapters apart is installed by the model layer, not by the Trainer.
-        self.checkpoint_activations = self.gradient_checkpointing
-        self.gradient_checkpointing = False
+        renamed = hasattr(self, "activation_checkpointing")  # since transformers 5.2x
+        self.checkpoint_activations = bool(
+            self.gradient_checkpointing or (renamed and self.activation_checkpointing)
+        )
+        self.gradient_checkpointing = None if renamed else False
+        if renamed:
+            self.activation_checkpointing = False
         super().__post_init__()
 
 

@@ -13,7 +13,9 @@ from transformers import LlavaForConditionalGeneration
 from llava_rlhf.checkpoints import staging_folder
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import find_policy_adapter
-from models.vlm import DTYPES, check_base, load_image_processor, load_tokenizer
+from models.vlm import DTYPES, check_base
+
+WEIGHT_FILES = ("model", "pytorch_model")  # how the names of weight files and their indices begin
 
 
 @dataclass
@@ -30,29 +32,35 @@ class ExportArguments:
     )
 
 
-def main(argv: Sequence[str]) -> None:
-    """Load, merge, save whole or not at all. Raises ValueError for paths that do not fit."""
+def prepare(argv: Sequence[str]) -> ExportArguments:
+    """Parse and check the paths. Raises ValueError when they do not fit."""
     (arguments,) = StrictParser((ExportArguments,), description=__doc__).parse(argv)
-    target = Path(arguments.output_dir)
-    if target.exists():
-        raise ValueError(f"--output_dir {target} exists already")
+    if Path(arguments.output_dir).exists():
+        raise ValueError(f"--output_dir {arguments.output_dir} exists already")
     check_base(arguments.base_model_name)
+    find_policy_adapter(arguments.adapter)
+    return arguments
+
+
+def run(arguments: ExportArguments) -> None:
+    """Merge and save, whole or not at all."""
+    target = Path(arguments.output_dir)
+    staged = staging_folder(target.parent) / target.name
+    shutil.rmtree(staged, ignore_errors=True)
     adapter = find_policy_adapter(arguments.adapter)
-    merge(arguments.base_model_name, adapter, target, DTYPES[arguments.dtype])
+    merge(Path(arguments.base_model_name), adapter, staged, DTYPES[arguments.dtype])
+    staged.rename(target)
     print(f"wrote {target}")
 
 
-def merge(base: str | Path, adapter: Path, target: Path, dtype: torch.dtype) -> None:
-    """Write base + adapter as one model with tokenizer and image processor."""
+def merge(base: Path, adapter: Path, target: Path, dtype: torch.dtype) -> None:
+    """Write base + adapter as one model, with the tokenizer and processor files of the base as they are."""
     model = LlavaForConditionalGeneration.from_pretrained(base, dtype=dtype)
-    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    staged = staging_folder(target.parent) / target.name
-    shutil.rmtree(staged, ignore_errors=True)
-    merged.save_pretrained(staged)
-    load_tokenizer(base).save_pretrained(staged)
-    load_image_processor(base).save_pretrained(staged)
-    staged.rename(target)
+    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(target)
+    for file in base.iterdir():
+        if file.is_file() and not (target / file.name).exists() and not file.name.startswith(WEIGHT_FILES):
+            shutil.copy2(file, target / file.name)
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(prepare, run)

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from data_utils.batches import DialogueCollator
 from data_utils.building import build_dialogues
 from data_utils.conversation import TEMPLATES
+from data_utils.datasets import DialogueDataset
 from llava_rlhf.arguments import DataArguments, LlavaTrainingArguments, ModelArguments, RunArguments
-from llava_rlhf.assemble import load_text_side, new_policy
+from llava_rlhf.assemble import TextSide, load_text_side, new_policy
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import POLICY
 from llava_rlhf.sft_trainer import DialogueLoss, SFTTrainer
-from llava_rlhf.training import announce, begin_run, check_trainer_flags, start_logging, train_to_the_end
+from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
 from models.roles import Policy
 
 ARGUMENTS = (LlavaTrainingArguments, DataArguments, ModelArguments, RunArguments)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse → check the data → load the model → train → save. Raises ValueError for what a user can get wrong."""
-    # 1. Arguments and data: everything that can be refused is refused before a model is loaded.
-    training, data, model_arguments, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
-    main_process = training.process_index == 0
-    start_logging(main_process)
+@dataclass(frozen=True)
+class PolicyRun:
+    """A checked policy-initialisation run: settings and data."""
+
+    training: LlavaTrainingArguments
+    data: DataArguments
+    model: ModelArguments
+    run: RunArguments
+    text: TextSide
+    train_set: DialogueDataset
+    eval_set: DialogueDataset | None
+
+
+def prepare(argv: Sequence[str]) -> PolicyRun:
+    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+    training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    start_logging(training.process_index == 0)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     dataset = build_dialogues(
         data.dataset_path,
@@ -38,25 +51,28 @@ def main(argv: Sequence[str]) -> None:
         response_len=data.response_len,
         skip_invalid=data.skip_invalid,
     )
-    announce(dataset.report, main_process)
-    train_set, eval_set = dataset.split(training.eval_size, training.seed)
-    check_trainer_flags(training, len(train_set), len(eval_set) if eval_set is not None else 0)
-    if run.summary_only:
+    train_set, eval_set = announce_and_split(dataset, training)
+    return PolicyRun(training, data, model, run, text, train_set, eval_set)
+
+
+def run(prepared: PolicyRun) -> None:
+    """Load the model, train it and save the adapter."""
+    training, text = prepared.training, prepared.text
+    if prepared.run.summary_only:
         return
-
-    # 2. The model: seeded before its adapter is drawn.
-    checkpoint = begin_run(training, (training, data, model_arguments, run), run.resume)
-    settings = model_arguments.base_settings(training.bf16, training.fp16, training.device)
+    # 1. The model: seeded before its adapter is drawn.
+    settings = (training, prepared.data, prepared.model, prepared.run)
+    checkpoint = begin_run(training, settings, prepared.run.resume)
+    base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     policy = new_policy(
-        training.model_name_or_path, settings, model_arguments, training.checkpoint_activations
+        training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations
     )
-
-    # 3. Training.
+    # 2. Training.
     trainer = SFTTrainer(
         model=DialogueLoss(policy),
         args=training,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
+        train_dataset=prepared.train_set,
+        eval_dataset=prepared.eval_set,
         data_collator=DialogueCollator(
             text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image
         ),
@@ -78,4 +94,4 @@ def load_policy(policy: Policy, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(prepare, run)

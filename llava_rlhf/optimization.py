@@ -16,17 +16,22 @@ BITSANDBYTES_OPTIMIZERS = {
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", *BITSANDBYTES_OPTIMIZERS)
 
 
+def check_optimizer(name: str) -> None:
+    """Raise ValueError for an optimizer that `make_optimizer` does not know."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"--optim {name}: choose from {', '.join(OPTIMIZERS)}")
+
+
 def make_optimizer(
     name: str, parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """One AdamW (betas 0.9 and 0.999, eps 1e-8) over all trained weights. Raises ValueError for an unknown name."""
     options = {"lr": learning_rate, "weight_decay": weight_decay, "betas": (0.9, 0.999), "eps": 1e-8}
+    check_optimizer(name)
     if name in BITSANDBYTES_OPTIMIZERS:
         import bitsandbytes  # heavy, and only these optimizers need it
 
         return getattr(bitsandbytes.optim, BITSANDBYTES_OPTIMIZERS[name])(parameters, **options)
-    if name not in OPTIMIZERS:
-        raise ValueError(f"--optim {name}: choose from {', '.join(OPTIMIZERS)}")
     return torch.optim.AdamW(parameters, fused=name == "adamw_torch_fused", **options)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -17,6 +18,8 @@ COMMON_TRAINING_FLAGS = frozenset(
     "warmup_steps lr_scheduler_type optim bf16 fp16 seed deepspeed use_cpu dataloader_num_workers "
     "metric_for_best_model load_best_model_at_end".split()
 )
+
+T = TypeVar("T")
 
 
 class ArgumentError(ValueError):
@@ -69,8 +72,6 @@ class StrictParser(HfArgumentParser):
                 raise ArgumentError(f"unknown flag {flag}{hint}")
 
     def _hide_rare_training_flags(self) -> None:
-        import argparse
-
         ours = {
             name
             for cls in self.dataclass_types
@@ -87,12 +88,17 @@ def _names(cls: type) -> list[str]:
     return list(cls.__dataclass_fields__)
 
 
-def run_program(main: Any, argv: Sequence[str] | None = None) -> None:
-    """Run `main(argv)`; a user's mistake (ValueError) is printed without a traceback and exits with status 2."""
+def run_program(prepare: Callable[[Sequence[str]], T], run: Callable[[T], None]) -> None:
+    """Run a program in its two halves.
+
+    Args:
+        prepare: command line → everything checked and ready; a ValueError here is a user's mistake, which is printed
+            without a traceback and exits with status 2.
+        run: the work; its exceptions are ours and keep their traceback.
+    """
     try:
-        main(sys.argv[1:] if argv is None else list(argv))
+        prepared = prepare(sys.argv[1:])
     except ValueError as error:
-        if isinstance(error, UnicodeError):
-            raise
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        raise SystemExit(2) from None
+    run(prepared)

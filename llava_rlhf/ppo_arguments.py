@@ -52,6 +52,9 @@ class RewardArguments:
         default=10.0, metadata={"help": "Token rewards are multiplied by it when not whitened."}
     )
 
+    def __post_init__(self):
+        self.kl_estimator = KLEstimator(self.kl_estimator)
+
 
 @dataclass
 class PPOArguments:

@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "deep
 logger = logging.getLogger(__name__)
 
 
-def write_arguments(output_dir: str | Path, settings: Sequence[Any]) -> None:
+def write_arguments(output_dir: str | Path, settings: Iterable[Any]) -> None:
     """Write every setting, the git commit and the package versions to `arguments.json`."""
     record: dict[str, Any] = {type(item).__name__: _plain(item) for item in settings}
     record["environment"] = environment()

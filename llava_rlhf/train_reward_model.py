@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from data_utils.batches import PairCollator
 from data_utils.building import build_preferences
 from data_utils.conversation import TEMPLATES
+from data_utils.datasets import PreferenceDataset
 from llava_rlhf.arguments import (
     DataArguments,
     FactArguments,
@@ -16,24 +18,35 @@ from llava_rlhf.arguments import (
     ModelArguments,
     RunArguments,
 )
-from llava_rlhf.assemble import load_facts, load_text_side, new_reward_model
+from llava_rlhf.assemble import TextSide, load_facts, load_text_side, new_reward_model
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
-from llava_rlhf.training import announce, begin_run, check_trainer_flags, start_logging, train_to_the_end
+from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
 from models.roles import RewardModel
 
 ARGUMENTS = (LlavaTrainingArguments, DataArguments, FactArguments, ModelArguments, RunArguments)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse → check the data → load the model → train → save. Raises ValueError for what a user can get wrong."""
-    # 1. Arguments and data: everything that can be refused is refused before a model is loaded.
-    training, data, fact_arguments, model_arguments, run = StrictParser(ARGUMENTS, description=__doc__).parse(
-        argv
-    )
-    main_process = training.process_index == 0
-    start_logging(main_process)
+@dataclass(frozen=True)
+class RewardRun:
+    """A checked reward-model run: settings, data, and what the model will be trained under."""
+
+    training: LlavaTrainingArguments
+    data: DataArguments
+    facts: FactArguments
+    model: ModelArguments
+    run: RunArguments
+    text: TextSide
+    card: RewardModelCard
+    train_set: PreferenceDataset
+    eval_set: PreferenceDataset | None
+
+
+def prepare(argv: Sequence[str]) -> RewardRun:
+    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+    training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    start_logging(training.process_index == 0)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     facts, prompt = load_facts(fact_arguments)
     dataset = build_preferences(
@@ -50,30 +63,33 @@ def main(argv: Sequence[str]) -> None:
         seed=training.seed,
         skip_invalid=data.skip_invalid,
     )
-    announce(dataset.report, main_process)
-    train_set, eval_set = dataset.split(training.eval_size, training.seed)
-    check_trainer_flags(training, len(train_set), len(eval_set) if eval_set is not None else 0)
-    if run.summary_only:
-        return
-
-    # 2. The model: seeded before its adapter and head are drawn.
-    checkpoint = begin_run(training, (training, data, fact_arguments, model_arguments, run), run.resume)
-    settings = model_arguments.base_settings(training.bf16, training.fp16, training.device)
-    reward_model = new_reward_model(
-        training.model_name_or_path, settings, model_arguments, training.checkpoint_activations
-    )
+    train_set, eval_set = announce_and_split(dataset, training)
     card = RewardModelCard(
         training.model_name_or_path, prompt.text, prompt.uses_facts, data.version, data.image_aspect_ratio
     )
+    return RewardRun(training, data, fact_arguments, model, run, text, card, train_set, eval_set)
 
-    # 3. Training.
+
+def run(prepared: RewardRun) -> None:
+    """Load the model, train it and save adapter, head and card."""
+    training, text = prepared.training, prepared.text
+    if prepared.run.summary_only:
+        return
+    # 1. The model: seeded before its adapter and head are drawn.
+    settings = (training, prepared.data, prepared.facts, prepared.model, prepared.run)
+    checkpoint = begin_run(training, settings, prepared.run.resume)
+    base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
+    reward_model = new_reward_model(
+        training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations
+    )
+    # 2. Training.
     trainer = RewardTrainer(
         model=PairScorer(reward_model),
         args=training,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
+        train_dataset=prepared.train_set,
+        eval_dataset=prepared.eval_set,
         data_collator=PairCollator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image),
-        save_role=partial(save_reward_model, reward_model, card),
+        save_role=partial(save_reward_model, reward_model, prepared.card),
         load_role=partial(load_reward_model, reward_model),
         resume=checkpoint,
     )
@@ -94,4 +110,4 @@ def load_reward_model(reward_model: RewardModel, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(prepare, run)

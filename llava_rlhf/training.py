@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
 
+from data_utils.datasets import ExampleDataset
 from data_utils.summary import DataReport, format_report
 from llava_rlhf.arguments import LlavaTrainingArguments
 from llava_rlhf.checkpoints import resume_folder
@@ -26,6 +28,8 @@ def start_logging(main_process: bool) -> None:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     hf_logging.set_verbosity_warning()
+    # PEFT still calls transformers functions by names that transformers is about to rename.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def announce(report: DataReport, main_process: bool) -> None:
@@ -34,17 +38,26 @@ def announce(report: DataReport, main_process: bool) -> None:
         print(format_report(report), flush=True)
 
 
-def check_trainer_flags(training: LlavaTrainingArguments, n_train: int, eval_rows: int) -> None:
-    """Refuse combinations that the Trainer would only notice after the model is loaded. Raises ValueError."""
-    if training.eval_strategy != "no" and eval_rows == 0:
+def announce_and_split(
+    dataset: ExampleDataset, training: LlavaTrainingArguments
+) -> tuple[ExampleDataset, ExampleDataset | None]:
+    """Print the data summary, hold out the evaluation rows, and check that the rest makes a step.
+
+    Raises:
+        ValueError: what the Trainer would only notice after the model is loaded.
+    """
+    announce(dataset.report, training.process_index == 0)
+    train_set, eval_set = dataset.split(training.eval_size, training.seed)
+    if training.eval_strategy != "no" and eval_set is None:
         raise ValueError(f"--eval_strategy {training.eval_strategy.value} needs --eval_size above 0")
     global_batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    if n_train < global_batch:
+    if len(train_set) < global_batch:
         raise ValueError(
-            f"{n_train} training rows are less than one step: --per_device_train_batch_size "
+            f"{len(train_set)} training rows are less than one step: --per_device_train_batch_size "
             f"{training.per_device_train_batch_size} × --gradient_accumulation_steps "
             f"{training.gradient_accumulation_steps} × {training.world_size} processes = {global_batch}"
         )
+    return train_set, eval_set
 
 
 def begin_run(training: LlavaTrainingArguments, settings: Sequence[Any], resume: str) -> Path | None:

@@ -76,7 +76,9 @@ def head_log_probs(
     assert hidden.ndim == 2 and targets.shape == hidden.shape[:1], (hidden.shape, targets.shape)
 
     def score(hidden_chunk: Tensor, target_chunk: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits = project(hidden_chunk).float() / temperature
+        logits = project(hidden_chunk).float()
+        if temperature != 1.0:
+            logits = logits / temperature
         if banned_ids is not None:
             logits = logits.index_fill(-1, banned_ids, -torch.inf)
         log_probs = token_log_probs(logits, target_chunk)

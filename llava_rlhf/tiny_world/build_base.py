@@ -1,21 +1,21 @@
 """Train the tiny world's base model (its stand-in for CLIP + Vicuna) from nothing and save it.
 
-    python -m llava_rlhf.tiny_world.build_base --output_dir scripts/tiny/base --seed 0
+python -m llava_rlhf.tiny_world.build_base --output_dir scripts/tiny/base --seed 0
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from data_utils.facts import RewardPrompt
+from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.tiny_world.base_model import build_model, save_base
 from llava_rlhf.tiny_world.curriculum import Curriculum, Plan
 from llava_rlhf.tiny_world.lessons import Teacher
@@ -34,8 +34,12 @@ class BuildArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the initial weights and of all lessons."})
     naming_steps: int = field(default=Plan.naming_steps, metadata={"help": "Steps of stage 1."})
     mixture_steps: int = field(default=Plan.mixture_steps, metadata={"help": "Steps of stage 3."})
-    threads: int = field(default=1, metadata={"help": "CPU threads; the model is too small for more to help."})
-    measured_images: int = field(default=256, metadata={"help": "Held-out pictures for each noise level at the end."})
+    threads: int = field(
+        default=1, metadata={"help": "CPU threads; the model is too small for more to help."}
+    )
+    measured_images: int = field(
+        default=256, metadata={"help": "Held-out pictures for each noise level at the end."}
+    )
 
 
 def build(settings: BuildArguments) -> dict[str, object]:
@@ -64,16 +68,17 @@ def build(settings: BuildArguments) -> dict[str, object]:
     folder = Path(settings.output_dir)
     save_base(model, tokenizer, folder)
     (folder / "build.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"base in {folder}: {sum(p.numel() for p in model.parameters())} parameters, {trained_s:.0f} s of training")
+    print(
+        f"base in {folder}: {sum(p.numel() for p in model.parameters())} parameters, {trained_s:.0f} s of training"
+    )
     return record
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line entry; an unknown flag is an error."""
-    parser = HfArgumentParser(BuildArguments, description=__doc__.splitlines()[0])
-    (settings,) = parser.parse_args_into_dataclasses(args=list(sys.argv[1:] if argv is None else argv))
+def main(argv: Sequence[str]) -> None:
+    """Parse and build; an unknown flag is an error that names the closest one."""
+    (settings,) = StrictParser([BuildArguments], description=__doc__.splitlines()[0]).parse(argv)
     build(settings)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -87,7 +87,10 @@ class Curriculum:
 
     def name_things(self) -> float:
         """Stage 1; returns the share of cells named rightly in the last 50 steps."""
-        vision = [*self.model.model.vision_tower.parameters(), *self.model.model.multi_modal_projector.parameters()]
+        vision = [
+            *self.model.model.vision_tower.parameters(),
+            *self.model.model.multi_modal_projector.parameters(),
+        ]
         words = self.model.get_input_embeddings().weight.detach()
         classes = words[[*self.teacher.name_ids.values(), self.teacher.nothing_id]]
         optimizer = torch.optim.AdamW(vision, lr=self.plan.naming_lr, weight_decay=0.01, fused=True)
@@ -111,7 +114,9 @@ class Curriculum:
         """Stages 2 and 3; yields the step and the mean losses since the last report."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
         trained += [*self.grade_probe.parameters(), *self.object_probe.parameters()]
-        optimizer = torch.optim.AdamW(trained, lr=self.plan.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        optimizer = torch.optim.AdamW(
+            trained, lr=self.plan.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
         total = self.plan.checking_steps + self.plan.mixture_steps
         recent: list[dict[str, float]] = []
         for step in trange(total, desc="2+3 checking, mixture", unit="step"):
@@ -125,7 +130,9 @@ class Curriculum:
 
     def _lr_factor(self, step: int) -> float:
         done = (step - self.plan.checking_steps) / self.plan.mixture_steps
-        return min(1.0, (step + 1) / 30) * (1.0 if done < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * done - 1))))
+        return min(1.0, (step + 1) / 30) * (
+            1.0 if done < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * done - 1)))
+        )
 
     def _losses(self, step: int) -> dict[str, Tensor]:
         plan, rng, teacher = self.plan, self.rng, self.teacher
@@ -134,7 +141,8 @@ class Curriculum:
             return {"check": self._answer_loss(scenes, [teacher.check_list(s, rng) for s in scenes])}
         scenes = _scenes(plan.batch, rng)
         dialogues = [
-            teacher.dialogue(s, [random_question(s.names, rng) for _ in range(QUESTIONS_PER_DIALOGUE)]) for s in scenes
+            teacher.dialogue(s, [random_question(s.names, rng) for _ in range(QUESTIONS_PER_DIALOGUE)])
+            for s in scenes
         ]
         losses = {"dialogue": self._answer_loss(scenes, dialogues)}
         scenes = _scenes(plan.batch // 3, rng)

@@ -90,9 +90,7 @@ class Teacher:
 
     def dialogue(self, scene: Scene, questions: Sequence[Question]) -> Lesson:
         """A conversation with the right answers. The words that decide an answer weigh ten times the others."""
-        turns = [
-            turn for q in questions for turn in (Turn("human", q.text), Turn("gpt", q.truth))
-        ]
+        turns = [turn for q in questions for turn in (Turn("human", q.text), Turn("gpt", q.truth))]
         sequence = self._encoder.encode(dialogue_segments(self._template, turns, 1))
         ids = expand_image_tokens(sequence.ids, self.image_id, CELLS)
         supervised = [False] * (len(ids) - len(sequence.ids)) + list(sequence.supervised)
@@ -178,4 +176,6 @@ def batch_lessons(lessons: Sequence[Lesson]) -> LessonBatch:
     weights = torch.tensor([lesson.weights + [0.0] * (longest - len(lesson.weights)) for lesson in lessons])
     last = torch.tensor([len(lesson.ids) - 1 for lesson in lessons])
     judged = lessons[0].grade is not None
-    return LessonBatch(ids, weights, last, torch.tensor([lesson.grade for lesson in lessons]) if judged else None)
+    return LessonBatch(
+        ids, weights, last, torch.tensor([lesson.grade for lesson in lessons]) if judged else None
+    )

@@ -20,14 +20,12 @@ The five sets of pictures are disjoint, and each depends on the seed and its own
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from data_utils.shapes_files import (
     AnnotationNoise,
@@ -39,8 +37,16 @@ from data_utils.shapes_files import (
     prompt_row,
     scenes_to_json,
 )
-from data_utils.shapes_text import CHOICE, DESCRIBE, YES_NO, choice_question, describe_question, yes_no_question
+from data_utils.shapes_text import (
+    CHOICE,
+    DESCRIBE,
+    YES_NO,
+    choice_question,
+    describe_question,
+    yes_no_question,
+)
 from data_utils.shapes_world import Scene, render, sample_scene
+from llava_rlhf.parsing import StrictParser, run_program
 
 # Every split owns a block of picture numbers and a random stream of its own.
 SPLITS = ("sft", "policy_init", "preference", "ppo", "eval")
@@ -53,17 +59,27 @@ class WorldArguments:
 
     output_dir: str = field(metadata={"help": "Folder to write; created if needed."})
     seed: int = field(default=0, metadata={"help": "Seed of scenes, noise and annotations."})
-    noise: float = field(default=0.4, metadata={"help": "Pixel noise, standard deviation; 1 = full colour range."})
+    noise: float = field(
+        default=0.4, metadata={"help": "Pixel noise, standard deviation; 1 = full colour range."}
+    )
     train_images: int = field(default=2000, metadata={"help": "Pictures (= multi-turn rows) of sft.json."})
     init_images: int = field(default=500, metadata={"help": "Pictures (= rows) of policy_init.json."})
     preference_images: int = field(default=2000, metadata={"help": "Pictures of preference_prompts.json."})
     ppo_images: int = field(default=1000, metadata={"help": "Pictures of prompts.json."})
     eval_images: int = field(default=256, metadata={"help": "Held-out pictures of eval.json."})
     prompts_per_image: int = field(default=2, metadata={"help": "Questions per preference or PPO picture."})
-    describe_share: float = field(default=0.6, metadata={"help": "Share of prompts that ask for a description."})
-    choice_share: float = field(default=0.1, metadata={"help": "Share of multiple-choice prompts; the rest is yes/no."})
-    false_object: float = field(default=0.6, metadata={"help": "P(an SFT description claims a false object)."})
-    swapped: float = field(default=0.1, metadata={"help": "P(an SFT description swaps an object), per object."})
+    describe_share: float = field(
+        default=0.6, metadata={"help": "Share of prompts that ask for a description."}
+    )
+    choice_share: float = field(
+        default=0.1, metadata={"help": "Share of multiple-choice prompts; the rest is yes/no."}
+    )
+    false_object: float = field(
+        default=0.6, metadata={"help": "P(an SFT description claims a false object)."}
+    )
+    swapped: float = field(
+        default=0.1, metadata={"help": "P(an SFT description swaps an object), per object."}
+    )
     wrong_yes: float = field(default=0.6, metadata={"help": "P(SFT answers 'Yes' about an absent object)."})
     clean: float = field(default=0.3, metadata={"help": "Share of SFT rows that are entirely right."})
     init_noise_scale: float = field(
@@ -74,7 +90,15 @@ class WorldArguments:
         for name in ("train_images", "init_images", "preference_images", "ppo_images", "eval_images"):
             if not 1 <= getattr(self, name) <= SPLIT_BLOCK:
                 raise ValueError(f"--{name} {getattr(self, name)} — must be 1 to {SPLIT_BLOCK}")
-        for name in ("describe_share", "choice_share", "false_object", "swapped", "wrong_yes", "clean", "init_noise_scale"):
+        for name in (
+            "describe_share",
+            "choice_share",
+            "false_object",
+            "swapped",
+            "wrong_yes",
+            "clean",
+            "init_noise_scale",
+        ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"--{name} {getattr(self, name)} — must be from 0 to 1")
         if self.describe_share + self.choice_share > 1.0:
@@ -121,7 +145,9 @@ def evaluation_rows(scenes: dict[int, Scene], rng: np.random.Generator) -> Itera
 
 def world_rows(settings: WorldArguments, scenes: dict[str, dict[int, Scene]]) -> dict[str, list[Row]]:
     """The rows of every list file, by file name."""
-    streams = {split: np.random.default_rng([settings.seed, number, 1]) for number, split in enumerate(SPLITS)}
+    streams = {
+        split: np.random.default_rng([settings.seed, number, 1]) for number, split in enumerate(SPLITS)
+    }
     noise = settings.annotation_noise
     init_noise = noise.scaled(settings.init_noise_scale)
     return {
@@ -160,7 +186,10 @@ def make_world(settings: WorldArguments) -> Path:
     by_image = {image_name(index): scene for part in scenes.values() for index, scene in part.items()}
     for image, scene in tqdm(by_image.items(), desc="pictures", unit="image"):
         render(scene, settings.noise).save(folder / "images" / image)
-    files: dict[str, object] = {**world_rows(settings, scenes), "image_to_caption.json": caption_map(settings, scenes)}
+    files: dict[str, object] = {
+        **world_rows(settings, scenes),
+        "image_to_caption.json": caption_map(settings, scenes),
+    }
     files["scenes.json"] = scenes_to_json(by_image)
     files["world.json"] = asdict(settings)
     for name, content in files.items():
@@ -170,12 +199,11 @@ def make_world(settings: WorldArguments) -> Path:
     return folder
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line entry; an unknown flag is an error."""
-    parser = HfArgumentParser(WorldArguments, description=__doc__.splitlines()[0])
-    (settings,) = parser.parse_args_into_dataclasses(args=list(sys.argv[1:] if argv is None else argv))
+def main(argv: Sequence[str]) -> None:
+    """Parse and write; an unknown flag is an error that names the closest one."""
+    (settings,) = StrictParser([WorldArguments], description=__doc__.splitlines()[0]).parse(argv)
     make_world(settings)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

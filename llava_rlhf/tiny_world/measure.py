@@ -72,7 +72,11 @@ def answer_questions(
 
 
 def measure(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, noise: float, count: int, seed: int
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    noise: float,
+    count: int,
+    seed: int,
 ) -> Skill:
     """Ask `count` new pictures each kind of question; descriptions both greedily and at temperature 1."""
     rng = np.random.default_rng([seed, 77])
@@ -86,7 +90,9 @@ def measure(
     for sample in (False, True):
         questions = [ask(DESCRIBE, scene.names, rng) for scene in scenes]
         answers = answer_questions(model, tokenizer, pixels, questions, sample)
-        judged = [judge_description(scene.names, answer) for scene, answer in zip(scenes, answers, strict=True)]
+        judged = [
+            judge_description(scene.names, answer) for scene, answer in zip(scenes, answers, strict=True)
+        ]
         ending = "sampled" if sample else "greedy"
         shares[f"recall_{ending}"] = float(np.mean([j.recall for j in judged]))
         shares[f"hallucinating_{ending}"] = float(np.mean([j.hallucinated for j in judged]))

@@ -17,7 +17,9 @@ CONTROL = ("<unk>", "<s>", "</s>", "<image>")
 PUNCTUATION = (".", ",", "?", ":", "\n")
 WORDS = (
     # questions and answers
-    *("what is in the image describe which object there a no and shows nothing Yes No correct option").split(),
+    *(
+        "what is in the image describe which object there a no and shows nothing Yes No correct option"
+    ).split(),
     *LETTERS,
     *NAMES,
     # the conversation and the judge's prompt, with the facts preamble
@@ -43,7 +45,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",
         pad_token="<unk>",
@@ -53,4 +55,3 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
-    return tokenizer

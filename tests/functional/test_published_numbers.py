@@ -1,6 +1,7 @@
 """The maths against numbers recorded from the original code, on responses without padding (where both must agree).
 
-``references/ppo_math_full.npz`` holds the inputs and outputs of the original's own functions, float32, one process.
+``references/ppo_math_full.npz`` holds the inputs and outputs of the original's own functions, float32, one process. It
+also holds one padded case, for the only number that the original's treatment of padding leaves right.
 """
 
 from __future__ import annotations
@@ -122,3 +123,15 @@ def test_log_probs(recorded):
     log_probs = token_log_probs(recorded["logprobs/logits"], labels)
     # The original took id 0 for padding and zeroed it; here padding is known by position.
     close(log_probs[labels != 0], recorded["logprobs/out_ignore0"][labels != 0])
+
+
+def test_padding_telescopes_away_at_gamma_and_lambda_one(recorded):
+    data = {name.removeprefix("padded/"): x for name, x in recorded.items() if name.startswith("padded/")}
+    mask = data["in/keep"]
+    kl = kl_estimate(data["in/logprobs"], data["in/ref_logprobs"], KLEstimator.K1_CLAMPED)
+    scores = data["in/rewards"] - 10.0 * data["in/length_bonus"] + 2.0 * data["in/correct_bonus"]
+    rewards = 10.0 * token_rewards(scores, kl, mask, 0.1)
+    _, returns = generalized_advantages(rewards, data["in/values"], mask, 1.0, 1.0)
+    # The original adds and takes off the values of up to 23 padding tokens, in float32, at returns of up to 96.
+    close(returns[mask], data["gae/whitenFalse_full_batch_g1.0_l1.0/returns"][mask], atol=5e-5)
+    assert 0 < int(mask.sum()) < mask.numel()

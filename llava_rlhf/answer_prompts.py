@@ -1,0 +1,108 @@
+"""Answer a file of prompts with a base and an optional adapter; writes one JSON object a line."""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from data_utils.building import build_prompts
+from data_utils.conversation import TEMPLATES
+from data_utils.datasets import PromptDataset
+from llava_rlhf.arguments import DataArguments, ModelArguments
+from llava_rlhf.assemble import TextSide, load_text_side
+from llava_rlhf.evaluation.answering import Answerer
+from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.role_files import find_policy_adapter
+from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.training import start_logging
+from models.generation import SamplingSettings
+
+
+@dataclass
+class AnswerArguments:
+    """Who answers, and how."""
+
+    _argument_group_name = "answering"
+
+    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format."})
+    output_file: str = field(metadata={"help": "JSON Lines file, written whole at the end."})
+    adapter: str | None = field(
+        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder."}
+    )
+    temperature: float = field(default=0.0, metadata={"help": "0: the most likely token; else sample."})
+    samples: int = field(default=1, metadata={"help": "Answers per prompt."})
+    batch_size: int = field(default=64, metadata={"help": "Answers at once."})
+    seed: int = field(default=0, metadata={"help": "Of sampling."})
+    bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where CUDA is present."})
+
+    def __post_init__(self):
+        if self.temperature < 0 or self.samples < 1 or self.batch_size < 1:
+            raise ValueError("--temperature must be at least 0, --samples and --batch_size at least 1")
+
+
+@dataclass(frozen=True)
+class AnswerRun:
+    """A checked answering run."""
+
+    arguments: AnswerArguments
+    data: DataArguments
+    model: ModelArguments
+    adapter: Path | None
+    text: TextSide
+    prompts: PromptDataset
+
+
+def prepare(argv: Sequence[str]) -> AnswerRun:
+    """Parse and check the prompts before a model is loaded. Raises ValueError for what a user can get wrong."""
+    arguments, data, model = StrictParser(
+        (AnswerArguments, DataArguments, ModelArguments), description=__doc__
+    ).parse(argv)
+    start_logging(main_process=True)
+    adapter = find_policy_adapter(arguments.adapter) if arguments.adapter else None
+    text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
+    prompts = build_prompts(
+        data.dataset_path,
+        image_folder=data.image_folder,
+        encoder=text.encoder,
+        template=TEMPLATES[data.version],
+        pipeline=text.pipeline,
+        reward_pipeline=None,
+        facts=None,
+        prompt=None,
+        query_len=data.query_len,
+        response_len=data.response_len,
+        model_max_length=data.model_max_length,
+        seed=arguments.seed,
+        skip_invalid=data.skip_invalid,
+    )
+    return AnswerRun(arguments, data, model, adapter, text, prompts)
+
+
+def run(prepared: AnswerRun) -> None:
+    """Load, answer, write the file whole."""
+    arguments, text = prepared.arguments, prepared.text
+    device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+    base_settings = prepared.model.base_settings(arguments.bf16, False, device)
+    answerer = Answerer(arguments.base_model_name, prepared.adapter, base_settings)
+    sampling = SamplingSettings(
+        prepared.data.response_len,
+        (text.tokenizer.eos_token_id,),
+        text.tokenizer.pad_token_id,
+        arguments.temperature,
+        (text.image_token_id,),
+    )
+    records = answerer.answers(
+        prepared.prompts, text, sampling, arguments.batch_size, arguments.samples, arguments.seed
+    )
+    path = Path(arguments.output_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    run_program(prepare, run)

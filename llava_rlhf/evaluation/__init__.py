@@ -1,0 +1,1 @@
+"""Answers first (JSON Lines), numbers second: scoring never needs the model."""

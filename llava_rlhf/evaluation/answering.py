@@ -1,0 +1,89 @@
+"""Answer prompts with any base and optional adapter, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data_utils.batches import collate_prompts
+from data_utils.datasets import PromptDataset
+from llava_rlhf.actor_critic import ImageFeatures, expanded_queries
+from llava_rlhf.assemble import TextSide
+from llava_rlhf.role_files import POLICY
+from models.adapters import AdapterBank, AdapterSpec
+from models.generation import Sample, SamplingSettings, sample
+from models.roles import Policy
+from models.vlm import BaseSettings, VisionLanguageModel, load_base
+
+
+class Answerer:
+    """A base with at most one adapter.
+
+    Args:
+        base: LLaVA directory.
+        adapter: PEFT folder, or None for the base as it is.
+        settings: how to load the base.
+    """
+
+    def __init__(self, base: str | Path, adapter: Path | None, settings: BaseSettings):
+        self.vlm: VisionLanguageModel = load_base(base, settings)
+        self._sample: Callable[..., Sample] = partial(sample, self.vlm)
+        if adapter is not None:
+            bank = AdapterBank(self.vlm, {POLICY: AdapterSpec(adapter, trainable=False)})
+            self._sample = Policy(bank, POLICY).sample
+
+    def answers(
+        self,
+        dataset: PromptDataset,
+        text: TextSide,
+        settings: SamplingSettings,
+        batch_size: int,
+        samples: int,
+        seed: int,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield one record an answer, prompt by prompt: id, image, question, sample number, answer, tokens, stopped.
+
+        Args:
+            dataset: the prompts.
+            text: tokenizer of the base.
+            settings: temperature and limits.
+            batch_size: rows at once.
+            samples: answers per prompt.
+            seed: of sampling; a row's answer does not depend on the batch it is in.
+        """
+        jobs = [(row, number) for row in range(len(dataset)) for number in range(samples)]
+        generator = torch.Generator().manual_seed(seed)
+        for start in tqdm(range(0, len(jobs), batch_size), desc="answering", unit="batch"):
+            chosen = jobs[start : start + batch_size]
+            uniforms = torch.rand(len(chosen), settings.max_new_tokens, generator=generator)
+            yield from self._answer(dataset, chosen, text, settings, uniforms)
+
+    def _answer(
+        self,
+        dataset: PromptDataset,
+        jobs: Sequence[tuple[int, int]],
+        text: TextSide,
+        settings: SamplingSettings,
+        uniforms: Tensor,
+    ) -> Iterator[dict[str, Any]]:
+        batch = collate_prompts([dataset[row] for row, _ in jobs])
+        images = ImageFeatures.encode(self.vlm, batch.images, [len(item.image_names) for item in batch.items])
+        queries = expanded_queries([item.query_ids for item in batch.items], self.vlm, settings.pad_id)
+        ids, mask = self._sample(*queries, images.select(range(len(jobs))), settings, uniforms)
+        for item, (_, number), row, real in zip(batch.items, jobs, ids, mask, strict=True):
+            yield {
+                "id": item.id,
+                "image": list(item.image_names),
+                "question": item.question,
+                "answer_type": item.answer_type.name,
+                "sample": number,
+                "answer": text.tokenizer.decode(row[real], skip_special_tokens=True).strip(),
+                "tokens": int(real.sum()),
+                "stopped": bool(row[real][-1] in settings.stop_ids),
+            }

@@ -1,0 +1,150 @@
+"""Settings and roles → the PPO loop: processes, optimizer, sampling, checkpoint state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DeepSpeedPlugin
+from torch import Tensor
+
+from llava_rlhf.actor_critic import ActorCritic, ScoringSettings
+from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
+from llava_rlhf.assemble import Cast, TextSide
+from llava_rlhf.guards import Guard
+from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
+from llava_rlhf.optimization import make_optimizer
+from llava_rlhf.ppo import PPOTrainer
+from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments
+from llava_rlhf.ppo_checkpoints import PPOState
+from llava_rlhf.ppo_update import PPOUpdater
+from llava_rlhf.prompt_stream import PromptStream
+from llava_rlhf.rollout import RolloutCollector
+from models.generation import SamplingSettings
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """Every setting of a PPO run."""
+
+    ppo: PPOArguments
+    reward: RewardArguments
+    data: DataArguments
+    facts: FactArguments
+    model: ModelArguments
+    run: RunArguments
+
+
+def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
+    """Processes and devices; DDP by default, DeepSpeed when a configuration is given."""
+    plugin = None
+    if ppo.deepspeed is not None:
+        config = json.loads(Path(ppo.deepspeed).read_text())
+        config.update(
+            train_micro_batch_size_per_gpu=ppo.step_per_device_batch_size,
+            gradient_accumulation_steps=plan.accumulation,
+            train_batch_size=ppo.step_batch_size,
+            gradient_clipping=ppo.max_grad_norm,
+            bf16={"enabled": ppo.bf16},
+            fp16={"enabled": ppo.fp16},
+        )
+        plugin = DeepSpeedPlugin(hf_ds_config=config)
+    # With a plugin, `cpu=True` would quietly give DDP.
+    accelerator = Accelerator(
+        cpu=True if ppo.use_cpu and plugin is None else None,
+        mixed_precision="bf16" if ppo.bf16 else "fp16" if ppo.fp16 else "no",
+        gradient_accumulation_steps=plan.accumulation,
+        deepspeed_plugin=plugin,
+        log_with=None if ppo.report_to == "none" else ppo.report_to.split(","),
+        project_dir=ppo.output_dir,
+    )
+    if ppo.report_to != "none":
+        accelerator.init_trackers("llava_rlhf")
+    return accelerator
+
+
+def assemble_trainer(
+    accelerator: Accelerator,
+    settings: PPOSettings,
+    plan: BatchPlan,
+    cast: Cast,
+    text: TextSide,
+    n_prompts: int,
+    judge_base: str,
+    learning_rate: Callable[[int], float],
+) -> PPOTrainer:
+    """Put the parts of the loop together; the optimizer holds the trained weights of policy and value."""
+    ppo = settings.ppo
+    collector = make_collector(cast, text, settings, accelerator.device)
+    actor_critic = ActorCritic(cast.policy, cast.value, collector.scoring)
+    trained = [parameter for role in actor_critic.roles().values() for parameter in role]
+    optimizer = make_optimizer(ppo.optim, trained, ppo.learning_rate, ppo.weight_decay)
+    model, optimizer = accelerator.prepare(actor_critic, optimizer)
+    stream = PromptStream(
+        n_prompts, ppo.rollout_batch_size, accelerator.process_index, accelerator.num_processes, ppo.seed
+    )
+    controller = make_kl_controller(settings.reward)
+    guard = Guard(accelerator, ppo.output_dir)
+    return PPOTrainer(
+        accelerator=accelerator,
+        arguments=ppo,
+        reward_arguments=settings.reward,
+        plan=plan,
+        response_len=settings.data.response_len,
+        stream=stream,
+        collector=collector,
+        updater=PPOUpdater(accelerator, model, optimizer, collector, ppo, plan, stream, guard),
+        kl_controller=controller,
+        learning_rate=learning_rate,
+        state=PPOState(
+            accelerator,
+            model,
+            optimizer,
+            cast.policy,
+            cast.value,
+            controller,
+            ppo.base_model_name,
+            judge_base,
+        ),
+        guard=guard,
+    )
+
+
+def make_collector(
+    cast: Cast, text: TextSide, settings: PPOSettings, device: torch.device
+) -> RolloutCollector:
+    """How responses are sampled and scored."""
+    ppo, tokenizer = settings.ppo, text.tokenizer
+    banned = unsampled_ids(text, cast.policy.bank.vlm.vocab_size)
+    sampling = SamplingSettings(
+        settings.data.response_len,
+        stop_ids(text, ppo.stop_at_question_mark),
+        tokenizer.pad_token_id,
+        ppo.temperature,
+        tuple(banned.tolist()),
+    )
+    scoring = ScoringSettings(ppo.temperature, ppo.logits_chunk_size, banned.to(device))
+    return RolloutCollector(cast, tokenizer, sampling, scoring, ppo.reward_model_per_device_batch_size)
+
+
+def make_kl_controller(reward: RewardArguments) -> FixedKLController | AdaptiveKLController:
+    """The controller that `--kl_controller` names."""
+    if reward.kl_controller == "fixed":
+        return FixedKLController(reward.kl_coef)
+    return AdaptiveKLController(reward.kl_coef, reward.kl_target, reward.kl_horizon)
+
+
+def unsampled_ids(text: TextSide, vocab_size: int) -> Tensor:
+    """int64[K]: the image placeholder, and rows of the vocabulary projection that stand for no token."""
+    return torch.tensor(sorted({text.image_token_id, *range(len(text.tokenizer), vocab_size)}))
+
+
+def stop_ids(text: TextSide, at_question_mark: bool) -> tuple[int, ...]:
+    """Tokens that end a response: the stop token, and on request every token that is a question mark."""
+    ids = [text.tokenizer.eos_token_id]
+    if at_question_mark:
+        ids += [index for token, index in text.tokenizer.get_vocab().items() if token.lstrip("▁Ġ ") == "?"]
+    return tuple(ids)
