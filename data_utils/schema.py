@@ -273,7 +273,9 @@ def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:
     counts = [turn.text.count(IMAGE_MARKER) if turn.role == "human" else 0 for turn in turns]
     if sum(counts) != len(images) and (len(images), sum(counts)) != (1, 0):
         value = f"{sum(counts)} marker(s) for {len(images)} image(s)"
-        raise _BadField("conversations", value, f"human messages need one {IMAGE_MARKER} marker for each image")
+        raise _BadField(
+            "conversations", value, f"human messages need one {IMAGE_MARKER} marker for each image"
+        )
     for index, turn in enumerate(turns):
         image_only = counts[index] or (index == 0 and images)
         if turn.role == "human" and not image_only and not turn.text.strip():

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.shapes_text import (
+    CHOICE,
     DESCRIBE,
     LETTERS,
     YES_NO,
@@ -175,12 +176,27 @@ def caption_entries(image: str, names: Sequence[str], rng: np.random.Generator) 
     return {image: captions(names, rng), f"aok_{image}": [rationale(name) for name in names]}
 
 
+def off_topic_answer(question: Question, names: Sequence[str], rng: np.random.Generator) -> str:
+    """A true statement about the scene in the form of an answer to another kind of question."""
+    name = names[int(rng.integers(len(names)))]
+    answers = {
+        DESCRIBE: description(names),
+        YES_NO: yes_no_answer(name, True),
+        CHOICE: choice_answer(LETTERS[int(rng.integers(len(LETTERS)))], name),
+    }
+    others = [answer for kind, answer in answers.items() if kind != question.kind]
+    return others[int(rng.integers(len(others)))]
+
+
 def synthetic_answer(question: Question, names: Sequence[str], answer: str, rng: np.random.Generator) -> str:
     """A made-up side for a preference pair: the truth, or a flawed variant of `answer` or of the truth.
 
     Descriptions: truth, one extra object, one wrong object, one omitted object, or over-long (three extra objects).
-    Yes/no and multiple choice: the truth or a wrong answer.
+    Yes/no and multiple choice: the truth or a wrong answer. In a quarter of all cases instead a true answer to another
+    kind of question.
     """
+    if rng.random() < 0.25:
+        return off_topic_answer(question, names, rng)
     if question.kind == YES_NO:
         return yes_no_answer(question.names[0], bool(rng.random() < 0.5))
     if question.kind != DESCRIBE:

@@ -12,6 +12,7 @@ from data_utils.shapes_world import NAMES, judge_description, mentioned_objects
 DESCRIBE_QUESTIONS = ("what is in the image?", "describe the image.")
 LETTERS = ("A", "B", "C", "D")
 DESCRIBE, YES_NO, CHOICE = "describe", "yes_no", "choice"
+OFF_TOPIC = -1.0  # the oracle's score of an answer to another kind of question
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,15 @@ def is_correct(question: Question, answer: str) -> bool:
     return answer.startswith(f"{LETTERS[question.answer_type - 2]}.")
 
 
+def answer_kind(answer: str) -> str | None:
+    """The kind of question that an answer has the form of, by how it starts; None for none of them."""
+    if answer.startswith("the image shows"):
+        return DESCRIBE
+    if answer.startswith(("Yes", "No")):
+        return YES_NO
+    return CHOICE if answer[:1] in LETTERS and answer[1:2] == "." else None
+
+
 def answer_quality(
     question: Question,
     names: Sequence[str],
@@ -120,8 +130,11 @@ def answer_quality(
 
     A description scores recall - false_weight * false objects - repeat_weight * repeats. A yes/no or multiple-choice
     answer scores 1 when right and 0 when wrong, less false_weight for every object it names that the right answer
-    does not, and repeat_weight for every repeat.
+    does not, and repeat_weight for every repeat. An answer to another kind of question scores OFF_TOPIC, however true
+    it is: a judge that has never seen one can be pleased by it, and PPO finds that out.
     """
+    if answer_kind(answer) != question.kind:
+        return OFF_TOPIC
     if question.kind == DESCRIBE:
         return judge_description(names, answer).quality(false_weight, repeat_weight)
     mentions = mentioned_objects(answer)

@@ -90,9 +90,9 @@ class SegmentEncoder:
             return self._plain(self._prefixed, text)
         if before == "text" or not self._has_dummy_prefix:
             return self._plain(self._bare, text)
-        if text.startswith(" "):
-            return self._plain(self._prefixed, text)
-        return self._plain(self._prefixed, text, strip_prefix=True)
+        # What released checkpoints saw behind a stop: tokenised with the dummy prefix, which is then cut off
+        # (so "USER" stays two pieces), except in front of a space.
+        return self._plain(self._prefixed, text, strip_prefix=not text.startswith(" "))
 
     def _plain(self, backend: Tokenizer, text: str, strip_prefix: bool = False) -> list[int]:
         encoding = backend.encode(text, add_special_tokens=False)
@@ -106,9 +106,7 @@ class SegmentEncoder:
                 ids.append(index)
         if strip_prefix and encoding.tokens and encoding.tokens[0].startswith(SPACE_PIECE):
             piece = encoding.tokens[0][len(SPACE_PIECE) :]
-            known = self._bare.token_to_id(piece) if piece else None
-            first = [known] if known is not None else self._bare.encode(piece, add_special_tokens=False).ids
-            ids = first + ids[1:]
+            ids = self._bare.encode(piece, add_special_tokens=False).ids + ids[1:]
         return ids
 
     def _stop_id(self, text: str) -> int:

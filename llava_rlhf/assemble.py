@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.facts import FactBook, RewardPrompt
@@ -20,7 +21,14 @@ from llava_rlhf.role_files import POLICY, REFERENCE, REWARD, REWARD_HEAD, VALUE
 from models.adapters import AdapterBank, AdapterSpec
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel, ValueModel
-from models.vlm import BaseSettings, load_base, load_image_processor, load_tokenizer, read_base_facts
+from models.vlm import (
+    BaseSettings,
+    VisionLanguageModel,
+    load_base,
+    load_image_processor,
+    load_tokenizer,
+    read_base_facts,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def new_policy(
 ) -> Policy:
     """A base with one new trainable policy adapter."""
     adapters = {POLICY: AdapterSpec(arguments.lora_settings(), trainable=True)}
-    return Policy(AdapterBank(load_base(base, settings), adapters, gradient_checkpointing), POLICY)
+    return Policy(AdapterBank(_load_frozen(base, settings), adapters, gradient_checkpointing), POLICY)
 
 
 def new_reward_model(
@@ -84,7 +92,7 @@ def new_reward_model(
 ) -> RewardModel:
     """A base with one new trainable reward adapter and a new head."""
     adapters = {REWARD: AdapterSpec(arguments.lora_settings(), trainable=True)}
-    bank = AdapterBank(load_base(base, settings), adapters, gradient_checkpointing)
+    bank = AdapterBank(_load_frozen(base, settings), adapters, gradient_checkpointing)
     return RewardModel(bank, REWARD, _head(bank))
 
 
@@ -154,9 +162,15 @@ def _load_banks(
     wanted: Mapping[str, Mapping[str, AdapterSpec]], settings: BaseSettings, gradient_checkpointing: bool
 ) -> dict[str, AdapterBank]:
     return {
-        base: AdapterBank(load_base(base, settings), adapters, gradient_checkpointing)
+        base: AdapterBank(_load_frozen(base, settings), adapters, gradient_checkpointing)
         for base, adapters in wanted.items()
     }
+
+
+def _load_frozen(base: str | Path, settings: BaseSettings) -> VisionLanguageModel:
+    # Loading draws random numbers under ZeRO-3 only: what is drawn afterwards, adapters and heads, must not depend on it.
+    with torch.random.fork_rng(devices=[]):
+        return load_base(base, settings)
 
 
 def _head(bank: AdapterBank, zero: bool = False) -> ScalarHead:

@@ -13,6 +13,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
 
 COMPLETE = "COMPLETE"
 STAGING = ".incomplete"
@@ -112,6 +115,31 @@ def delete_oldest(output_dir: str | Path, keep: int) -> None:
     if keep > 0:
         for folder in complete_checkpoints(output_dir)[:-keep]:
             shutil.rmtree(folder)
+
+
+def leave_frozen_weights_out(module: nn.Module) -> None:
+    """Let `state_dict` of a module hold each trained weight once and nothing else; `load_state_dict` asks for no more.
+
+    DeepSpeed writes a state dict; its own `exclude_frozen_parameters` misses weights that have several names, as those of
+    a base have that roles share.
+    """
+    module.register_state_dict_post_hook(_drop_frozen)
+    module.register_load_state_dict_post_hook(_excuse_frozen)
+
+
+def _trained_names(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    kept = {prefix + name for name in _trained_names(module)}
+    for name in [name for name in state if name.startswith(prefix) and name not in kept]:
+        del state[name]
+
+
+def _excuse_frozen(module: nn.Module, incompatible: NamedTuple) -> None:
+    trained = _trained_names(module)
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in trained]
 
 
 def _flush(path: Path) -> None:

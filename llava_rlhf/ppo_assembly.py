@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DeepSpeedPlugin
+from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 from torch import Tensor
 
 from llava_rlhf.actor_critic import ActorCritic, ScoringSettings
 from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
 from llava_rlhf.assemble import Cast, TextSide
+from llava_rlhf.checkpoints import leave_frozen_weights_out
 from llava_rlhf.guards import Guard
 from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
 from llava_rlhf.optimization import make_optimizer
@@ -52,6 +53,8 @@ def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
             fp16={"enabled": ppo.fp16},
         )
         plugin = DeepSpeedPlugin(hf_ds_config=config)
+    if ppo.use_cpu:
+        PartialState(cpu=True)  # processes talk by gloo
     # With a plugin, `cpu=True` would quietly give DDP.
     accelerator = Accelerator(
         cpu=True if ppo.use_cpu and plugin is None else None,
@@ -80,6 +83,7 @@ def assemble_trainer(
     ppo = settings.ppo
     collector = make_collector(cast, text, settings, accelerator.device)
     actor_critic = ActorCritic(cast.policy, cast.value, collector.scoring)
+    leave_frozen_weights_out(actor_critic)
     trained = [parameter for role in actor_critic.roles().values() for parameter in role]
     optimizer = make_optimizer(ppo.optim, trained, ppo.learning_rate, ppo.weight_decay)
     model, optimizer = accelerator.prepare(actor_critic, optimizer)

@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DeepSpeedSchedulerWrapper
 from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
-from llava_rlhf.checkpoints import checkpoint_folder, publish, staging_folder, step_of
+from llava_rlhf.checkpoints import (
+    checkpoint_folder,
+    leave_frozen_weights_out,
+    publish,
+    staging_folder,
+    step_of,
+)
 from llava_rlhf.run_folder import JsonLines
 
 TRAINER_STATE = "trainer_state.json"
@@ -39,6 +47,7 @@ class RoleTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        leave_frozen_weights_out(self.model)
         self.save_role = save_role
         self.load_role = load_role
         self._staging: Path | None = None
@@ -84,6 +93,15 @@ class RoleTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
         self.accelerator.wait_for_everyone()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_deepspeed_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # The Trainer would leave the frozen base out only where it sees a bare PeftModel.
+        self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        if self.args.should_save and not isinstance(self.lr_scheduler, DeepSpeedSchedulerWrapper):
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.load_role(Path(resume_from_checkpoint))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging as hf_logging
 
 from data_utils.datasets import ExampleDataset
@@ -62,6 +63,11 @@ def announce_and_split(
 
 def begin_run(training: LlavaTrainingArguments, settings: Sequence[Any], resume: str) -> Path | None:
     """Seed everything, find the checkpoint to continue from and record the arguments."""
+    if is_deepspeed_zero3_enabled():
+        # `from_pretrained` shards the base; without a GPU nobody has told DeepSpeed of the other processes yet.
+        import deepspeed  # heavy, and optional for everything else
+
+        deepspeed.init_distributed()
     set_seed(training.seed)
     checkpoint = resume_folder(resume, training.output_dir)
     if training.process_index == 0:

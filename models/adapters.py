@@ -119,8 +119,7 @@ class AdapterBank(nn.Module):
         if self._active is not None:
             raise RuntimeError(f"adapter {self._active!r} is in use; leave it before {name!r} is entered")
         self._switch(name)
-        if self.vlm.model.training != training:
-            self.vlm.model.train(training)
+        self._set_mode(training)
         autocast = (
             torch.autocast(self.vlm.device.type, dtype=self.autocast_dtype)
             if self.autocast_dtype is not None
@@ -137,20 +136,23 @@ class AdapterBank(nn.Module):
         return {
             key: value
             for key, value in self.vlm.model.named_parameters()
-            if f".{name}." in key and "lora_" in key
+            if f".lora_A.{name}." in key or f".lora_B.{name}." in key
         }
 
     def copy(self, source: str, target: str) -> None:
-        """Overwrite the weights of adapter `target` by those of `source` (same shape). Raises ValueError otherwise."""
-        weights = self.parameters_of(source)
+        """Overwrite the weights of adapter `target` by those of `source`.
+
+        Raises:
+            ValueError: they differ in rank, scale or layers, so that a copy would not answer alike.
+        """
+        weights, targets = self.state_dict_of(source), self.state_dict_of(target)
+        configs = self.peft_model.peft_config
+        reason = _mismatch((weights, configs[source]), (targets, configs[target]), (source, target))
+        if reason:
+            raise ValueError(f"adapters {source!r} and {target!r} differ: {reason}")
         with torch.no_grad():
-            for key, parameter in self.parameters_of(target).items():
-                other = weights[key.replace(f".{target}.", f".{source}.")]
-                if other.shape != parameter.shape:
-                    raise ValueError(
-                        f"adapters {source!r} and {target!r} differ in shape: {other.shape}, {parameter.shape}"
-                    )
-                parameter.copy_(other)
+            for key, tensor in targets.items():
+                tensor.copy_(weights[key])
 
     def save(self, name: str, directory: str | Path, base_model: str | None = None) -> None:
         """Write one adapter as a plain PEFT folder.
@@ -175,18 +177,13 @@ class AdapterBank(nn.Module):
         return get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
 
     def load(self, name: str, directory: str | Path) -> None:
-        """Fill adapter `name` from a PEFT folder; every key must find its place. Raises ValueError otherwise."""
+        """Fill adapter `name` from a PEFT folder. Raises ValueError unless every key finds its place, at equal scale."""
+        config = read_adapter_config(directory)
         state = load_file(Path(directory) / ADAPTER_WEIGHTS, device="cpu")
-        expected = {key: tensor.shape for key, tensor in self.state_dict_of(name).items()}
-        found = {key: tensor.shape for key, tensor in state.items()}
-        if found != expected:
-            differing = sorted(
-                key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
-            )
-            raise ValueError(
-                f"{directory} does not fit adapter {name!r}: {len(differing)} keys missing, unexpected or of another "
-                f"shape, first {differing[0]}: file {found.get(differing[0])}, model {expected.get(differing[0])}"
-            )
+        model = (self.state_dict_of(name), self.peft_model.peft_config[name])
+        reason = _mismatch((state, config), model, ("file", "model"))
+        if reason:
+            raise ValueError(f"{directory} does not fit adapter {name!r}: {reason}")
         set_peft_model_state_dict(self.peft_model, state, adapter_name=name)
 
     def _declare_trainable(self) -> None:
@@ -209,16 +206,28 @@ class AdapterBank(nn.Module):
 
     def _checkpoint_contexts(self) -> tuple:
         """Contexts for `torch.utils.checkpoint`: the first for the forward, the second for its recomputation."""
-        return nullcontext(), self._recompute_under(self._active)
+        return nullcontext(), _RecomputeUnder(self, self._active, self.vlm.model.training)
 
-    @contextmanager
-    def _recompute_under(self, name: str) -> Iterator[None]:
-        self._point_layers_at(name)
-        try:
-            yield
-        finally:
-            if self._active is not None:
-                self._point_layers_at(self._active)
+    def _set_mode(self, training: bool) -> None:
+        if self.vlm.model.training != training:
+            self.vlm.model.train(training)
+
+
+class _RecomputeUnder:
+    """Recompute under the adapter and the mode (dropout) of the forward; a class, so that it can be entered again."""
+
+    def __init__(self, bank: AdapterBank, name: str | None, training: bool):
+        self.bank, self.name, self.training = bank, name, training
+
+    def __enter__(self) -> None:
+        self.training_before = self.bank.vlm.model.training
+        self.bank._point_layers_at(self.name)
+        self.bank._set_mode(self.training)
+
+    def __exit__(self, *exception: object) -> None:
+        self.bank._set_mode(self.training_before)
+        if self.bank.active is not None:
+            self.bank._point_layers_at(self.bank.active)
 
 
 def _lora_config(spec: AdapterSpec) -> LoraConfig:
@@ -233,6 +242,28 @@ def _lora_config(spec: AdapterSpec) -> LoraConfig:
     config = read_adapter_config(spec.source)
     config.inference_mode = False  # PEFT would freeze it; `AdapterBank` declares what trains
     return config
+
+
+def _mismatch(
+    one: tuple[Mapping[str, Tensor], LoraConfig],
+    other: tuple[Mapping[str, Tensor], LoraConfig],
+    names: tuple[str, str],
+) -> str | None:
+    """Why the weights of one adapter would not mean the same in another, or None. `names` says who is who."""
+    first, second = ({key: tuple(tensor.shape) for key, tensor in state.items()} for state, _ in (one, other))
+    differing = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+    if differing:
+        key = differing[0]
+        return (
+            f"{len(differing)} keys missing, unexpected or of another shape, first {key}: "
+            f"{names[0]} {first.get(key)}, {names[1]} {second.get(key)}"
+        )
+    scales = [
+        config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r) for _, config in (one, other)
+    ]
+    if scales[0] != scales[1]:
+        return f"scale (alpha / r) is {scales[0]} in {names[0]}, {scales[1]} in {names[1]}"
+    return None
 
 
 def read_adapter_config(directory: str | Path) -> LoraConfig:

@@ -64,10 +64,16 @@ def sample(
         uniforms: float[B, max_new_tokens] in [0, 1), one number a draw; not needed at temperature 0.
 
     Returns:
-        `Sample` with T = the longest answer. Raises ValueError for right-padded prompts or missing uniforms.
+        `Sample` with T = the longest answer.
+
+    Raises:
+        ValueError: right-padded prompts or missing uniforms. RuntimeError: the model is in train mode.
     """
     if settings.temperature > 0 and (uniforms is None or uniforms.shape[1] < settings.max_new_tokens):
         raise ValueError("sampling at a temperature needs `max_new_tokens` uniform numbers for each row")
+    if vlm.model.training:
+        # Gradient checkpointing would drop the cache: wrong tokens, and no error.
+        raise RuntimeError("sampling needs the model in eval mode")
     if not bool(mask[:, -1].all()):
         raise ValueError("prompts must be left-padded: the last column has padding")
     rows = input_ids.shape[0]
@@ -98,6 +104,7 @@ def sample(
 def _invert_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
     """int64[B]: for each row the first token at which the cumulated probability exceeds `uniform` float[B]."""
     cumulated = torch.softmax(logits, dim=-1).cumsum(dim=-1)
-    # Scaled by the last entry, which rounding leaves a little beside 1; `right` never picks a token of probability 0.
-    token = torch.searchsorted(cumulated, (uniform.unsqueeze(1) * cumulated[:, -1:]), right=True)
-    return token.squeeze(1).clamp(max=logits.shape[-1] - 1)
+    total = cumulated[:, -1:]  # rounding leaves it a little beside 1
+    token = torch.searchsorted(cumulated, uniform.unsqueeze(1) * total, right=True).squeeze(1)
+    # `right` never picks a token of probability 0, unless a uniform number was rounded to 1.
+    return torch.minimum(token, (cumulated < total).sum(dim=-1))

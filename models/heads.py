@@ -39,8 +39,12 @@ class ScalarHead(nn.Module):
         save_safetensors(self.linear.state_dict(), path)
 
     def load(self, path: str | Path) -> None:
-        """Read what `save` wrote. Raises ValueError for a head of another width."""
+        """Read what `save` wrote. Raises ValueError for a head of another width or a file that is no head."""
         state = load_file(path, device="cpu")
+        if state.keys() != {"weight", "bias"}:
+            raise ValueError(
+                f"{path} is not a head: it holds {', '.join(sorted(state)[:3])}, not weight and bias"
+            )
         width = state["weight"].shape[-1]
         if width != self.linear.in_features:
             raise ValueError(

@@ -1,12 +1,9 @@
-"""The tiny world on disk, its tokenizer, and what the shipped base can do."""
+"""The tiny base: its tokenizer, its lessons, and what the shipped model can do."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import subprocess
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +14,12 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 from data_utils import shapes_text
 from data_utils.conversation import TEMPLATES, dialogue_segments
 from data_utils.facts import RewardPrompt
-from data_utils.schema import Turn, read_captions, read_dialogues, read_preferences, read_prompts
-from data_utils.shapes_files import ask, parse_question, preference_row, read_scenes
-from data_utils.shapes_world import NAMES, render, sample_scene
+from data_utils.schema import Turn
+from data_utils.shapes_files import ask
+from data_utils.shapes_world import NAMES, PlacedObject, Scene, render, sample_scene
 from data_utils.tokens import SegmentEncoder
-from llava_rlhf.tiny_world import curriculum, lessons, make_world
+from llava_rlhf.tiny_world import curriculum, lessons
+from llava_rlhf.tiny_world.base_model import build_image_processor, build_model
 from llava_rlhf.tiny_world.measure import measure
 from llava_rlhf.tiny_world.tokenizer import build_tokenizer, vocabulary
 
@@ -30,111 +28,11 @@ BASE = ROOT / "scripts" / "tiny" / "base"
 PROMPTS = tuple(
     RewardPrompt.from_file(ROOT / "prompts" / f"tiny_{kind}reward_prompt.txt") for kind in ("", "fact_")
 )
-SMALL = {"train_images": 6, "init_images": 5, "preference_images": 4, "ppo_images": 60, "eval_images": 8}
-
-
-def flags(folder: Path, **settings: object) -> list[str]:
-    return [
-        part for key, value in {"output_dir": folder, **settings}.items() for part in (f"--{key}", str(value))
-    ]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("a world")
-    make_world.main(flags(folder, seed=3, **SMALL))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def teacher() -> lessons.Teacher:
     return lessons.Teacher(build_tokenizer(), *PROMPTS)
-
-
-# --- the world's files
-
-
-def test_every_file_is_valid_in_the_published_schema(world):
-    files = {"sft.json": read_dialogues, "policy_init.json": read_dialogues}
-    files |= dict.fromkeys(("preference_prompts.json", "prompts.json", "eval.json"), read_prompts)
-    scenes = read_scenes(world / "scenes.json")
-    captions, problems = read_captions(world / "image_to_caption.json")
-    assert problems == [] and set(captions) == {key for name in scenes for key in (name, f"aok_{name}")}
-    for name, read in files.items():
-        records, problems = read(world / name)
-        assert problems == [] and len(records) == len(json.loads((world / name).read_text()))
-        assert all((world / "images" / image).is_file() for record in records for image in record.images)
-        assert all(image in scenes for record in records for image in record.images)
-
-
-def test_a_preference_row_is_valid_in_the_published_schema(tmp_path):
-    rng = np.random.default_rng(0)
-    rows = []
-    while len(rows) < 20:
-        scene = sample_scene(rng)
-        question = ask(lessons.KINDS[len(rows) % 3], scene.names, rng)
-        pair = tuple(lessons.flawed_answer(question, scene.names, rng) for _ in range(2))
-        row = preference_row(str(len(rows)), "1.png", scene, question, pair, rng)
-        rows += [row] if row else []
-    (tmp_path / "preferences.json").write_text(json.dumps(rows))
-    records, problems = read_preferences(tmp_path / "preferences.json")
-    assert problems == [] and [record.preference for record in records] == [row["preference"] for row in rows]
-
-
-def test_all_seven_answer_types_occur_and_each_says_the_truth(world):
-    scenes = read_scenes(world / "scenes.json")
-    rows = json.loads((world / "prompts.json").read_text())
-    assert set(Counter(row["caption_type"] for row in rows)) == set(range(1, 8))
-    for row in rows:
-        question = parse_question(
-            row["conversations"][0]["value"], row["caption_type"], scenes[row["image"]].names
-        )
-        assert question.truth == row["conversations"][1]["value"]
-        assert shapes_text.answer_quality(question, scenes[row["image"]].names, question.truth) == 1.0
-
-
-def test_splits_are_disjoint_and_do_not_depend_on_each_others_size():
-    splits = {split: make_world.split_scenes(0, split, 300) for split in make_world.SPLITS}
-    numbers = [number for scenes in splits.values() for number in scenes]
-    scenes = [scene for part in splits.values() for scene in part.values()]
-    assert len(set(numbers)) == len(numbers) == 1500
-    assert len(set(scenes)) == 1500
-    shorter = make_world.split_scenes(0, "ppo", 20)
-    assert list(splits["ppo"].items())[:20] == list(shorter.items())
-    assert set(make_world.split_scenes(1, "ppo", 300).values()).isdisjoint(splits["ppo"].values())
-
-
-def test_a_world_is_the_same_for_the_same_seed_and_pictures_match_their_scenes(world, tmp_path):
-    make_world.main(flags(tmp_path, seed=3, **SMALL))
-    files = sorted(path.relative_to(world) for path in world.rglob("*.*") if path.name != "world.json")
-    digests = [
-        [hashlib.sha256((folder / f).read_bytes()).digest() for f in files] for folder in (world, tmp_path)
-    ]
-    assert len(files) > 80 and digests[0] == digests[1]
-    from PIL import Image
-
-    for name, scene in list(read_scenes(world / "scenes.json").items())[:5]:
-        with Image.open(world / "images" / name) as picture:
-            assert np.array_equal(np.asarray(picture), np.asarray(render(scene, 0.4)))
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "message"),
-    [
-        ("describe_share", 0.95, "at most 1"),
-        ("noise", -1, "at least 0"),
-        ("clean", 2, "from 0 to 1"),
-        ("eval_images", 0, "1 to"),
-    ],
-)
-def test_settings_that_make_no_world_are_refused(tmp_path, setting, value, message):
-    with pytest.raises(ValueError, match=message):
-        make_world.main(flags(tmp_path, **{setting: value}))
-
-
-def test_an_unknown_flag_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="unknown flag --nois; the closest flag is --noise"):
-        make_world.main([*flags(tmp_path), "--nois", "0.2"])
 
 
 # --- the tokenizer
@@ -150,7 +48,12 @@ def world_texts() -> list[str]:
             texts += [question.text, question.truth, lessons.flawed_answer(question, names, rng)]
         texts += [*shapes_text.captions(names, rng), shapes_text.rationale(names[0])]
         texts += [prompt.render(shapes_text.captions(names, rng)).strip() for prompt in PROMPTS]
-    return [*texts, shapes_text.description([]), *(shapes_text.description([name]) for name in NAMES)]
+    return [
+        *texts,
+        "the correct option is B.",
+        shapes_text.description([]),
+        *(shapes_text.description([name]) for name in NAMES),
+    ]
 
 
 def test_every_sentence_survives_text_to_ids_to_text():
@@ -228,6 +131,51 @@ def test_object_targets_by_hand(teacher):
     assert truth.tolist() == [[1, 0], [0, 0], [1, 1]]
 
 
+def test_cell_classes_by_hand():
+    scene = Scene((PlacedObject("red-circle", 1, 0, 0, 5), PlacedObject(NAMES[23], 2, 0, 0, 5)), 0)
+    assert curriculum.cell_classes([scene]).tolist() == [[24, 0, 23, 24]]
+
+
+def new_curriculum(teacher: lessons.Teacher, model: LlavaForConditionalGeneration) -> curriculum.Curriculum:
+    plan = curriculum.Plan(
+        naming_steps=80, naming_batch=64, checking_steps=1, mixture_steps=2, batch=6, noise=(0.0, 0.0)
+    )
+    return curriculum.Curriculum(model, teacher, plan, seed=0)
+
+
+def test_naming_is_learned_and_then_frozen_while_the_language_model_learns(teacher):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = build_model(build_tokenizer())
+    lesson_plan = new_curriculum(teacher, model)
+    # A scene has two objects in four cells on average: saying "nothing" everywhere would give 0.5.
+    assert lesson_plan.name_things() > 0.7
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    reports = list(lesson_plan.learn_language())
+    assert [step for step, _ in reports] == [1, 3]
+    assert set(reports[-1][1]) == {"dialogue", "check", "judge", "judge_facts"}
+    after = model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any("vision_tower" in name or "projector" in name for name in changed)
+    assert {name for name in after if "language_model.layers" in name and "proj" in name} <= changed
+
+
+def test_lessons_go_through_the_model_as_the_programs_feed_it(teacher):
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration.from_pretrained(BASE)
+    rng = np.random.default_rng(4)
+    scenes = [sample_scene(rng) for _ in range(3)]
+    batch = lessons.batch_lessons([teacher.judged(scene, rng, with_facts=True) for scene in scenes])
+    with torch.no_grad():
+        mine = new_curriculum(teacher, model)._hidden(scenes, batch, (0.0, 0.0))
+    pixels = build_image_processor()(
+        [render(scene, 0.0) for scene in scenes], return_tensors="pt"
+    ).pixel_values
+    with torch.no_grad():
+        theirs = model(input_ids=batch.ids, pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)  # atol: sums of 64 values of size ~5
+
+
 # --- the shipped base
 
 
@@ -251,7 +199,7 @@ def test_the_shipped_base_describes_held_out_pictures():
 
 def test_the_build_script_works_from_any_directory_with_spaces(tmp_path):
     printer = tmp_path / "print arguments"
-    printer.write_text('#!/usr/bin/env bash\npwd\nprintf "%s\\n" "$@"\n')
+    printer.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     printer.chmod(0o755)
     (tmp_path / "some where").mkdir()
     done = subprocess.run(
@@ -263,7 +211,6 @@ def test_the_build_script_works_from_any_directory_with_spaces(tmp_path):
         check=True,
     )
     assert done.stdout.splitlines() == [
-        str(ROOT),
         "-m",
         "llava_rlhf.tiny_world.build_base",
         "--output_dir",

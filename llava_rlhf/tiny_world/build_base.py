@@ -23,7 +23,7 @@ from llava_rlhf.tiny_world.measure import measure
 from llava_rlhf.tiny_world.tokenizer import build_tokenizer
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
-MEASURED_NOISE = (0.0, 0.2, 0.3, 0.4)
+MEASURED_NOISE = (0.0, 0.2, 0.4, 0.5)
 
 
 @dataclass
@@ -74,11 +74,10 @@ def build(settings: BuildArguments) -> dict[str, object]:
     return record
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse and build; an unknown flag is an error that names the closest one."""
-    (settings,) = StrictParser([BuildArguments], description=__doc__.splitlines()[0]).parse(argv)
-    build(settings)
+def prepare(argv: Sequence[str]) -> BuildArguments:
+    """Parse the command line; an unknown flag is an error that names the closest one."""
+    return StrictParser([BuildArguments], description=__doc__.splitlines()[0]).parse(argv)[0]
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(prepare, build)

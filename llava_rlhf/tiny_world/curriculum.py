@@ -49,10 +49,10 @@ class Plan:
     naming_batch: int = 128
     naming_lr: float = 3e-3
     checking_steps: int = 100
-    mixture_steps: int = 3000
+    mixture_steps: int = 2000
     batch: int = 24
     lr: float = 2e-3
-    noise: tuple[float, float] = (0.1, 0.4)
+    noise: tuple[float, float] = (0.1, 0.5)
     facts_noise: tuple[float, float] = (0.2, 0.8)
 
 
@@ -155,8 +155,7 @@ class Curriculum:
 
     def _hidden(self, scenes: list[Scene], batch: LessonBatch, noise: tuple[float, float]) -> Tensor:
         """Last hidden states, float32[B, L, D]. Padding is on the right, so causal attention needs no mask."""
-        with torch.no_grad():
-            features = image_features(self.model, picture_batch(scenes, noise, self.rng))
+        features = image_features(self.model, picture_batch(scenes, noise, self.rng))
         words = self.model.get_input_embeddings()(batch.ids)
         slots = (batch.ids == self.teacher.image_id)[..., None].expand_as(words)
         embedded = words.masked_scatter(slots, features)

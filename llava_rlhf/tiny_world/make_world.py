@@ -199,11 +199,10 @@ def make_world(settings: WorldArguments) -> Path:
     return folder
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse and write; an unknown flag is an error that names the closest one."""
-    (settings,) = StrictParser([WorldArguments], description=__doc__.splitlines()[0]).parse(argv)
-    make_world(settings)
+def prepare(argv: Sequence[str]) -> WorldArguments:
+    """Parse the command line; an unknown flag is an error that names the closest one."""
+    return StrictParser([WorldArguments], description=__doc__.splitlines()[0]).parse(argv)[0]
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(prepare, make_world)

@@ -10,6 +10,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
+from data_utils.conversation import TEMPLATES
 from data_utils.images import ImagePipeline
 from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
 from data_utils.tokens import SegmentEncoder
@@ -95,3 +96,17 @@ def write(tmp_path):
         return path
 
     return _write
+
+
+@pytest.fixture
+def common(folder, word_encoder, pipeline) -> dict:
+    return {
+        "image_folder": folder,
+        "encoder": word_encoder,
+        "template": TEMPLATES["tiny"],
+        "pipeline": pipeline,
+        "query_len": 20,
+        "response_len": 10,
+        "model_max_length": 100,
+        "skip_invalid": False,
+    }

@@ -120,7 +120,7 @@ def batches() -> list:
 
 
 def same(left, right) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left.keys())
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.mark.parametrize("batch", batches(), ids=["pairs", "dialogues", "text only"])

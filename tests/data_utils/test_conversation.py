@@ -68,6 +68,11 @@ def test_an_image_of_a_later_message_stays_there():
     assert joined(segments) == "USER: One. ASSISTANT: Yes.</s>USER: <image>\nAnd ? ASSISTANT:"
 
 
+def test_an_image_without_marker_goes_to_the_first_message():
+    segments = query_segments(TINY, turns("One.", "Yes.", "And?"), 1)
+    assert joined(segments) == "USER: <image>\nOne. ASSISTANT: Yes.</s>USER: And? ASSISTANT:"
+
+
 def test_a_marker_in_an_answer_is_plain_text():
     segments = dialogue_segments(TINY, turns("What?", "An <image>."), 0)
     assert [segment.kind for segment in segments] == ["text", "text", "stop"]

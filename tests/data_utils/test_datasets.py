@@ -15,61 +15,7 @@ from data_utils.conversation import TEMPLATES
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
 from data_utils.images import ImagePipeline
 from data_utils.schema import AnswerType, DataError
-
-TINY = TEMPLATES["tiny"]
-PROMPT = RewardPrompt("score")
-FACTS = RewardPrompt("facts {factual_prompt} score")
-CAPTIONS = {"a.png": ("a cat", "a dog"), "b.png": ("red",), "c.png": ("blue",), "aok_a.png": ("yes",)}
-
-
-def human(text: str) -> dict:
-    return {"from": "human", "value": text}
-
-
-def gpt(text: str) -> dict:
-    return {"from": "gpt", "value": text}
-
-
-def preference(image="a.png", question="what ?", outputs=("a cat", "a dog"), **more) -> dict:
-    first, second = map(gpt, outputs)
-    turns = [human(question), gpt("")]
-    return {
-        "image": image,
-        "conversations": turns,
-        "output_1": first,
-        "output_2": second,
-        "preference": 1,
-        **more,
-    }
-
-
-def prompt_row(image="a.png", question="what ?", **more) -> dict:
-    return {"image": image, "conversations": [human(question)], **more}
-
-
-@pytest.fixture
-def common(folder, word_encoder, pipeline) -> dict:
-    return {
-        "image_folder": folder,
-        "encoder": word_encoder,
-        "template": TINY,
-        "pipeline": pipeline,
-        "query_len": 20,
-        "response_len": 10,
-        "model_max_length": 100,
-        "skip_invalid": False,
-    }
-
-
-def preferences(path, common, prompt=PROMPT, missing="error", seed=0, **changes):
-    facts = FactBook(CAPTIONS, MissingCaptions(missing))
-    return build_preferences(path, **{**common, "facts": facts, "prompt": prompt, "seed": seed, **changes})
-
-
-def prompts(path, common, prompt=PROMPT, missing="error", seed=0, reward_pipeline=None, **changes):
-    facts = FactBook(CAPTIONS, MissingCaptions(missing))
-    settings = {"facts": facts, "prompt": prompt, "seed": seed, "reward_pipeline": reward_pipeline}
-    return build_prompts(path, **{**common, **settings, **changes})
+from tests.data_utils.rows import FACTS, gpt, human, preference, preferences, prompt_row, prompts
 
 
 def test_a_pair_by_hand(write, common):
@@ -173,7 +119,7 @@ def test_skip_invalid_drops_and_counts_instead(write, common):
 
 
 def test_an_unreadable_file_cannot_be_skipped(tmp_path, common):
-    with pytest.raises(DataError, match="readable"):
+    with pytest.raises(DataError, match="must be a readable"):
         preferences(tmp_path / "none.json", common, skip_invalid=True)
 
 
@@ -204,60 +150,6 @@ def test_the_policy_on_missing_captions(write, common, missing, kept, coverage):
 def test_a_prompt_without_facts_asks_for_no_captions(write, common):
     data = prompts(write("r.json", [prompt_row(image="c.png", caption_type=3)]), common)
     assert data.report.caption_coverage is None and data[0].captions == ()
-
-
-@pytest.mark.parametrize(
-    ("limit", "kept", "reason"),
-    [
-        ({"query_len": 6}, 1, "query"),
-        ({"query_len": 7}, 2, None),
-        ({"response_len": 2}, 0, "response"),
-        ({"response_len": 3}, 2, None),
-        ({"model_max_length": 10}, 1, "sequence"),
-        ({"model_max_length": 11}, 2, None),
-    ],
-)
-def test_limits_of_a_pair_count_an_image_as_one_token(write, common, limit, kept, reason):
-    # query <s> USER: <image> what ? ASSISTANT: = 6 (and 7 with "red"), response "a cat </s>" = 3, + score = 10 (11)
-    path = write("p.json", [preference(), preference(question="what red ?", outputs=("a dog", "a cat"))])
-    if kept == 0:
-        with pytest.raises(DataError, match="no row is left"):
-            preferences(path, common, **limit)
-        return
-    data = preferences(path, common, **limit)
-    assert len(data) == kept
-    assert sum(data.report.dropped.values()) == 2 - kept
-    assert reason is None or next(iter(data.report.dropped)).startswith(reason)
-
-
-def test_the_longer_answer_decides(write, common):
-    path = write("p.json", [preference(outputs=("no", "a red cat")), preference(outputs=("no", "yes"))])
-    assert len(preferences(path, common, response_len=3)) == 1
-
-
-def test_limits_of_a_dialogue(write, common):
-    short = [human("what ?"), gpt("a cat")]
-    rows = [
-        {"image": "a.png", "conversations": short},  # query 6, answer 3, whole 9
-        {
-            "image": "a.png",
-            "conversations": [*short, human("red ?"), gpt("no a red cat")],
-        },  # answer 5, whole 18
-    ]
-    path = write("d.json", rows)
-    assert len(build_dialogues(path, **{**common, "response_len": 5, "model_max_length": 18})) == 2
-    for limit in ({"response_len": 4}, {"model_max_length": 17}):
-        data = build_dialogues(path, **{**common, **limit})
-        assert [len(item.input_ids) for item in data] == [9]
-    with pytest.raises(DataError, match="query_len 5"):
-        build_dialogues(path, **{**common, "query_len": 5})
-
-
-def test_limits_of_a_prompt_leave_room_for_the_answer_and_the_judge(write, common):
-    path = write("r.json", [prompt_row()])  # query 6 + response_len 10 + score 1 = 17
-    assert len(prompts(path, common, model_max_length=17)) == 1
-    with pytest.raises(DataError, match="model_max_length 16"):
-        prompts(path, common, model_max_length=16)
 
 
 def test_a_dropped_prompt_takes_its_image_and_its_facts_along(write, common):

@@ -26,7 +26,7 @@ def test_multiple_choice_looks_up_the_rationale():
         AnswerType.C_IN_ABCD,
         AnswerType.D_IN_ABCD,
     }
-    assert {key for key in keys.values()} == {"1.jpg", "aok_1.jpg"}
+    assert set(keys.values()) == {"1.jpg", "aok_1.jpg"}
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_preferences_follow_the_oracle_and_ties_are_dropped():
     rng = np.random.default_rng(5)
     scene = scene_of(*TRUTH)
     question = shapes_text.describe_question(TRUTH, rng)
-    good, bad = "a red-circle and a blue-square.", "a red-circle and a white-cross."
+    good, bad = shapes_text.description(TRUTH), shapes_text.description(("red-circle", "white-cross"))
     rows = [
         preference_row("1", "x.png", scene, question, pair, rng, synthetic_share=0.0)
         for pair in [(good, bad), (bad, good)] * 20

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from sentencepiece import SentencePieceProcessor
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from data_utils.conversation import TEMPLATES, Segment, dialogue_segments, query_segments
@@ -146,29 +146,39 @@ def turns(*texts: str) -> tuple[Turn, ...]:
     return tuple(Turn(("human", "gpt")[index % 2], value) for index, value in enumerate(texts))
 
 
+@pytest.mark.parametrize("encoder_name", ["word_encoder", "llama_encoder"])
 @pytest.mark.parametrize(
-    "answer", ["A cat.", " starts with a space", "ends\n", "\n", "🐈", ":(", "</s>", "<image>"]
+    "answer", ["a cat .", " starts with a space", "ends\n", "\n", "🐈", ":(", "</s>", "<image>"]
 )
-def test_query_and_response_make_the_dialogue(llama_encoder, answer):
+def test_query_and_response_make_the_dialogue(request, encoder_name, answer):
+    encoder = request.getfixturevalue(encoder_name)
     question = turns("<image> What?", "Yes.", "Sure? ")
-    query = llama_encoder.encode(query_segments(V1, question, 1))
-    whole = llama_encoder.encode(dialogue_segments(V1, (*question, Turn("gpt", answer)), 1))
-    response = [*llama_encoder.encode_response(answer), 2]
+    query = encoder.encode(query_segments(V1, question, 1))
+    whole = encoder.encode(dialogue_segments(V1, (*question, Turn("gpt", answer)), 1))
+    response = [*encoder.encode_response(answer), 2]
     assert list(whole.ids) == [*query.ids, *response]
     assert list(whole.supervised) == [*query.supervised, *[True] * len(response)]
 
 
-@pytest.mark.parametrize(
-    "value", ["</s>", "<s>x", "a <unk> b", "<image>", "<pad>", "</s></s>", "USER: </s> <s>"]
-)
-def test_text_never_yields_control_tokens(llama_encoder, word_encoder, word_tokenizer, value):
-    segments = [text(f"USER: {value}")]
-    llama = llama_encoder.encode(segments).ids[1:]
-    assert not {0, 1, 2, -200} & set(llama)
-    words = word_encoder.encode(segments).ids[1:]
-    assert not set(words) & {0, 1, 2, 4}
-    assert not {1, 2, 0, 4} & set(word_encoder.encode_response(value))
-    assert word_tokenizer.unk_token_id in words
+CONTROL_TEXTS = ["</s>", "<s>x", "a <unk> b", "<image>", "<pad>", "</s></s>", "USER: </s> <s>"]
+
+
+@pytest.mark.parametrize("value", CONTROL_TEXTS)
+def test_llama_text_never_yields_control_tokens(llama_encoder, value):
+    ids = llama_encoder.encode([text(f"USER: {value}"), STOP, text(value)]).ids[1:]
+    assert ids.count(2) == 1  # the stop segment
+    assert not {0, 1, -200} & set(ids)
+    assert not {0, 1, 2, -200} & set(llama_encoder.encode_response(value))
+
+
+@pytest.mark.parametrize("value", CONTROL_TEXTS)
+def test_word_text_never_yields_control_tokens(word_encoder, value):
+    # <unk>, 3, is what an unknown word is; it controls nothing.
+    ids = word_encoder.encode([text(f"USER: {value}"), STOP, text(value)]).ids[1:]
+    assert ids.count(2) == 1
+    assert not {0, 1, 4} & set(ids)
+    assert not {0, 1, 2, 4} & set(word_encoder.encode_response(value))
+    assert 3 in ids
 
 
 def test_ids_and_mask_of_a_word_tokenizer_by_hand(word_encoder):
@@ -176,6 +186,33 @@ def test_ids_and_mask_of_a_word_tokenizer_by_hand(word_encoder):
     # <s> USER: <image> what is this ? ASSISTANT: | a cat . </s>
     assert tokens.ids == (1, 5, 4, 7, 8, 9, 10, 6, 11, 12, 18, 2)
     assert tokens.supervised == (False,) * 8 + (True,) * 4
+
+
+@pytest.mark.parametrize("family", ["byte level", "metaspace"])
+def test_other_families_put_nothing_in_front_of_a_continuation(family):
+    corpus = ["USER: what is this ? ASSISTANT: a cat and a dog"] * 4
+    backend = Tokenizer(models.BPE())
+    special = ["<s>", "</s>", "<image>"]
+    if family == "byte level":
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        letters = pre_tokenizers.ByteLevel.alphabet()
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+        letters = []
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters)
+    backend.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    encoder = SegmentEncoder(tokenizer, 2)
+    marker = "Ġ" if family == "byte level" else "▁"
+
+    def pieces(*segments: Segment) -> list[str]:
+        return tokenizer.convert_ids_to_tokens(encoder.encode(segments).ids)
+
+    assert pieces(text("what")) == ["<s>", f"{marker}what"]
+    assert "".join(pieces(text("what"), text("what"))) == f"<s>{marker}whatwhat"
+    assert "".join(pieces(text("what"), STOP, text("what"))) == f"<s>{marker}what</s>what"
+    assert "".join(pieces(text("what"), text(" what"))) == f"<s>{marker}what{marker}what"
+    assert not {0, 1, 2} & set(encoder.encode([text("<s></s><image>")]).ids[1:])
 
 
 def test_the_tokenizer_is_left_as_it_was(llama_tokenizer):

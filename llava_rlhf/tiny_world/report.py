@@ -1,0 +1,187 @@
+"""One self-contained HTML page on a tiny-world run: the table, the curves, and a dozen images before and after."""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from matplotlib.figure import Figure
+
+from data_utils.shapes_files import read_scenes
+from data_utils.shapes_world import NAMES, Scene, judge_description
+from llava_rlhf.metrics import MEANINGS
+from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.run_folder import read_json_lines, write_text_whole
+from llava_rlhf.tiny_world.score_answers import score_answers
+
+COLUMNS = {
+    "hallucination": "hallucinating descriptions",
+    "recall": "recall",
+    "description_tokens": "tokens",
+    "yes_no_accuracy": "yes/no accuracy",
+    "yes_rate": "yes rate",
+    "choice_accuracy": "choice accuracy",
+}
+CURVES = (
+    "objective/rewards",
+    "objective/reward_model",
+    "objective/kl_sum_seq",
+    "response/length_mean",
+    "objective/correct_bonus",
+    "ppo/val/explained_variance",
+)
+SHOWN_IMAGES = 12
+
+
+@dataclass
+class ReportArguments:
+    """Where the pieces of the run are."""
+
+    _argument_group_name = "report"
+
+    world: str = field(metadata={"help": "Folder of make_world."})
+    ppo: str = field(metadata={"help": "PPO run folder."})
+    answers: list[str] = field(
+        metadata={"help": "NAME=FILE for each row of the table; the first is 'before', the last 'after'."}
+    )
+    output_file: str = field(metadata={"help": "HTML file to write."})
+    reward_models: list[str] = field(
+        default_factory=list, metadata={"help": "NAME=FOLDER of reward-model runs."}
+    )
+
+    def __post_init__(self):
+        for pair in (*self.answers, *self.reward_models):
+            name, _, path = pair.partition("=")
+            if not name or not Path(path).exists():
+                raise ValueError(f"{pair!r} should be NAME=PATH with an existing path")
+
+
+def prepare(argv: Sequence[str]) -> ReportArguments:
+    """Parse the command line. Raises ValueError for missing files."""
+    return StrictParser((ReportArguments,), description=__doc__).parse(argv)[0]
+
+
+def run(arguments: ReportArguments) -> None:
+    """Score, draw, write the page and print the table."""
+    world = Path(arguments.world)
+    scenes = read_scenes(world / "scenes.json")
+    answers = {name: read_json_lines(path) for name, path in map(_split, arguments.answers)}
+    scores = {name: score_answers(records, scenes) for name, records in answers.items()}
+    judges = {name: reward_model_accuracy(Path(path)) for name, path in map(_split, arguments.reward_models)}
+    table = text_table(scores, judges)
+    metrics = read_json_lines(Path(arguments.ppo) / "metrics.jsonl")
+    curves = [(name, MEANINGS[name], [line[name] for line in metrics]) for name in CURVES]
+    curves += rollout_curves(Path(arguments.ppo), scenes)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html.jinja").render(
+        table=table,
+        columns=COLUMNS,
+        scores=scores,
+        judges=judges,
+        figures=[
+            {"name": name, "meaning": meaning, "svg": line_plot(values)} for name, meaning, values in curves
+        ],
+        examples=gallery(answers, scenes, world / "images"),
+    )
+    write_text_whole(Path(arguments.output_file), page)
+    print(table)
+    print(f"wrote {arguments.output_file}")
+
+
+def reward_model_accuracy(folder: Path) -> dict[str, float]:
+    """Held-out pair accuracy of the kept checkpoint, from the run's last evaluation."""
+    final = [line for line in read_json_lines(folder / "metrics.jsonl") if "final_accuracy" in line]
+    if not final:
+        raise ValueError(f"{folder}/metrics.jsonl has no final_accuracy: train with --eval_size above 0")
+    return {"accuracy": final[-1]["final_accuracy"]}
+
+
+def rollout_curves(ppo: Path, scenes: Mapping[str, Scene]) -> list[tuple[str, str, list[float]]]:
+    """Hallucination and recall of the sampled descriptions of each PPO step."""
+    hallucination, recall = [], []
+    for path in sorted((ppo / "rollouts").glob("*.jsonl")):
+        rows = [row for row in read_json_lines(path) if row["answer_type"] == "GENERAL"]
+        judged = [judge_description(scenes[row["image"][0]].names, row["response"]) for row in rows]
+        if judged:
+            hallucination.append(sum(one.hallucinated for one in judged) / len(judged))
+            recall.append(sum(one.recall for one in judged) / len(judged))
+    return [
+        (
+            "hallucination",
+            "share of the step's descriptions that name an object that is not there",
+            hallucination,
+        ),
+        ("recall", "share of the objects that the step's descriptions name", recall),
+    ]
+
+
+def text_table(scores: Mapping[str, Mapping[str, Any]], judges: Mapping[str, Mapping[str, float]]) -> str:
+    """The table as printed on the terminal: mean ± standard error."""
+    lines = [f"{'':<22}" + "".join(f"{title:>28}" for title in COLUMNS.values())]
+    for name, numbers in scores.items():
+        cells = [f"{numbers[key]['mean']:.3f} ± {numbers[key]['standard_error']:.3f}" for key in COLUMNS]
+        lines.append(f"{name:<22}" + "".join(f"{cell:>28}" for cell in cells))
+    lines += [f"{name:<22} held-out pair accuracy {entry['accuracy']:.3f}" for name, entry in judges.items()]
+    return "\n".join(lines)
+
+
+def line_plot(values: Sequence[float]) -> str:
+    """One curve over PPO steps as inline SVG."""
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(3.6, 1.9), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(range(1, len(values) + 1), values, color="#2563eb", linewidth=1.4)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("PPO step")
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def gallery(
+    answers: Mapping[str, Sequence[Mapping[str, Any]]], scenes: Mapping[str, Scene], images: Path
+) -> list[dict[str, Any]]:
+    """The first descriptions of the evaluation set: image, truth, and the answers of the first and last model."""
+    names = list(answers)
+    before, after = answers[names[0]], answers[names[-1]]
+    pairs = [pair for pair in zip(before, after, strict=True) if pair[0]["answer_type"] == "GENERAL"]
+    return [
+        {
+            "image": base64.b64encode((images / first["image"][0]).read_bytes()).decode(),
+            "truth": ", ".join(scenes[first["image"][0]].names),
+            "answers": [
+                (name, marked_words(record["answer"], scenes[record["image"][0]].names))
+                for name, record in zip((names[0], names[-1]), (first, last), strict=True)
+            ],
+        }
+        for first, last in pairs[:SHOWN_IMAGES]
+    ]
+
+
+def marked_words(answer: str, truth: Sequence[str]) -> list[tuple[str, str]]:
+    """The words of an answer, each with its class: `true` or `false` object, or empty."""
+    marked = []
+    for word in answer.split():
+        name = word.strip(".,")
+        marked.append((word, "" if name not in NAMES else "true" if name in truth else "false"))
+    return marked
+
+
+def _split(pair: str) -> tuple[str, str]:
+    name, _, path = pair.partition("=")
+    return name, path
+
+
+if __name__ == "__main__":
+    run_program(prepare, run)

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Initialise the 13B-336 policy: one epoch of LoRA supervised fine-tuning on multi-turn dialogues, under DeepSpeed ZeRO-2.
+#
+# Hardware: 8 GPUs of 80 GB. Memory: about 50 GB a GPU (estimated). Time: about 1 hour (estimated).
+# Several nodes: run it on every node with NNODES=2 NODE_RANK=0 (1, ...) MASTER_ADDR=<address of node 0>.
+# Every variable below can be set in the environment; flags on the command line are passed on and win.
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
+
+# Paths: the SFT LLaVA (13B, 336 px) in Hugging Face format, the published data, COCO train2017 images.
+DATA_DIR="${DATA_DIR:-$ROOT/data}"
+BASE_MODEL="${BASE_MODEL:-$ROOT/checkpoints/llava-13b-v1.5-336-sft}"
+DIALOGUES="${DIALOGUES:-$DATA_DIR/llava_reward10k-aokvqa5k.json}"
+IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
+OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/13b-v1.5-336/policy_init}"
+DEEPSPEED="${DEEPSPEED:-$ROOT/scripts/zero2.json}"
+absolute DATA_DIR BASE_MODEL DIALOGUES IMAGE_FOLDER OUTPUT_DIR DEEPSPEED
+
+# Processes
+NUM_PROCESSES="${NUM_GPUS:-8}"
+
+# Optimisation: 8 GPUs × 8 dialogues × 2
+LEARNING_RATE="${LEARNING_RATE:-1e-4}"
+LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
+WARMUP="${WARMUP:-0.03}" # below 1: share of all steps
+EPOCHS="${EPOCHS:-1}"
+MAX_STEPS="${MAX_STEPS:--1}" # -1: as EPOCHS says
+BATCH_SIZE="${BATCH_SIZE:-8}"
+EVAL_BATCH_SIZE="${EVAL_BATCH_SIZE:-8}"
+ACCUMULATION="${ACCUMULATION:-2}"
+SEED="${SEED:-42}"
+
+# Lengths in tokens, one image = one token
+QUERY_LEN="${QUERY_LEN:-1280}"
+RESPONSE_LEN="${RESPONSE_LEN:-768}"
+MODEL_MAX_LENGTH="${MODEL_MAX_LENGTH:-2048}"
+
+# Model
+BITS="${BITS:-16}"
+BF16="${BF16:-True}"
+LORA_R="${LORA_R:-64}"
+LORA_ALPHA="${LORA_ALPHA:-16}"
+GRADIENT_CHECKPOINTING="${GRADIENT_CHECKPOINTING:-True}"
+
+# Evaluation and logs; a checkpoint at the end of the epoch
+EVAL_SIZE="${EVAL_SIZE:-500}"
+EVAL_STEPS="${EVAL_STEPS:-50}"
+REPORT_TO="${REPORT_TO:-tensorboard}"
+
+launch llava_rlhf.initialize_policy_model \
+    --deepspeed "$DEEPSPEED" \
+    --model_name_or_path "$BASE_MODEL" \
+    --dataset_path "$DIALOGUES" \
+    --image_folder "$IMAGE_FOLDER" \
+    --output_dir "$OUTPUT_DIR" \
+    --version v1 \
+    --image_aspect_ratio pad \
+    --query_len "$QUERY_LEN" \
+    --response_len "$RESPONSE_LEN" \
+    --model_max_length "$MODEL_MAX_LENGTH" \
+    --bits "$BITS" \
+    --bf16 "$BF16" \
+    --lora_r "$LORA_R" \
+    --lora_alpha "$LORA_ALPHA" \
+    --gradient_checkpointing "$GRADIENT_CHECKPOINTING" \
+    --learning_rate "$LEARNING_RATE" \
+    --lr_scheduler_type "$LR_SCHEDULER" \
+    --warmup_steps "$WARMUP" \
+    --num_train_epochs "$EPOCHS" \
+    --max_steps "$MAX_STEPS" \
+    --per_device_train_batch_size "$BATCH_SIZE" \
+    --per_device_eval_batch_size "$EVAL_BATCH_SIZE" \
+    --gradient_accumulation_steps "$ACCUMULATION" \
+    --eval_size "$EVAL_SIZE" \
+    --eval_strategy steps \
+    --eval_steps "$EVAL_STEPS" \
+    --save_strategy epoch \
+    --save_total_limit 1 \
+    --report_to "$REPORT_TO" \
+    --seed "$SEED" \
+    "$@"

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# PPO of the 13B-336 policy: policy, value, reference and reward model are four adapters over one 4-bit base.
+#
+# Hardware: 8 GPUs of 80 GB. Memory: about 65 GB a GPU, most of it while sampling (estimated).
+# Time: about 3 days for all 4 epochs (estimated); a checkpoint every 10 steps, and a rerun continues from the newest.
+# Before it: initialize_policy_model.sh here and train_reward_model.sh here; REWARD_MODEL may also name a
+# checkpoint of it, such as the published checkpoint-200.
+# Several nodes: run it on every node with NNODES=2 NODE_RANK=0 (1, ...) MASTER_ADDR=<address of node 0>.
+# Every variable below can be set in the environment; flags on the command line are passed on and win.
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
+
+# Paths: the SFT LLaVA (13B, 336 px) in Hugging Face format, earlier results, the published data, COCO train2017 images.
+DATA_DIR="${DATA_DIR:-$ROOT/data}"
+BASE_MODEL="${BASE_MODEL:-$ROOT/checkpoints/llava-13b-v1.5-336-sft}"
+REWARD_BASE_MODEL="${REWARD_BASE_MODEL:-$BASE_MODEL}"
+POLICY_MODEL="${POLICY_MODEL:-$ROOT/runs/13b-v1.5-336/policy_init}"
+REWARD_MODEL="${REWARD_MODEL:-$ROOT/runs/13b-v1.5-336/reward_model}"
+PROMPTS="${PROMPTS:-$DATA_DIR/llava_ppo50k-aokvqa12k-vqa10k.json}"
+CAPTIONS="${CAPTIONS:-$DATA_DIR/image_to_caption.json}"
+IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
+REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/fact_rlhf_reward_prompt.txt}"
+OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/13b-v1.5-336/rl_model}"
+absolute DATA_DIR BASE_MODEL REWARD_BASE_MODEL POLICY_MODEL REWARD_MODEL PROMPTS CAPTIONS IMAGE_FOLDER REWARD_PROMPT \
+    OUTPUT_DIR
+
+# Processes
+NUM_PROCESSES="${NUM_GPUS:-8}"
+
+# Batches: prompts per PPO step and rollouts per optimizer step (all processes), and what one GPU does at once
+EPOCHS="${EPOCHS:-4}"
+MAX_STEPS="${MAX_STEPS:--1}" # -1: as EPOCHS says
+ROLLOUT_BATCH_SIZE="${ROLLOUT_BATCH_SIZE:-512}"
+STEP_BATCH_SIZE="${STEP_BATCH_SIZE:-256}"
+ROLLOUT_PER_DEVICE_BATCH_SIZE="${ROLLOUT_PER_DEVICE_BATCH_SIZE:-32}"
+REWARD_MODEL_PER_DEVICE_BATCH_SIZE="${REWARD_MODEL_PER_DEVICE_BATCH_SIZE:-16}"
+STEP_PER_DEVICE_BATCH_SIZE="${STEP_PER_DEVICE_BATCH_SIZE:-16}"
+NOPTEPOCHS="${NOPTEPOCHS:-2}"
+
+# Optimisation
+LEARNING_RATE="${LEARNING_RATE:-3e-5}"
+LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
+WARMUP_STEPS="${WARMUP_STEPS:-5}"
+MAX_GRAD_NORM="${MAX_GRAD_NORM:-1.0}"
+OPTIM="${OPTIM:-paged_adamw_32bit}"
+VF_COEF="${VF_COEF:-0.1}"
+CLIPRANGE="${CLIPRANGE:-0.2}"
+CLIPRANGE_VALUE="${CLIPRANGE_VALUE:-0.2}"
+INIT_VALUE_WITH_REWARD="${INIT_VALUE_WITH_REWARD:-True}"
+SEED="${SEED:-42}"
+
+# Reward
+KL_COEF="${KL_COEF:-0.1}"
+PENALTY="${PENALTY:--8.0}" # no stop token
+LENGTH_BONUS="${LENGTH_BONUS:--10.0}" # times length / RESPONSE_LEN
+CORRECT_BONUS="${CORRECT_BONUS:-2.0}"
+TEMPERATURE="${TEMPERATURE:-1.0}"
+
+# Lengths in tokens, one image = one token
+QUERY_LEN="${QUERY_LEN:-128}"
+RESPONSE_LEN="${RESPONSE_LEN:-896}"
+MODEL_MAX_LENGTH="${MODEL_MAX_LENGTH:-2048}"
+
+# Model
+BITS="${BITS:-4}"
+BF16="${BF16:-True}"
+GRADIENT_CHECKPOINTING="${GRADIENT_CHECKPOINTING:-True}"
+
+# Checkpoints and logs
+SAVE_STEPS="${SAVE_STEPS:-10}"
+REPORT_TO="${REPORT_TO:-tensorboard}"
+
+launch llava_rlhf.train_rl_model \
+    --base_model_name "$BASE_MODEL" \
+    --reward_base_model_name "$REWARD_BASE_MODEL" \
+    --policy_model_name_or_path "$POLICY_MODEL" \
+    --reward_model_name_or_path "$REWARD_MODEL" \
+    --dataset_path "$PROMPTS" \
+    --image_folder "$IMAGE_FOLDER" \
+    --image_to_caption_file "$CAPTIONS" \
+    --reward_prompt_file "$REWARD_PROMPT" \
+    --output_dir "$OUTPUT_DIR" \
+    --version v1 \
+    --image_aspect_ratio pad \
+    --query_len "$QUERY_LEN" \
+    --response_len "$RESPONSE_LEN" \
+    --model_max_length "$MODEL_MAX_LENGTH" \
+    --total_epochs "$EPOCHS" \
+    --max_steps "$MAX_STEPS" \
+    --rollout_batch_size "$ROLLOUT_BATCH_SIZE" \
+    --step_batch_size "$STEP_BATCH_SIZE" \
+    --rollout_per_device_batch_size "$ROLLOUT_PER_DEVICE_BATCH_SIZE" \
+    --reward_model_per_device_batch_size "$REWARD_MODEL_PER_DEVICE_BATCH_SIZE" \
+    --step_per_device_batch_size "$STEP_PER_DEVICE_BATCH_SIZE" \
+    --noptepochs "$NOPTEPOCHS" \
+    --learning_rate "$LEARNING_RATE" \
+    --lr_scheduler_type "$LR_SCHEDULER" \
+    --warmup_steps "$WARMUP_STEPS" \
+    --max_grad_norm "$MAX_GRAD_NORM" \
+    --optim "$OPTIM" \
+    --vf_coef "$VF_COEF" \
+    --cliprange "$CLIPRANGE" \
+    --cliprange_value "$CLIPRANGE_VALUE" \
+    --init_value_with_reward "$INIT_VALUE_WITH_REWARD" \
+    --kl_coef "$KL_COEF" \
+    --penalize_no_stop_token True \
+    --relative_stop_token_penalty True \
+    --penalty_reward_value "$PENALTY" \
+    --length_bonus_score "$LENGTH_BONUS" \
+    --correct_bonus_score "$CORRECT_BONUS" \
+    --whiten_rewards False \
+    --temperature "$TEMPERATURE" \
+    --bits "$BITS" \
+    --bf16 "$BF16" \
+    --gradient_checkpointing "$GRADIENT_CHECKPOINTING" \
+    --save_steps "$SAVE_STEPS" \
+    --report_to "$REPORT_TO" \
+    --seed "$SEED" \
+    "$@"

@@ -1,0 +1,41 @@
+# Sourced by the scripts, not run: where the repository is, which Python, and the one way a program is started.
+#
+# LAUNCHER     torchrun (default); none: one process without a launcher; else the path of a torchrun-compatible program.
+# NUM_PROCESSES, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT    processes per node, and how several nodes find each other.
+# PYTHON       default: that of .venv if there is one, else python3.
+
+ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python3
+    if [ -x "$ROOT/.venv/bin/python" ]; then PYTHON="$ROOT/.venv/bin/python"; fi
+fi
+
+# Programs are found from any directory, and a folder there that is called models or data_utils does not hide ours.
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+
+# absolute NAME...: make the paths in these variables absolute (run folders record them). An empty one stays empty.
+absolute() {
+    local name
+    for name in "$@"; do
+        case "${!name}" in "" | /*) ;; *) printf -v "$name" '%s/%s' "$PWD" "${!name}" ;; esac
+    done
+}
+
+# launch MODULE ARGUMENT...: start a training program on every process.
+launch() {
+    local topology=(--nnodes "${NNODES:-1}" --nproc-per-node "${NUM_PROCESSES:-1}")
+    if [ "${NNODES:-1}" != 1 ]; then
+        : "${NODE_RANK:?NNODES is above 1: set NODE_RANK (0 on the first node, 1 on the next ...)}"
+        : "${MASTER_ADDR:?NNODES is above 1: set MASTER_ADDR to the address of node 0}"
+    fi
+    if [ -n "${MASTER_ADDR:-}${MASTER_PORT:-}" ]; then
+        topology+=(--node-rank "${NODE_RANK:-0}" --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}")
+    else
+        topology+=(--standalone --local-addr 127.0.0.1) # a free port, so that runs on one machine do not collide
+    fi
+    case "${LAUNCHER:-torchrun}" in
+        none) "$PYTHON" -m "$@" ;;
+        torchrun) "$PYTHON" -m torch.distributed.run "${topology[@]}" -m "$@" ;;
+        *) "$LAUNCHER" "${topology[@]}" -m "$@" ;;
+    esac
+}

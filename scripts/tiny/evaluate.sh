@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Answer the held-out prompts and print hallucination, recall, yes/no and multiple-choice accuracy with standard errors.
+#
+# Hardware: CPU, one core, 2 GB of memory. Time: 15 s (estimated).
+# The SFT model is asked, or it with an ADAPTER on top: ADAPTER=runs/tiny/fact_rl_model bash scripts/tiny/evaluate.sh
+# Every variable below can be set in the environment; flags on the command line are passed on to answer_prompts and win.
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"
+SFT_MODEL="${SFT_MODEL:-$RUN_DIR/sft/merged}"
+ADAPTER="${ADAPTER:-}"
+TEMPERATURE="${TEMPERATURE:-1.0}" # 0: the most likely token
+NAME="$(basename -- "${ADAPTER:-sft}")"
+OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/evaluation/$NAME-temperature-$TEMPERATURE}"
+SEED="${SEED:-0}"
+absolute WORLD_DIR SFT_MODEL ADAPTER OUTPUT_DIR
+
+BATCH_SIZE="${BATCH_SIZE:-128}"
+QUERY_LEN="${QUERY_LEN:-40}"
+RESPONSE_LEN="${RESPONSE_LEN:-28}"
+
+tool llava_rlhf.answer_prompts \
+    --base_model_name "$SFT_MODEL" \
+    ${ADAPTER:+--adapter "$ADAPTER"} \
+    --dataset_path "$WORLD_DIR/eval.json" \
+    --image_folder "$WORLD_DIR/images" \
+    --output_file "$OUTPUT_DIR/answers.jsonl" \
+    --version tiny \
+    --query_len "$QUERY_LEN" \
+    --response_len "$RESPONSE_LEN" \
+    --temperature "$TEMPERATURE" \
+    --batch_size "$BATCH_SIZE" \
+    --use_cpu True \
+    --seed "$SEED" \
+    "$@"
+
+tool llava_rlhf.tiny_world.score_answers \
+    --world "$WORLD_DIR" \
+    --answers "$OUTPUT_DIR/answers.jsonl" \
+    --output_file "$OUTPUT_DIR/scores.json"

@@ -1,0 +1,36 @@
+"""What all tests share: one thread, the GPU rule, tiny bases on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_models import TinyShape, save_tiny_base
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A saved tiny LLaVA: hidden 64, 2 layers, 28 pixels (4 positions an image). Read-only: tests share it."""
+    return save_tiny_base(tmp_path_factory.mktemp("bases") / "tiny", TinyShape())
+
+
+@pytest.fixture(scope="session")
+def tiny_judge_base(tmp_path_factory) -> Path:
+    """Another one, as a 13B judge stands beside a 7B policy: hidden 128, 42 pixels (9 positions an image)."""
+    return save_tiny_base(
+        tmp_path_factory.mktemp("bases") / "judge", TinyShape(hidden=128, image_size=42, seed=1)
+    )

@@ -1,0 +1,88 @@
+"""Run the programs in one or two processes (gloo, CPU), forked from a server that has imported everything once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import time
+import traceback
+from importlib import import_module
+from multiprocessing.connection import wait
+from pathlib import Path
+
+REWARD = "llava_rlhf.train_reward_model"
+POLICY_INIT = "llava_rlhf.initialize_policy_model"
+PPO = "llava_rlhf.train_rl_model"
+PROGRAMS = (REWARD, POLICY_INIT, PPO)
+# deepspeed would look for a GPU, and several threads a process only wait for each other on two cores.
+QUIET_CPU = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def run_in_processes(
+    program: str, argv: list[str], world_size: int, run_folder: Path, timeout_s: float = 240
+) -> None:
+    """Run `program` (of `PROGRAMS`) with `argv` in `world_size` processes; what they print goes to `run_folder`/logs.
+
+    Raises:
+        RuntimeError: a process failed; the message holds its traceback (the others are then stopped).
+    """
+    os.environ.update(QUIET_CPU)  # read by the server when it starts
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PROGRAMS, "transformers.trainer", "transformers.integrations.deepspeed"])
+    log_folder = run_folder / "logs"
+    log_folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        context.Process(target=_one_process, args=(program, argv, rank, world_size, port, log_folder))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + timeout_s
+    running = list(processes)
+    while running and time.monotonic() < deadline and not any(process.exitcode for process in processes):
+        wait([process.sentinel for process in running], timeout=1)
+        running = [process for process in running if process.is_alive()]
+    for process in running:
+        process.kill()
+        process.join()
+    if any(process.exitcode for process in processes):
+        errors = [path.read_text() for path in sorted(log_folder.glob("error-*.txt"))]
+        codes = [process.exitcode for process in processes]
+        raise RuntimeError(f"{program} in {world_size} processes: exit codes {codes}\n" + "\n".join(errors))
+
+
+def _one_process(
+    program: str, argv: list[str], rank: int, world_size: int, port: int, log_folder: Path
+) -> None:
+    try:
+        if world_size > 1:
+            os.environ.update(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(world_size),
+                LOCAL_WORLD_SIZE=str(world_size),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            )
+        import torch
+
+        torch.set_num_threads(1)
+        if "--deepspeed" in argv:
+            import deepspeed
+
+            # Its shared-memory collectives are compiled at first use, which takes minutes.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        with (log_folder / f"output-{rank}.txt").open("a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        module = import_module(program)
+        module.run(module.prepare(argv))
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    except BaseException:
+        (log_folder / f"error-{rank}.txt").write_text(traceback.format_exc())
+        raise

@@ -1,0 +1,133 @@
+"""One step in two processes equals the same global batch in one process, for each of the three programs.
+
+AdamW's first step hardly depends on the size of a gradient, so the two `Trainer` programs are compared under plain SGD
+at learning rate 1 without clipping, where a weight moves by its gradient, and PPO also by AdamW's first moments.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data_utils.conversation import TEMPLATES, dialogue_segments
+from data_utils.schema import read_dialogues
+from data_utils.tokens import SegmentEncoder
+from tests.distributed.comparing import assert_same_metrics, assert_same_roles, metrics_of, weights_in
+from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
+from tests.tiny_data import policy_command, ppo_command, reward_command
+from tests.tiny_models import IMAGE, tiny_tokenizer
+
+pytestmark = pytest.mark.distributed
+
+MOVE_BY_GRADIENT = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 1e9}
+ONE_PPO_STEP = {
+    "rollout_batch_size": 8,
+    "step_batch_size": 8,
+    "noptepochs": 2,  # the second pass: the value adapter moves once its head is no longer zero
+    "max_steps": 1,
+    "response_len": 24,
+    "max_grad_norm": 1e9,
+}
+
+
+def test_policy_initialisation(tmp_path, tiny_base, data):
+    layouts = {
+        "one": (1, {"per_device_train_batch_size": 8}),
+        "two": (2, {"per_device_train_batch_size": 4}),
+        "two, accumulated": (2, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}),
+    }
+    for name, (world_size, batch) in layouts.items():
+        argv = policy_command(data, tiny_base, tmp_path / name, **MOVE_BY_GRADIENT, **batch)
+        run_in_processes(POLICY_INIT, argv, world_size, tmp_path / name)
+    for name in ("two", "two, accumulated"):
+        assert_same_roles(tmp_path / "one", tmp_path / name)
+        assert_same_metrics(metrics_of(tmp_path / "one", 1), metrics_of(tmp_path / name, 1))
+
+
+def test_dialogues_differ_in_supervised_tokens(data):
+    """What makes the test above able to fail: a mean of means would weigh tokens by their neighbours."""
+    encoder = SegmentEncoder(tiny_tokenizer(), IMAGE)
+    records, _ = read_dialogues(data.dialogues)
+    counts = {
+        sum(encoder.encode(dialogue_segments(TEMPLATES["tiny"], record.turns, len(record.images))).supervised)
+        for record in records
+    }
+    assert len(counts) > 1
+
+
+def test_reward_model(tmp_path, tiny_base, data):
+    for world_size in (1, 2):
+        folder = tmp_path / str(world_size)
+        argv = reward_command(
+            data, tiny_base, folder, **MOVE_BY_GRADIENT, per_device_train_batch_size=4 // world_size
+        )
+        run_in_processes(REWARD, argv, world_size, folder)
+    assert "reward_head.safetensors" in weights_in(tmp_path / "1")
+    assert_same_roles(tmp_path / "1", tmp_path / "2")
+    assert_same_metrics(metrics_of(tmp_path / "1", 1), metrics_of(tmp_path / "2", 1))
+
+
+@pytest.fixture(scope="module")
+def ppo_runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
+    """Run folders of one PPO step in one process and in two."""
+    folders = {}
+    for world_size in (1, 2):
+        folders[world_size] = tmp_path_factory.mktemp("ppo") / str(world_size)
+        argv = ppo_command(
+            data,
+            tiny_base,
+            policy_folder,
+            reward_folder,
+            folders[world_size],
+            **ONE_PPO_STEP,
+            rollout_per_device_batch_size=4,
+            step_per_device_batch_size=4 // world_size,  # two backward passes a step for both
+        )
+        run_in_processes(PPO, argv, world_size, folders[world_size])
+    return folders[1], folders[2]
+
+
+def rollouts(folder):
+    return [json.loads(line) for line in (folder / "rollouts/000001.jsonl").read_text().splitlines()]
+
+
+def test_ppo_roles(ppo_runs):
+    one, two = ppo_runs
+    assert set(weights_in(one)) >= {"lora_policy/adapter_model.safetensors", "value_head.safetensors"}
+    assert_same_roles(one, two)
+
+
+def test_ppo_metrics(ppo_runs):
+    one, two = (metrics_of(folder, 1) for folder in ppo_runs)
+    assert one["ppo/loss/grad_norm_policy"] > 0 < one["ppo/loss/grad_norm_value"]
+    # The clipped loss is a difference of much larger terms.
+    assert two.pop("ppo/loss/policy") == pytest.approx(one.pop("ppo/loss/policy"), abs=1e-5)
+    assert_same_metrics(one, two)
+
+
+def test_ppo_gradients(ppo_runs):
+    """AdamW's moments: sums of (squared) gradients, which a wrong normalisation scales though the weights may agree."""
+    one, two = (
+        torch.load(folder / "checkpoint-1/optimizer.pt", weights_only=True)["state"] for folder in ppo_runs
+    )
+    assert len(one) > 0 and one.keys() == two.keys()
+    for index, state in one.items():
+        size = float(state["exp_avg"].abs().max())
+        assert size > 0
+        assert_close(two[index]["exp_avg"], state["exp_avg"], rtol=1e-4, atol=1e-4 * size)
+
+
+def test_ppo_rollouts(ppo_runs):
+    one, two = map(rollouts, ppo_runs)
+    lengths = [row["length"] for row in one]
+    # Unequal numbers of tokens on the two processes (rows 0, 2, … and 1, 3, …): means of means would differ.
+    assert sum(lengths[::2]) != sum(lengths[1::2])
+    assert len(one) == len(two) == 8
+    for row, same in zip(one, two, strict=True):
+        assert same == {
+            name: pytest.approx(value, rel=1e-5, abs=1e-5) if isinstance(value, float) else value
+            for name, value in row.items()
+        }

@@ -1,0 +1,43 @@
+"""Finished tiny runs that several tests start from; all folders are shared and read-only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llava_rlhf import initialize_policy_model, train_reward_model
+from tests.tiny_data import TinyData, policy_command, reward_command, write_tiny_data
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> TinyData:
+    """16 rows of each kind."""
+    return write_tiny_data(tmp_path_factory.mktemp("data") / "tiny data")  # with a space in its path
+
+
+@pytest.fixture(scope="session")
+def policy_run(tiny_base, tiny_data, tmp_path_factory) -> Path:
+    """A policy trained until it often stops, so that its answers have different lengths."""
+    folder = tmp_path_factory.mktemp("runs") / "policy"
+    argv = policy_command(tiny_data, tiny_base, folder, max_steps=25, learning_rate=1e-2, save_steps=25)
+    initialize_policy_model.run(initialize_policy_model.prepare(argv))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reward_run(tiny_base, tiny_data, tmp_path_factory) -> Path:
+    """A reward model on the policy's base, trained for a few steps so that its adapter matters."""
+    return _train_judge(tiny_base, tiny_data, tmp_path_factory.mktemp("runs") / "reward")
+
+
+@pytest.fixture(scope="session")
+def judge_run(tiny_judge_base, tiny_data, tmp_path_factory) -> Path:
+    """A reward model on a larger base with larger images."""
+    return _train_judge(tiny_judge_base, tiny_data, tmp_path_factory.mktemp("runs") / "judge")
+
+
+def _train_judge(base: Path, data: TinyData, folder: Path) -> Path:
+    argv = reward_command(data, base, folder, max_steps=5, learning_rate=1e-2, save_steps=5)
+    train_reward_model.run(train_reward_model.prepare(argv))
+    return folder

@@ -1,0 +1,122 @@
+"""PPO in-process: run it, put its parts together without running, look at what happened inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from data_utils.batches import PromptBatch, collate_prompts
+from llava_rlhf import train_rl_model
+from llava_rlhf.assemble import Cast, cast_for_ppo
+from llava_rlhf.ppo import PPOTrainer
+from llava_rlhf.ppo_assembly import assemble_trainer, make_accelerator
+from llava_rlhf.rollout import Experience, RolloutCollector
+from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.train_rl_model import PPORun
+
+ROLES = ("lora_policy", "lora_value")
+
+
+def run_ppo(argv: list[str]) -> PPORun:
+    """The program, as a shell would run it."""
+    prepared = train_rl_model.prepare(argv)
+    train_rl_model.run(prepared)
+    return prepared
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    """`metrics.jsonl` without the times."""
+    return [
+        {name: value for name, value in line.items() if not name.startswith("time/")}
+        for line in read_json_lines(folder / "metrics.jsonl")
+    ]
+
+
+def trained(folder: Path) -> dict[str, Tensor]:
+    """All trained weights of a run folder or checkpoint."""
+    weights = {f"head.{name}": value for name, value in load_file(folder / "value_head.safetensors").items()}
+    for role in ROLES:
+        adapter = load_file(folder / role / "adapter_model.safetensors")
+        weights |= {f"{role}.{name}": value for name, value in adapter.items()}
+    return weights
+
+
+def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    """The largest absolute difference of any weight; names must agree."""
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def record_experience(monkeypatch) -> list[Experience]:
+    """A list that every later rollout batch of this process is put into."""
+    seen: list[Experience] = []
+    collect = RolloutCollector.collect
+
+    def recording(self, batches, uniforms):
+        seen.append(collect(self, batches, uniforms))
+        return seen[-1]
+
+    monkeypatch.setattr(RolloutCollector, "collect", recording)
+    return seen
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The parts of a PPO run, before its first step."""
+
+    prepared: PPORun
+    cast: Cast
+    trainer: PPOTrainer
+
+    def batch(self, rows: list[int]) -> PromptBatch:
+        """These rows of the prompts."""
+        return collate_prompts([self.prepared.prompts[row] for row in rows])
+
+    def collect(self, rows: list[int], size: int | None = None) -> Experience:
+        """Roll out these rows, `size` at once; a row's random numbers depend on the row alone."""
+        size = size or len(rows)
+        batches = [self.batch(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return self.trainer.collector.collect(batches, random_numbers(rows))
+
+
+def random_numbers(rows: list[int]) -> Tensor:
+    """float[R, 32] sampling numbers that belong to the row."""
+    return torch.stack([torch.rand(32, generator=torch.Generator().manual_seed(row)) for row in rows])
+
+
+def assemble(argv: list[str], spread: float = 0.0) -> Assembled:
+    """The parts of a run; `spread` > 0 moves every adapter and the value head randomly, each differently."""
+    prepared = train_rl_model.prepare(argv)
+    ppo = prepared.settings.ppo
+    accelerator = make_accelerator(ppo, prepared.plan)
+    cast = cast_for_ppo(
+        ppo.base_model_name,
+        prepared.judge_base,
+        prepared.policy_adapter,
+        Path(ppo.reward_model_name_or_path),
+        prepared.settings.model.base_settings(False, False, "cpu"),
+        ppo.init_value_with_reward,
+        ppo.gradient_checkpointing,
+    )
+    if spread:
+        generator = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for role in (cast.policy, cast.reference, cast.value, cast.reward):
+                for weight in role.bank.parameters_of(role.adapter).values():
+                    weight += spread * torch.randn(weight.shape, generator=generator)
+            cast.value.head.linear.weight.normal_(std=0.1, generator=generator)
+    trainer = assemble_trainer(
+        accelerator,
+        prepared.settings,
+        prepared.plan,
+        cast,
+        prepared.text,
+        len(prepared.prompts),
+        prepared.judge_base,
+        prepared.learning_rate,
+    )
+    return Assembled(prepared, cast, trainer)

@@ -1,0 +1,77 @@
+"""Batch arithmetic of PPO, and the values of its settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from llava_rlhf.functional.kl import KLEstimator
+from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments, plan_batches
+
+NAMES = {
+    "base_model_name": "base",
+    "policy_model_name_or_path": "policy",
+    "reward_model_name_or_path": "reward",
+    "output_dir": "run",
+}
+
+
+def settings(**changes):
+    return PPOArguments(**NAMES, **changes)
+
+
+def test_the_published_numbers_on_eight_processes():
+    plan = plan_batches(settings(), world_size=8, n_prompts=72_000)
+    # 512 / 8 = 64 a process in 2 passes of 32; 2 optimizer steps of 256 = 8 × 16 × 2; ⌊72000 / 512⌋ = 140, × 4 epochs.
+    assert (plan.rollouts, plan.rollout_micro_batches) == (64, 2)
+    assert (plan.optimizer_steps, plan.accumulation, plan.ppo_steps) == (2, 2, 560)
+
+
+def test_max_steps_only_shortens():
+    assert plan_batches(settings(max_steps=3), 1, 512).ppo_steps == 3
+    assert plan_batches(settings(max_steps=99), 1, 512).ppo_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "world_size", "n_prompts", "message"),
+    [
+        ({"rollout_per_device_batch_size": 48}, 8, 1000, "512 is not a multiple of 384"),
+        ({"step_per_device_batch_size": 24}, 8, 1000, "256 is not a multiple of 192"),
+        ({"step_batch_size": 384}, 8, 1000, "rollout_batch_size must be a multiple of step_batch_size: 512"),
+        ({}, 3, 1000, "512 is not a multiple of 96"),
+        ({}, 8, 511, "rollout_batch_size 512 needs as many prompts; the data has 511"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused_with_all_numbers(changes, world_size, n_prompts, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        plan_batches(settings(**changes), world_size, n_prompts)
+    text = str(refused.value)
+    assert f"processes {world_size}" in text
+    for name in ("rollout_batch_size", "rollout_per_device_batch_size", "step_batch_size"):
+        assert f"{name} {getattr(settings(**changes), name)}" in text
+
+
+def test_all_problems_are_named_at_once():
+    with pytest.raises(ValueError, match="multiple of processes × rollout_per_device") as refused:
+        plan_batches(settings(rollout_per_device_batch_size=48, step_per_device_batch_size=24), 8, 10)
+    assert "step_per_device" in str(refused.value) and "the data has 10" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"noptepochs": 0}, "--noptepochs 0: must be at least 1"),
+        ({"temperature": 0.0}, "--temperature 0.0: must be above 0"),
+        ({"temperature": float("nan")}, "--temperature nan"),
+        ({"bf16": True, "fp16": True}, "exclude each other"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**changes)
+
+
+def test_the_kl_estimator_is_an_enum_whatever_it_was_given_as():
+    assert RewardArguments(kl_estimator="k3").kl_estimator is KLEstimator.K3
+    assert RewardArguments().kl_estimator is KLEstimator.K1_CLAMPED
+    with pytest.raises(ValueError, match="k2"):
+        RewardArguments(kl_estimator="k2")

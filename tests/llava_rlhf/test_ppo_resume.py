@@ -1,0 +1,128 @@
+"""A run that is killed and continued equals one that was not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llava_rlhf.checkpoints import complete_checkpoints, step_of
+from llava_rlhf.ppo import PPOTrainer
+from llava_rlhf.ppo_checkpoints import PPOState
+from tests.llava_rlhf.ppo_world import metrics_of, run_ppo, trained
+from tests.tiny_data import ppo_command
+
+SETTINGS = {
+    "max_steps": 4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 2,
+    "kl_controller": "adaptive",
+    "kl_horizon": 40,
+    "noptepochs": 2,
+    "step_per_device_batch_size": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def command(tiny_data, tiny_base, policy_run, reward_run):
+    def make(output_dir, **changes):
+        return ppo_command(
+            tiny_data, tiny_base, policy_run, reward_run, output_dir, **{**SETTINGS, **changes}
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ppo") / "whole"
+    run_ppo(command(folder))
+    return folder
+
+
+def kill_in_step(monkeypatch, step):
+    """The next run stops in PPO step `step` (from 0), after its rollouts, as a killed process would."""
+    shape = PPOTrainer._targets
+    steps = []
+
+    def counting(self, *args):
+        steps.append(None)
+        if len(steps) == step + 1:
+            raise KeyboardInterrupt
+        return shape(self, *args)
+
+    monkeypatch.setattr(PPOTrainer, "_targets", counting)
+
+
+def assert_same_run(folder, expected):
+    weights, others = trained(folder), trained(expected)
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert metrics_of(folder) == metrics_of(expected)
+    files = sorted(path.name for path in (expected / "rollouts").iterdir())
+    assert files == sorted(path.name for path in (folder / "rollouts").iterdir())
+    for name in files:
+        assert (folder / "rollouts" / name).read_bytes() == (expected / "rollouts" / name).read_bytes()
+
+
+def test_killed_and_continued_equals_uninterrupted(command, uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run_ppo(command(tmp_path))
+    assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == [1, 2]
+    run_ppo(command(tmp_path))
+    assert_same_run(tmp_path, uninterrupted)
+    saved = [torch.load(folder / "checkpoint-4" / "optimizer.pt") for folder in (tmp_path, uninterrupted)]
+    assert len(saved[0]["state"]) == len(trained(tmp_path)) > 0
+    for key, entry in saved[0]["state"].items():
+        assert all(torch.equal(value, saved[1]["state"][key][name]) for name, value in entry.items())
+
+
+def test_a_checkpoint_between_two_saves_is_made_again(command, uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, 3)  # step 3 is done, but only step 2 is saved
+        with pytest.raises(KeyboardInterrupt):
+            run_ppo(command(tmp_path, save_steps=2))
+    run_ppo(command(tmp_path, save_steps=2))
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_continuing_a_finished_run_changes_nothing(command, uninterrupted, tmp_path):
+    before = trained(uninterrupted)
+    lines = metrics_of(uninterrupted)
+    run_ppo(command(uninterrupted))
+    after = trained(uninterrupted)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert metrics_of(uninterrupted) == lines
+
+
+def test_a_checkpoint_of_the_other_controller_is_refused(command, uninterrupted, tmp_path):
+    with pytest.raises(ValueError, match="KL controller of kind 'adaptive'"):
+        run_ppo(command(tmp_path, kl_controller="fixed", resume=uninterrupted / "checkpoint-2"))
+
+
+def test_checkpoints_hold_what_their_name_says(command, tmp_path, uninterrupted):
+    run_ppo(command(tmp_path, save_steps=3, save_total_limit=1))
+    assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == [4]  # always after the last step
+    last, final = trained(tmp_path / "checkpoint-4"), trained(tmp_path)
+    assert all(torch.equal(last[name], final[name]) for name in final)
+    # Step 2 of the other run: not yet the final weights.
+    middle = trained(uninterrupted / "checkpoint-2")
+    assert not torch.equal(middle["head.weight"], trained(uninterrupted)["head.weight"])
+
+
+def test_a_failing_save_leaves_the_older_checkpoint(command, tmp_path, monkeypatch):
+    save_roles = PPOState.save_roles
+    calls = []
+
+    def failing(self, folder):
+        calls.append(folder)
+        save_roles(self, folder)
+        if len(calls) == 2:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(PPOState, "save_roles", failing)
+    with pytest.raises(OSError, match="disk full"):
+        run_ppo(command(tmp_path))
+    assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == [1]
+    assert not (tmp_path / "checkpoint-2").exists()

@@ -1,0 +1,106 @@
+"""Files of a run folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+
+import pytest
+
+from llava_rlhf import run_folder
+from llava_rlhf.functional.kl import KLEstimator
+from llava_rlhf.run_folder import (
+    JsonLines,
+    read_json_lines,
+    write_arguments,
+    write_rollouts,
+    write_text_whole,
+)
+
+
+def steps(path):
+    return [line["step"] for line in read_json_lines(path)]
+
+
+def test_lines_are_appended_and_read_back(tmp_path):
+    file = JsonLines(tmp_path / "deep" / "metrics.jsonl")
+    file.append({"step": 1, "name": "Größe"})
+    file.append({"step": 2, "loss": 0.1})
+    assert read_json_lines(file.path) == [{"step": 1, "name": "Größe"}, {"step": 2, "loss": 0.1}]
+
+
+def test_resuming_removes_the_lines_of_steps_that_are_done_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = JsonLines(path)
+    for step in (1, 2, 3, 3):
+        first.append({"step": step})
+    again = JsonLines(path, resume_step=2)
+    again.append({"step": 3})
+    assert steps(path) == [1, 2, 3]
+
+
+def test_starting_afresh_empties_the_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    JsonLines(path).append({"step": 1})
+    JsonLines(path)
+    assert steps(path) == []
+
+
+def test_a_last_line_cut_off_by_a_kill_is_left_out_with_a_message(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
+    with caplog.at_level(logging.WARNING):
+        assert steps(path) == [1, 2]
+    assert "cut off" in caplog.text
+    JsonLines(path, resume_step=5).append({"step": 6})
+    assert steps(path) == [1, 2, 6]
+
+
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(json.JSONDecodeError):
+        read_json_lines(path)
+
+
+def test_a_missing_file_is_empty(tmp_path):
+    assert read_json_lines(tmp_path / "absent.jsonl") == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    write_text_whole(path, "old")
+
+    def fail(*names):
+        raise OSError("killed before the rename")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="killed"):
+        write_text_whole(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_rollouts_lie_in_a_file_for_each_step(tmp_path):
+    write_rollouts(tmp_path, 7, [{"id": "a", "response": "naïve"}, {"id": "b"}])
+    assert read_json_lines(tmp_path / "rollouts" / "000007.jsonl") == [
+        {"id": "a", "response": "naïve"},
+        {"id": "b"},
+    ]
+
+
+@dataclass
+class Settings:
+    """Settings of a test."""
+
+    estimator: KLEstimator
+    rate: float
+
+
+def test_arguments_hold_every_setting_and_the_versions(tmp_path):
+    write_arguments(tmp_path / "new", [Settings(KLEstimator.K3, 0.5)])
+    record = json.loads((tmp_path / "new" / "arguments.json").read_text())
+    assert record["Settings"] == {"estimator": "k3", "rate": 0.5}
+    assert set(run_folder.PACKAGES) | {"python", "git_commit"} == set(record["environment"])
+    assert record["environment"]["torch"] is not None

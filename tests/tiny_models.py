@@ -1,0 +1,126 @@
+"""Tiny random bases of the real classes, saved as Hugging Face folders that every program can load.
+
+Weights are drawn wider than Hugging Face's 0.02, so that outputs really depend on every token and every image.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+SPACE = "▁"
+CONTROL = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
+UNK, BOS, STOP, IMAGE, PAD = range(5)
+PATCH_SIZE = 14
+LINE_STARTS = ("what", "which", "how", "is", "are", "the")
+WORDS = (
+    "USER ASSISTANT a an the is are in on of and with what which how many there this that it image picture photo shows "
+    "cat dog bird car tree table red green blue white black big small one two three left right yes no Yes No not answer "
+    "good bad score caption facts following response"
+).split()
+
+
+@dataclass(frozen=True)
+class TinyShape:
+    """Sizes of a tiny base; `image_size` 28, 42 or 56 pixels gives 4, 9 or 16 positions an image."""
+
+    hidden: int = 64
+    layers: int = 2
+    image_size: int = 28
+    seed: int = 0
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Positions that one image takes in the language model."""
+        return (self.image_size // PATCH_SIZE) ** 2
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One id a word, with the space before it (`▁the`); digits, capitals and punctuation are words; others `<unk>`."""
+    bare = [*CONTROL, SPACE, *".,?:!'\n-", *WORDS[:2], *LINE_STARTS]
+    spaced = [SPACE + word for word in [*WORDS, *"ABCDE", *string.digits[:4]]]
+    ids = {token: index for index, token in enumerate(bare + spaced)}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always"),
+            pre_tokenizers.Split(Regex(r"[.,?:!'\n-]"), behavior="isolated"),
+        ]
+    )
+    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_llava(shape: TinyShape = TinyShape()) -> LlavaForConditionalGeneration:
+    """A random `LlavaForConditionalGeneration` in float32 eval mode; torch's global random state is left as it was."""
+    config = LlavaConfig(
+        text_config=LlamaConfig(
+            vocab_size=len(tiny_tokenizer()),
+            hidden_size=shape.hidden,
+            intermediate_size=2 * shape.hidden,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=BOS,
+            eos_token_id=STOP,
+            pad_token_id=PAD,
+        ),
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=shape.image_size,
+            patch_size=PATCH_SIZE,
+            projection_dim=32,
+        ),
+        image_token_index=IMAGE,
+        image_seq_length=shape.tokens_per_image,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(shape.seed)
+        model = LlavaForConditionalGeneration(config)
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=1.0 / math.sqrt(parameter.shape[1]))
+    return model.eval()
+
+
+def save_tiny_base(folder: Path, shape: TinyShape = TinyShape()) -> Path:
+    """Write model, tokenizer and image processor to `folder` (created), as a released base comes; returns it."""
+    tiny_llava(shape).save_pretrained(folder)
+    size = shape.image_size
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+        ),
+        tokenizer=tiny_tokenizer(),
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    return folder
