@@ -192,10 +192,10 @@ def synthetic_answer(question: Question, names: Sequence[str], answer: str, rng:
     """A made-up side for a preference pair: the truth, or a flawed variant of `answer` or of the truth.
 
     Descriptions: truth, one extra object, one wrong object, one omitted object, or over-long (three extra objects).
-    Yes/no and multiple choice: the truth or a wrong answer. In a quarter of all cases instead a true answer to another
-    kind of question.
+    Yes/no and multiple choice: the truth or a wrong answer. One in eight is instead a true answer to another kind of
+    question.
     """
-    if rng.random() < 0.25:
+    if rng.random() < 1 / 8:
         return off_topic_answer(question, names, rng)
     if question.kind == YES_NO:
         return yes_no_answer(question.names[0], bool(rng.random() < 0.5))

@@ -13,6 +13,7 @@ from data_utils.conversation import TEMPLATES
 from data_utils.datasets import DialogueDataset
 from llava_rlhf.arguments import DataArguments, LlavaTrainingArguments, ModelArguments, RunArguments
 from llava_rlhf.assemble import TextSide, load_text_side, new_policy
+from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import POLICY
 from llava_rlhf.sft_trainer import DialogueLoss, SFTTrainer
@@ -33,12 +34,14 @@ class PolicyRun:
     text: TextSide
     train_set: DialogueDataset
     eval_set: DialogueDataset | None
+    checkpoint: Path | None
 
 
 def prepare(argv: Sequence[str]) -> PolicyRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     start_logging(training.process_index == 0)
+    checkpoint = resume_folder(run.resume, training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     dataset = build_dialogues(
         data.dataset_path,
@@ -52,7 +55,7 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
         skip_invalid=data.skip_invalid,
     )
     train_set, eval_set = announce_and_split(dataset, training)
-    return PolicyRun(training, data, model, run, text, train_set, eval_set)
+    return PolicyRun(training, data, model, run, text, train_set, eval_set, checkpoint)
 
 
 def run(prepared: PolicyRun) -> None:
@@ -62,7 +65,7 @@ def run(prepared: PolicyRun) -> None:
         return
     # 1. The model: seeded before its adapter is drawn.
     settings = (training, prepared.data, prepared.model, prepared.run)
-    checkpoint = begin_run(training, settings, prepared.run.resume)
+    begin_run(training, settings, prepared.checkpoint)
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     policy = new_policy(
         training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations
@@ -78,9 +81,9 @@ def run(prepared: PolicyRun) -> None:
         ),
         save_role=partial(save_policy, policy, training.model_name_or_path),
         load_role=partial(load_policy, policy),
-        resume=checkpoint,
+        resume=prepared.checkpoint,
     )
-    train_to_the_end(trainer, checkpoint)
+    train_to_the_end(trainer, prepared.checkpoint)
 
 
 def save_policy(policy: Policy, base_model: str, folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from tqdm import trange
 
 from data_utils.batches import PromptBatch
 from llava_rlhf.checkpoints import checkpoint_folder, delete_oldest
@@ -92,12 +93,20 @@ class PPOTrainer:
     def _main(self) -> bool:
         return self.accelerator.is_main_process
 
+    @property
+    def _quiet(self) -> bool | None:
+        # None: a progress bar on a terminal, nothing in a log file.
+        return None if self._main else True
+
     def _step(self, batches: Iterator[PromptBatch], step: int, output_dir: Path) -> dict[str, float]:
         self.guard.weights_changed = False
         # 1. Sample responses, and let the four roles score them.
         started = time.perf_counter()
+        passes = trange(
+            self.plan.rollout_micro_batches, desc="rollout", unit="batch", leave=False, disable=self._quiet
+        )
         experience = self.collector.collect(
-            (next(batches) for _ in range(self.plan.rollout_micro_batches)),
+            (next(batches) for _ in passes),
             self.stream.uniforms(step, self.response_len).to(self.accelerator.device),
         )
         self.guard.check_experience(experience, step)

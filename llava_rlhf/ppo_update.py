@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from llava_rlhf.actor_critic import ActorCritic
 from llava_rlhf.functional.losses import policy_loss, value_loss
@@ -70,16 +71,19 @@ class PPOUpdater:
             group["lr"] = learning_rate
         sums: defaultdict[str, Tensor | float] = defaultdict(float)
         norms: defaultdict[str, float] = defaultdict(float)
-        n_steps = 0
-        for epoch in range(self.arguments.noptepochs):
-            for rows in self.stream.optimizer_batches(step, epoch, self.arguments.step_batch_size):
-                for name, norm in self._optimizer_step(experience, targets, rows, sums, step).items():
-                    norms[name] += norm
-                n_steps += 1
+        passes = [
+            rows
+            for epoch in range(self.arguments.noptepochs)
+            for rows in self.stream.optimizer_batches(step, epoch, self.arguments.step_batch_size)
+        ]
+        quiet = None if self.accelerator.is_main_process else True  # None: only on a terminal
+        for rows in tqdm(passes, desc="update", unit="optimizer step", leave=False, disable=quiet):
+            for name, norm in self._optimizer_step(experience, targets, rows, sums, step).items():
+                norms[name] += norm
         totals = global_sums(self.accelerator, sums)
         count = totals.pop("count")
         metrics = {f"ppo/{name}": total / count for name, total in totals.items()}
-        return metrics | {f"ppo/loss/{name}": total / n_steps for name, total in norms.items()}
+        return metrics | {f"ppo/loss/{name}": total / len(passes) for name, total in norms.items()}
 
     def _optimizer_step(
         self,
@@ -101,7 +105,7 @@ class PPOUpdater:
                 self._backward(experience, targets, rows[start : start + size], tokens, sums, step)
                 if self.accelerator.sync_gradients:
                     norms = self._clip()
-                    self.guard.check_norm(norms["grad_norm"], step)
+                    self.guard.check_norm(norms["grad_norm"], experience, rows, step)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         self.guard.weights_changed = True

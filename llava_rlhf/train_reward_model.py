@@ -19,6 +19,7 @@ from llava_rlhf.arguments import (
     RunArguments,
 )
 from llava_rlhf.assemble import TextSide, load_facts, load_text_side, new_reward_model
+from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
@@ -41,12 +42,14 @@ class RewardRun:
     card: RewardModelCard
     train_set: PreferenceDataset
     eval_set: PreferenceDataset | None
+    checkpoint: Path | None
 
 
 def prepare(argv: Sequence[str]) -> RewardRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     start_logging(training.process_index == 0)
+    checkpoint = resume_folder(run.resume, training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     facts, prompt = load_facts(fact_arguments)
     dataset = build_preferences(
@@ -67,7 +70,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     card = RewardModelCard(
         training.model_name_or_path, prompt.text, prompt.uses_facts, data.version, data.image_aspect_ratio
     )
-    return RewardRun(training, data, fact_arguments, model, run, text, card, train_set, eval_set)
+    return RewardRun(training, data, fact_arguments, model, run, text, card, train_set, eval_set, checkpoint)
 
 
 def run(prepared: RewardRun) -> None:
@@ -77,7 +80,7 @@ def run(prepared: RewardRun) -> None:
         return
     # 1. The model: seeded before its adapter and head are drawn.
     settings = (training, prepared.data, prepared.facts, prepared.model, prepared.run)
-    checkpoint = begin_run(training, settings, prepared.run.resume)
+    begin_run(training, settings, prepared.checkpoint)
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     reward_model = new_reward_model(
         training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations
@@ -91,9 +94,9 @@ def run(prepared: RewardRun) -> None:
         data_collator=PairCollator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image),
         save_role=partial(save_reward_model, reward_model, prepared.card),
         load_role=partial(load_reward_model, reward_model),
-        resume=checkpoint,
+        resume=prepared.checkpoint,
     )
-    train_to_the_end(trainer, checkpoint)
+    train_to_the_end(trainer, prepared.checkpoint)
 
 
 def save_reward_model(reward_model: RewardModel, card: RewardModelCard, folder: Path) -> None:

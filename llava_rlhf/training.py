@@ -15,7 +15,6 @@ from transformers.utils import logging as hf_logging
 from data_utils.datasets import ExampleDataset
 from data_utils.summary import DataReport, format_report
 from llava_rlhf.arguments import LlavaTrainingArguments
-from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.role_trainer import RoleTrainer
 from llava_rlhf.run_folder import write_arguments
 
@@ -61,19 +60,17 @@ def announce_and_split(
     return train_set, eval_set
 
 
-def begin_run(training: LlavaTrainingArguments, settings: Sequence[Any], resume: str) -> Path | None:
-    """Seed everything, find the checkpoint to continue from and record the arguments."""
+def begin_run(training: LlavaTrainingArguments, settings: Sequence[Any], checkpoint: Path | None) -> None:
+    """Seed everything and record the arguments; `checkpoint` is what the run continues from, if anything."""
     if is_deepspeed_zero3_enabled():
         # `from_pretrained` shards the base; without a GPU nobody has told DeepSpeed of the other processes yet.
         import deepspeed  # heavy, and optional for everything else
 
         deepspeed.init_distributed()
     set_seed(training.seed)
-    checkpoint = resume_folder(resume, training.output_dir)
     if training.process_index == 0:
         write_arguments(training.output_dir, settings)
         logger.info("continuing from %s", checkpoint) if checkpoint else logger.info("starting afresh")
-    return checkpoint
 
 
 def train_to_the_end(trainer: RoleTrainer, checkpoint: Path | None) -> None:

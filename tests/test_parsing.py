@@ -222,7 +222,8 @@ def test_help_of_a_trainer_program_shows_the_flags_of_its_scripts(capsys):
         *("tiny_world.make_world", "tiny_world.label_preferences", "tiny_world.score_answers"),
     ],
 )
-def test_every_program_explains_itself(module, capsys):
+def test_every_program_explains_itself(module, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # so that argparse does not break the description at a hyphen
     program = importlib.import_module(f"llava_rlhf.{module}")
     with pytest.raises(SystemExit) as caught:
         program.prepare(["--help"])

@@ -12,7 +12,6 @@ from torch.distributed.run import parse_args as parse_torchrun
 
 from tests.recorded_scripts import LARGE, ROOT, ScriptRunner, copy_scripts, parsed
 
-
 TINY = [
     f"tiny/{name}.sh"
     for name in (

@@ -18,7 +18,6 @@ if [ $# -gt 0 ]; then
     echo "error: run_all.sh takes no arguments ($*): set variables, or run the script of one stage" >&2
     exit 2
 fi
-export RUN_DIR
 
 # stage NAME [VARIABLE=VALUE...]: run one script of this folder.
 stage() {

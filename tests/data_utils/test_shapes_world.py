@@ -31,9 +31,6 @@ def scene_of(*names: str) -> Scene:
     return Scene(tuple(PlacedObject(name, cell, 0.0, 0.0, 5.0) for cell, name in enumerate(names)), 7)
 
 
-# --- scenes and pictures
-
-
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_does_not():
     first, again, other = (
         np.asarray(render(sample_scene(np.random.default_rng(seed)), 0.4)) for seed in (3, 3, 4)
@@ -137,6 +134,62 @@ def test_quality_of_a_checkable_answer_punishes_strangers_and_repeats():
     assert answer_quality(no, TRUTH, "Yes, there is a red-cross.") == 0.0
     assert answer_quality(no, TRUTH, "No, there is no blue-cross.") == 0.5
     assert answer_quality(no, TRUTH, "No, no red-cross red-cross.") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ("the image shows nothing.", "describe"),
+        ("Yes, there is a red-circle.", "yes_no"),
+        ("No", "yes_no"),
+        ("C. red-circle.", "choice"),
+        *((text, None) for text in ("", "C", "E. red-circle.", "yes", "a red-circle", " Yes", ".", "AB.")),
+    ],
+)
+def test_the_form_of_an_answer_shows_by_how_it_starts(answer, kind):
+    assert shapes_text.answer_kind(answer) == kind
+
+
+def test_a_true_answer_to_another_kind_of_question_is_worth_less_than_any_false_one():
+    describe, yes = (
+        parse_question(text, answer_type, TRUTH)
+        for text, answer_type in [("describe the image.", 1), ("is there a red-circle in the image?", 7)]
+    )
+    choice = parse_question("which? A. red-cross B. red-circle C. green-square D. white-cross", 3, TRUTH)
+    answers = {question.kind: question.truth for question in (describe, yes, choice)}
+    for question in (describe, yes, choice):
+        worths = {kind: answer_quality(question, TRUTH, answer) for kind, answer in answers.items()}
+        assert worths == {kind: 1.0 if kind == question.kind else -1.0 for kind in answers}
+        assert answer_quality(question, TRUTH, "") == -1.0
+    # The worst wrong answers of a model that stays on topic: no recall and one stranger, -0.5; wrong, 0.
+    assert answer_quality(describe, TRUTH, "the image shows a white-cross.") == -0.5
+    assert answer_quality(choice, TRUTH, "A. red-cross.") == -0.5  # wrong and a stranger to the right answer
+    assert answer_quality(yes, TRUTH, "No, there is no red-circle.") == 0.0
+
+
+@pytest.mark.parametrize("kind", ["describe", "yes_no", "choice"])
+def test_an_off_topic_answer_is_true_and_of_both_other_kinds(kind):
+    rng = np.random.default_rng(8)
+    seen = Counter()
+    for _ in range(200):
+        names = sample_scene(rng).names
+        question = shapes_files.ask(kind, names, rng)
+        answer = shapes_files.off_topic_answer(question, names, rng)
+        assert not judge_description(names, answer).false
+        assert answer_quality(question, names, answer) == shapes_text.OFF_TOPIC
+        seen[shapes_text.answer_kind(answer)] += 1
+    assert set(seen) == {"describe", "yes_no", "choice"} - {kind} and min(seen.values()) > 60
+
+
+def test_a_quarter_of_the_synthetic_answers_is_off_topic():
+    rng = np.random.default_rng(9)
+    off = 0
+    for _ in range(1200):
+        names = sample_scene(rng).names
+        question = shapes_files.ask("yes_no", names, rng)
+        off += shapes_text.answer_kind(synthetic_answer(question, names, "", rng)) != "yes_no"
+    # Three standard errors of a share of 0.25 in 1200 are 0.0375.
+    assert off / 1200 == pytest.approx(0.25, abs=0.0375)
 
 
 # --- sentences

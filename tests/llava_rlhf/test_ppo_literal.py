@@ -7,8 +7,16 @@ import pytest
 from tests.llava_rlhf.literal_ppo import LiteralPPO, Row
 from tests.llava_rlhf.ppo_world import largest_difference, metrics_of, record_experience, run_ppo, trained
 from tests.tiny_data import ppo_command
+from tests.tiny_models import STOP
 
-ONE_BATCH = {"step_batch_size": 8, "step_per_device_batch_size": 8, "noptepochs": 2, "learning_rate": 3e-4}
+# Answers of the tiny policy have 2 to 6 tokens: with 4 allowed, some are cut off before their stop.
+ONE_BATCH = {
+    "step_batch_size": 8,
+    "step_per_device_batch_size": 8,
+    "noptepochs": 2,
+    "learning_rate": 3e-4,
+    "response_len": 4,
+}
 VARIANTS = {
     "as published": {},
     "everything else": {
@@ -42,15 +50,18 @@ def test_two_steps_equal_ppo_written_out(
     )
     logged = metrics_of(tmp_path)
     assert len(logged) == 2
+    cut_off = []
     for metrics, experience in zip(logged, seen, strict=True):
         responses = [
             row[real].tolist()
             for row, real in zip(experience.responses, experience.response_mask, strict=True)
         ]
         assert len({len(response) for response in responses}) > 1, "rows of one length would not test padding"
+        cut_off.append(sum(response[-1] != STOP for response in responses))
         rows = [Row(*row) for row in zip(experience.items, responses, experience.texts, strict=True)]
         for name, expected in twin.step(rows).items():
             assert metrics[name] == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+    assert 0 < sum(cut_off) < 16, "the missing-stop penalty must fall on some rows"
     heads = {"head.weight": twin.value.weight.detach(), "head.bias": twin.value.bias.detach()}
     for role, plain in (("lora_policy", twin.policy), ("lora_value", twin.value)):
         heads |= {f"{role}.{name}": value.detach() for name, value in plain.adapter_state().items()}

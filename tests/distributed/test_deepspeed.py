@@ -1,0 +1,86 @@
+"""DeepSpeed on two CPU processes: the same adapters as plain DDP, checkpoints without the frozen base, exact resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed.comparing import assert_same_roles, weights_in
+from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
+from tests.tiny_data import policy_command, ppo_command, reward_command
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+TRAINER_STEPS = {"per_device_train_batch_size": 2, "max_steps": 2, "lr_scheduler_type": "constant"}
+PPO_STEPS = {
+    "rollout_per_device_batch_size": 4,
+    "step_batch_size": 8,
+    "step_per_device_batch_size": 2,
+    "noptepochs": 2,
+    "max_steps": 2,
+    "response_len": 24,
+    # DeepSpeed clips policy and value together, DDP each on its own: neither clips here.
+    "max_grad_norm": 1e9,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
+    """A function (program, "ddp" | "zero2" | "zero3") → run folder of two steps; each combination runs once."""
+    root = tmp_path_factory.mktemp("deepspeed")
+
+    def command(program: str, kind: str, folder: Path) -> list[str]:
+        config = {} if kind == "ddp" else {"deepspeed": SCRIPTS / f"{kind}.json"}
+        if program == POLICY_INIT:
+            return policy_command(data, tiny_base, folder, **TRAINER_STEPS, **config)
+        if program == REWARD:
+            return reward_command(data, tiny_base, folder, **TRAINER_STEPS, **config)
+        return ppo_command(data, tiny_base, policy_folder, reward_folder, folder, **PPO_STEPS, **config)
+
+    def run(program: str, kind: str, resumed: bool = False) -> Path:
+        folder = root / f"{program}-{kind}{'-resumed' if resumed else ''}"
+        if not folder.exists():
+            if resumed:
+                shutil.copytree(run(program, kind) / "checkpoint-1", folder / "checkpoint-1")
+            run_in_processes(program, command(program, kind, folder), 2, folder)
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [(POLICY_INIT, "zero2"), (POLICY_INIT, "zero3"), (REWARD, "zero2"), (REWARD, "zero3"), (PPO, "zero2")],
+)
+def test_roles_equal_those_of_ddp(runs, program, kind):
+    assert_same_roles(runs(program, "ddp"), runs(program, kind))
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"), [(POLICY_INIT, "zero2"), (POLICY_INIT, "zero3"), (PPO, "zero2")]
+)
+def test_a_checkpoint_holds_each_trained_weight_once_and_no_base(runs, program, kind):
+    checkpoint = runs(program, kind) / "checkpoint-1"
+    roles = sum(len(weights) for weights in weights_in(checkpoint).values())
+    files = sorted(checkpoint.rglob("*model_states.pt"))
+    assert files
+    for file in files:
+        state = torch.load(file, weights_only=False)
+        assert len(state["module"]) == roles
+        assert not any("vision_tower" in name or "embed_tokens" in name for name in state["module"])
+        assert not state["frozen_param_fragments"]
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"), [(POLICY_INIT, "zero2"), (POLICY_INIT, "zero3"), (REWARD, "zero2"), (PPO, "zero2")]
+)
+def test_resume_equals_an_uninterrupted_run(runs, program, kind):
+    whole, resumed = runs(program, kind), runs(program, kind, resumed=True)
+    steps = [json.loads(line)["step"] for line in (resumed / "metrics.jsonl").read_text().splitlines()]
+    assert set(steps) == {2}  # step 1 came from the checkpoint
+    assert_same_roles(whole / "checkpoint-2", resumed / "checkpoint-2")
