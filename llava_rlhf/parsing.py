@@ -80,7 +80,8 @@ class StrictParser(HfArgumentParser):
         }
         for action in self._actions:
             shown = action.dest in ours | COMMON_TRAINING_FLAGS | {"help", "help_all"}
-            if not shown or any(option.startswith("--no") for option in action.option_strings):
+            negation = isinstance(action, argparse._StoreFalseAction)
+            if not shown or negation:
                 action.help = argparse.SUPPRESS
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -179,7 +178,8 @@ def load_base(path: str | Path, settings: BaseSettings) -> VisionLanguageModel:
     )
     if quantization is None:
         model.to(settings.device)
-    _compute_alike_in_both_modes(model)
+    else:
+        _compute_alike_in_both_modes(model)
     model.eval()
     return VisionLanguageModel(model, settings.compute_dtype)
 
@@ -191,6 +191,8 @@ def _compute_alike_in_both_modes(model: nn.Module) -> None:
     AVX512-BF16): rounded, for good, and into a product without gradient, so whoever samples first and trains afterwards
     gets wrong gradients without any error. 8-bit layers round their inputs to 8 bits too, but only in eval mode.
     """
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt  # only quantised bases need the package
+
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False

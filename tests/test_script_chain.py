@@ -27,7 +27,7 @@ print(json.dumps({"config": config.config, "stage": training.deepspeed_plugin.ze
 def chain(tmp_path):
     """The calls of `run_all.sh`."""
     runner = ScriptRunner(ROOT, tmp_path)
-    return runner, runner.run("tiny/run_all.sh", RUN_DIR="my run")
+    return runner, runner.run("tiny/run_all.sh", RUN_DIR="my run", LANES="1")
 
 
 def test_run_all_runs_every_stage_in_order(chain):
@@ -36,16 +36,20 @@ def test_run_all_runs_every_stage_in_order(chain):
         "make_world",
         *("initialize_policy_model", "export_policy"),
         *("answer_prompts", "label_preferences"),
-        *("train_reward_model", "train_reward_model"),
+        "train_reward_model",
+        *("answer_prompts", "score_answers") * 2,
+        "train_reward_model",
         "initialize_policy_model",
         "train_rl_model",
-        *("answer_prompts", "score_answers") * 4,
+        *("answer_prompts", "score_answers") * 3,
+        "report",
     ]
 
 
 def test_run_all_hands_every_result_to_the_next_stage(chain):
     runner, calls = chain
-    world, sft, export, sample, label, plain, factual, init, ppo, *evaluation = calls
+    world, sft, export, sample, label, plain, *before, factual, init, ppo = calls[:13]
+    evaluation, report = before + calls[13:-1], calls[-1]
     run = runner.cwd / "my run"
     assert {call.value("image_folder") for call in calls if "--image_folder" in call.words} == {
         f"{world.value('output_dir')}/images"
@@ -63,15 +67,18 @@ def test_run_all_hands_every_result_to_the_next_stage(chain):
     assert plain.value("output_dir") != factual.value("output_dir") == ppo.value("reward_model_name_or_path")
     assert ppo.value("policy_model_name_or_path") == init.value("output_dir")
     adapters = [call.value("adapter") if "--adapter" in call.words else None for call in evaluation[::2]]
-    assert adapters == [None, ppo.value("output_dir")] * 2
+    assert adapters == [None, None, init.value("output_dir"), *[ppo.value("output_dir")] * 2]
     files = [call.value("output_file") for call in evaluation]
-    assert len(set(files)) == 8
+    assert len(set(files)) == 10
+    assert sorted(word.partition("=")[2] for word in report.words if word.endswith(".jsonl")) == sorted(
+        files[::2]
+    )
     assert [call.value("answers") for call in evaluation[1::2]] == files[::2]
 
 
 def test_run_all_passes_shared_variables_on_and_refuses_those_of_one_stage(tmp_path):
     runner = ScriptRunner(ROOT, tmp_path)
-    calls = runner.run("tiny/run_all.sh", SEED="7", MAX_STEPS="3")
+    calls = runner.run("tiny/run_all.sh", SEED="7", MAX_STEPS="3", LANES="1")
     assert {call.value("seed") for call in calls if "--seed" in call.words} == {"7"}
     assert [call.value("max_steps") for call in calls if "--max_steps" in call.words] == ["3"] * 5
     for wrong in ({"OUTPUT_DIR": "x"}, {"FACTS": "False"}):

@@ -14,10 +14,10 @@ SEED="${SEED:-0}"
 absolute WORLD_DIR SFT_MODEL OUTPUT_DIR
 
 TEMPERATURE="${TEMPERATURE:-1.0}"
-BATCH_SIZE="${BATCH_SIZE:-128}"
+BATCH_SIZE="${BATCH_SIZE:-256}"
 QUERY_LEN="${QUERY_LEN:-40}"
 RESPONSE_LEN="${RESPONSE_LEN:-28}"
-SYNTHETIC_SHARE="${SYNTHETIC_SHARE:-0.4}" # pairs with one made-up side
+SYNTHETIC_SHARE="${SYNTHETIC_SHARE:-0.25}" # pairs with one made-up side
 FALSE_WEIGHT="${FALSE_WEIGHT:-0.5}" # cost of a false object, in units of full recall
 
 tool llava_rlhf.answer_prompts \
