@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,20 +57,30 @@ def publish(staged: Path, final: Path) -> None:
 
 
 @contextmanager
-def written_whole(final: Path) -> Iterator[Path]:
-    """Yield an empty staging folder; on success it becomes `final`, on an exception it is removed."""
+def written_whole(
+    final: Path, writer: bool = True, barrier: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """Yield an empty staging folder that all processes fill; it becomes `final`, or on an exception is removed.
+
+    Args:
+        final: the folder's name once it is complete.
+        writer: whether this process makes, publishes and removes the folder.
+        barrier: waits for all processes.
+    """
     staged = staging_folder(final.parent) / final.name
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
+    if writer:
+        shutil.rmtree(staged.parent, ignore_errors=True)
+        staged.mkdir(parents=True)
+    barrier()
     try:
         yield staged
-        publish(staged, final)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
+        barrier()
+        if writer:
+            publish(staged, final)
     finally:
-        if staged.parent.is_dir() and not any(staged.parent.iterdir()):
-            staged.parent.rmdir()
+        if writer:
+            shutil.rmtree(staged.parent, ignore_errors=True)
+    barrier()
 
 
 def complete_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -96,17 +106,22 @@ def resume_folder(resume: str, output_dir: str | Path) -> Path | None:
         output_dir: the run folder.
 
     Raises:
-        ValueError: the named folder is no complete checkpoint.
+        ValueError: the named folder is no complete checkpoint, or `output_dir` holds checkpoints of later steps.
     """
-    if resume == "no":
-        return None
+    found = complete_checkpoints(output_dir)
     if resume == "auto":
-        found = complete_checkpoints(output_dir)
         return found[-1] if found else None
-    folder = Path(resume)
-    step_of(folder)
-    if not (folder / COMPLETE).is_file():
+    folder = None if resume == "no" else Path(resume)
+    if folder is not None and not (folder / COMPLETE).is_file():
+        step_of(folder)
         raise ValueError(f"--resume {resume}: not a complete checkpoint (it lacks the file {COMPLETE})")
+    step = 0 if folder is None else step_of(folder)
+    later = [other for other in found if step_of(other) > step]
+    if later:
+        raise ValueError(
+            f"--resume {resume}: {later[-1]} is from an earlier run and would be taken for the newest state of this "
+            "one; choose another --output_dir, or move it away"
+        )
     return folder
 
 

@@ -50,7 +50,6 @@ def run(arguments: ExportArguments) -> None:
     adapter = find_policy_adapter(arguments.adapter)
     merge(Path(arguments.base_model_name), adapter, staged, DTYPES[arguments.dtype])
     staged.rename(target)
-    staged.parent.rmdir()
     if not any(staged.parent.iterdir()):
         staged.parent.rmdir()
     print(f"wrote {target}")

@@ -19,6 +19,7 @@ from tqdm import trange
 from data_utils.batches import PromptBatch
 from llava_rlhf.checkpoints import checkpoint_folder, delete_oldest
 from llava_rlhf.functional.advantages import generalized_advantages
+from llava_rlhf.functional.losses import explained_variance
 from llava_rlhf.functional.masked import moments, whiten
 from llava_rlhf.guards import Guard, NonFiniteError
 from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
@@ -148,7 +149,7 @@ class PPOTrainer:
             "ppo/returns/var": float(return_moments.var),
             "ppo/val/mean": float(value_moments.mean),
             "ppo/val/var": float(value_moments.var),
-            "ppo/val/explained_variance": float(1 - residual.var / return_moments.var),
+            "ppo/val/explained_variance": float(explained_variance(residual, return_moments)),
         }
         return Targets(whiten(advantages, mask, everywhere, shift_mean=True), returns), metrics
 

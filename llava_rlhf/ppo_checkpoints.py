@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
-from llava_rlhf.checkpoints import publish, staging_folder
+from llava_rlhf.checkpoints import written_whole
 from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
 from llava_rlhf.role_files import POLICY, VALUE, VALUE_HEAD
 from models.roles import Policy, ValueModel
@@ -54,24 +53,17 @@ class PPOState:
 
     def save(self, final: Path, done: int) -> None:
         """Write the state after `done` steps, whole or not at all. Called on every process."""
-        staged = staging_folder(final.parent) / final.name
-        if self.accelerator.is_main_process:
-            _empty(staged)
-        self.accelerator.wait_for_everyone()
-        self.save_roles(staged)
-        torch.save(_rng_state(), staged / f"rng_{self.accelerator.process_index}.pt")
-        if self._deepspeed:
-            self.model.save_checkpoint(str(staged / ENGINE), tag="state", exclude_frozen_parameters=True)
-        if self.accelerator.is_main_process:
-            if not self._deepspeed:
+        main = self.accelerator.is_main_process
+        with written_whole(final, main, self.accelerator.wait_for_everyone) as staged:
+            self.save_roles(staged)
+            torch.save(_rng_state(), staged / f"rng_{self.accelerator.process_index}.pt")
+            if self._deepspeed:
+                self.model.save_checkpoint(str(staged / ENGINE), tag="state", exclude_frozen_parameters=True)
+            elif main:
                 torch.save(self.optimizer.state_dict(), staged / OPTIMIZER)
-            content = {"step": done, "kl_controller": self.kl_controller.state_dict()}
-            (staged / STATE).write_text(json.dumps(content, indent=2) + "\n")
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            publish(staged, final)
-            staged.parent.rmdir()
-        self.accelerator.wait_for_everyone()
+            if main:
+                content = {"step": done, "kl_controller": self.kl_controller.state_dict()}
+                (staged / STATE).write_text(json.dumps(content, indent=2) + "\n")
 
     def load(self, folder: Path) -> int:
         """Restore what `save` wrote; returns the number of steps done. Called on every process."""
@@ -94,11 +86,6 @@ class PPOState:
     @property
     def _deepspeed(self) -> bool:
         return self.accelerator.distributed_type == DistributedType.DEEPSPEED
-
-
-def _empty(folder: Path) -> None:
-    shutil.rmtree(folder.parent, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 def _rng_state() -> dict[str, object]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
-from llava_rlhf.functional.losses import pairwise_reward_loss
+from llava_rlhf.functional.losses import pairwise_accuracy, pairwise_reward_loss
 from llava_rlhf.role_trainer import RoleTrainer
 from models.roles import RewardModel
 
@@ -67,10 +66,9 @@ class RewardTrainer(RoleTrainer):
 
 def pair_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy (a tie counts half), share of pairs whose second response is preferred, mean score."""
-    rewards, choice = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
-    margin = (rewards[:, 1] - rewards[:, 0]) * np.where(choice == 1, 1.0, -1.0)
+    rewards, choice = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
     return {
-        "accuracy": float(np.mean((margin > 0) + 0.5 * (margin == 0))),
-        "label_positive_rate": float(choice.mean()),
-        "average_score": float(rewards.mean()),
+        "accuracy": float(pairwise_accuracy(rewards, choice)),
+        "label_positive_rate": float(choice.double().mean()),
+        "average_score": float(rewards.double().mean()),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +18,8 @@ from transformers.trainer_utils import rotate_checkpoints
 from llava_rlhf.checkpoints import (
     checkpoint_folder,
     leave_frozen_weights_out,
-    publish,
-    staging_folder,
     step_of,
+    written_whole,
 )
 from llava_rlhf.run_folder import JsonLines
 
@@ -70,23 +68,17 @@ class RoleTrainer(Trainer):
         """Save as `Trainer` does, but under a temporary name; rename when every file is there."""
         run = Path(self.args.output_dir)
         final = checkpoint_folder(run, self.state.global_step)
-        self._staging = staging_folder(run)
-        staged = self._staging / final.name
+        with written_whole(final, self.args.should_save, self.accelerator.wait_for_everyone) as staged:
+            self._staging = staged.parent
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            if self.state.best_model_checkpoint == str(staged):
+                self.state.best_model_checkpoint = str(final)
+            if self.args.should_save:
+                self.state.save_to_json(str(staged / TRAINER_STATE))
         if self.args.should_save:
-            shutil.rmtree(self._staging, ignore_errors=True)
-            staged.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        if self.state.best_model_checkpoint == str(staged):
-            self.state.best_model_checkpoint = str(final)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self.state.save_to_json(str(staged / TRAINER_STATE))
-            publish(staged, final)
-            shutil.rmtree(staged.parent)
             rotate_checkpoints(
                 output_dir=str(run),
                 save_total_limit=self.args.save_total_limit,

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import EvalPrediction
 
-from llava_rlhf.functional.log_probs import cross_entropy_sum
+from llava_rlhf.functional.log_probs import head_log_probs
 from llava_rlhf.role_trainer import RoleTrainer
 from models.roles import Policy
 
@@ -15,7 +16,7 @@ IGNORE = -100
 
 
 class DialogueLoss(nn.Module):
-    """Summed cross-entropy of a `data_utils.batches.DialogueBatch`; the module that DDP and DeepSpeed wrap.
+    """Summed cross-entropy of each row of a `data_utils.batches.DialogueBatch`; the module that DDP and DeepSpeed wrap.
 
     Args:
         policy: the trained role.
@@ -35,38 +36,45 @@ class DialogueLoss(nn.Module):
         image_index: Tensor | None = None,
         pixel_values: Tensor | None = None,
     ) -> Tensor:
-        """Sum over supervised tokens, in nats. `labels` int64[B, L] stand at their token's own position."""
+        """float32[B]: each row's sum over its supervised tokens, in nats; `labels` int64[B, L] stand at their token."""
         features = self.policy.bank.vlm.encode_images(pixel_values, image_index)
         hidden = self.policy.hidden_states(input_ids, attention_mask.bool(), features, training=self.training)
         predicts = labels[:, 1:] != IGNORE  # the state at t predicts the token at t + 1
-        return cross_entropy_sum(
-            hidden[:, :-1][predicts], labels[:, 1:][predicts], self.policy.project, self.chunk_size
+        log_probs, _ = head_log_probs(
+            hidden[:, :-1][predicts],
+            labels[:, 1:][predicts],
+            self.policy.project,
+            temperature=1.0,
+            chunk_size=self.chunk_size,
+            with_entropy=False,
         )
+        return -log_probs.new_zeros(predicts.shape).masked_scatter(predicts, log_probs).sum(dim=1)
 
 
 class SFTTrainer(RoleTrainer):
     """`Trainer` whose loss is Σ / N, with N counted over all processes and accumulated batches."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, compute_metrics=token_loss, **kwargs)
         # Makes the Trainer count N (from `labels`) and leave the division to `compute_loss`.
         self.model_accepts_loss_kwargs = True
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy per supervised token, times the number of processes (DDP averages over them)."""
-        loss = model(**inputs)
-        if num_items_in_batch is None:
-            counted = (inputs["labels"][:, 1:] != IGNORE).sum().clamp(min=1)
-            return (loss / counted, None) if return_outputs else loss / counted
-        loss = loss / num_items_in_batch * self.accelerator.num_processes
+        """Cross-entropy per supervised token of the step, times the processes (DDP averages over them)."""
+        loss = model(**inputs).sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor, None, None]:
-        """Cross-entropy per token of one evaluation batch of this process."""
+    ) -> tuple[None, Tensor, Tensor]:
+        """Sum and number of supervised tokens of each row; no loss, which would be a mean of unequal batches."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            return self.compute_loss(model, inputs).detach(), None, None
+            return None, model(**inputs), (inputs["labels"][:, 1:] != IGNORE).sum(dim=1)
+
+
+def token_loss(prediction: EvalPrediction) -> dict[str, float]:
+    """Cross-entropy per supervised token over the whole evaluation set."""
+    return {"loss": float(prediction.predictions.sum(dtype="float64") / prediction.label_ids.sum())}

@@ -25,6 +25,7 @@ from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelera
 from llava_rlhf.role_files import RewardModelCard, find_policy_adapter, read_reward_card
 from llava_rlhf.run_folder import write_arguments
 from llava_rlhf.training import announce, start_logging
+from models.vlm import read_base_facts
 
 ARGUMENTS = (PPOArguments, RewardArguments, DataArguments, FactArguments, ModelArguments, RunArguments)
 
@@ -55,6 +56,7 @@ def prepare(argv: Sequence[str]) -> PPORun:
     policy_adapter = find_policy_adapter(ppo.policy_model_name_or_path)
     card = read_reward_card(ppo.reward_model_name_or_path)
     judge_base = ppo.reward_base_model_name or card.base_model
+    check_judge_base(ppo, judge_base)
     text, judge_text = load_text_sides(ppo.base_model_name, judge_base, data.image_aspect_ratio)
     prompts = load_prompts(settings, text, judge_text, card)
     announce(prompts.report, rank == 0)
@@ -112,6 +114,24 @@ def run(prepared: PPORun) -> None:
     # 4. The result.
     trainer.state.save_roles(Path(ppo.output_dir))
     accelerator.end_training()
+
+
+def check_judge_base(ppo: PPOArguments, judge_base: str) -> None:
+    """Raise ValueError when the judge's base is not there, or the value model can't start from the policy adapter."""
+    if not Path(judge_base).is_dir():
+        raise ValueError(
+            f"the base of the reward model, {judge_base}, is no directory (named by reward_model.json of "
+            f"{ppo.reward_model_name_or_path}); name it with --reward_base_model_name"
+        )
+    judge, policy = read_base_facts(judge_base), read_base_facts(ppo.base_model_name)
+    if not ppo.init_value_with_reward and (judge.layers, judge.hidden_size) != (
+        policy.layers,
+        policy.hidden_size,
+    ):
+        raise ValueError(
+            f"--init_value_with_reward False: the policy's adapter ({policy.layers} layers of {policy.hidden_size}) does "
+            f"not fit the judge's base ({judge.layers} layers of {judge.hidden_size}); use True"
+        )
 
 
 def load_text_sides(policy_base: str, judge_base: str, image_aspect_ratio: str) -> tuple[TextSide, TextSide]:

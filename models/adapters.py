@@ -241,6 +241,9 @@ def _lora_config(spec: AdapterSpec) -> LoraConfig:
         )
     config = read_adapter_config(spec.source)
     config.inference_mode = False  # PEFT would freeze it; `AdapterBank` declares what trains
+    config.lora_dropout = (
+        0.0  # what is loaded is sampled from too: an update must see the policy that answered
+    )
     return config
 
 

@@ -252,10 +252,13 @@ class BaseFacts:
     Attributes:
         image_token_id: id of the image placeholder.
         tokens_per_image: positions that one image takes in the model.
+        layers, hidden_size: shape of the language model, which an adapter must fit.
     """
 
     image_token_id: int
     tokens_per_image: int
+    layers: int
+    hidden_size: int
 
 
 def read_base_facts(path: str | Path) -> BaseFacts:
@@ -263,4 +266,6 @@ def read_base_facts(path: str | Path) -> BaseFacts:
     check_base(path)
     config = AutoConfig.from_pretrained(path)
     vision = config.vision_config
-    return BaseFacts(config.image_token_id, (vision.image_size // vision.patch_size) ** 2)
+    text = config.get_text_config()
+    positions = (vision.image_size // vision.patch_size) ** 2
+    return BaseFacts(config.image_token_id, positions, text.num_hidden_layers, text.hidden_size)

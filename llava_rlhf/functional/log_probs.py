@@ -1,7 +1,7 @@
 """Log-probabilities and entropies of tokens, without ever holding the whole [tokens, vocabulary] table.
 
-A vocabulary of 32 000 makes logits 500 times as large as a hidden state of 64 values: ``head_log_probs`` and
-``cross_entropy_sum`` therefore go through the tokens in chunks, forward and backward.
+A vocabulary of 32 000 makes logits 500 times as large as a hidden state of 64 values: ``head_log_probs`` therefore goes
+through the tokens in chunks, forward and backward.
 """
 
 from __future__ import annotations
@@ -97,23 +97,3 @@ def head_log_probs(
         log_probs.append(result[0])
         entropies.append(result[1])
     return torch.cat(log_probs), torch.cat(entropies) if with_entropy else None
-
-
-def cross_entropy_sum(
-    hidden: Tensor, targets: Tensor, project: Callable[[Tensor], Tensor], chunk_size: int
-) -> Tensor:
-    """Summed cross-entropy in nats of targets given hidden states, in the chunks of :func:`head_log_probs`.
-
-    The sum, not the mean: the caller divides once by the number of supervised tokens of the global batch.
-
-    Args:
-        hidden: float[N, D], only the states that predict a supervised token.
-        targets: int64[N].
-        project: hidden states [n, D] to logits [n, V].
-        chunk_size: tokens per chunk, >= 1.
-
-    Returns:
-        float32 scalar, differentiable; 0 for N = 0.
-    """
-    log_probs, _ = head_log_probs(hidden, targets, project, 1.0, chunk_size, with_entropy=False)
-    return -log_probs.sum()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from llava_rlhf.functional.masked import check_mask, masked_sum, masked_var
+from llava_rlhf.functional.masked import Moments, check_mask, masked_sum
 
 
 class LossSum(NamedTuple):
@@ -126,21 +126,14 @@ def pairwise_accuracy(rewards: Tensor, choice: Tensor) -> Tensor:
     return ((margin.sign() + 1) / 2).mean()
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+def explained_variance(residuals: Moments, returns: Moments) -> Tensor:
     """1 - var(R - V) / var(R): 1 = perfect values, 0 = as good as a constant, negative = worse.
 
     Args:
-        values: float[B, T].
-        returns: float[B, T].
-        mask: bool[B, T], True = real response token.
+        residuals: moments of R - V over real tokens.
+        returns: moments of R over the same tokens.
 
     Returns:
-        Scalar, detached; NaN when the returns do not vary, because there is nothing to explain.
-
-    Raises:
-        ValueError: nothing counts.
+        float64 scalar; 0 when the returns do not vary, because there is nothing to explain.
     """
-    returns, values = returns.detach().double(), values.detach().double()
-    variance = masked_var(returns, mask)
-    share = 1.0 - masked_var(returns - values, mask) / variance
-    return torch.where(variance > 0, share, torch.nan)
+    return torch.where(returns.var > 0, 1.0 - residuals.var / returns.var, torch.zeros_like(returns.var))

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +32,14 @@ class LabelArguments:
 
 
 def prepare(argv: Sequence[str]) -> LabelArguments:
-    """Parse the command line."""
-    return StrictParser((LabelArguments,), description=__doc__).parse(argv)[0]
+    """Parse the command line. Raises ValueError unless every prompt has two answers."""
+    (arguments,) = StrictParser((LabelArguments,), description=__doc__).parse(argv)
+    answered = Counter(record["id"] for record in read_json_lines(arguments.answers))
+    if not answered or set(answered.values()) != {2}:
+        raise ValueError(
+            f"--answers {arguments.answers}: every prompt needs two samples (answer_prompts --samples 2)"
+        )
+    return arguments
 
 
 def run(arguments: LabelArguments) -> None:
@@ -42,10 +48,6 @@ def run(arguments: LabelArguments) -> None:
     pairs: defaultdict[str, list[dict]] = defaultdict(list)
     for record in read_json_lines(arguments.answers):
         pairs[record["id"]].append(record)
-    if any(len(pair) != 2 for pair in pairs.values()) or not pairs:
-        raise ValueError(
-            f"--answers {arguments.answers}: every prompt needs two samples (answer_prompts --samples 2)"
-        )
     rng = np.random.default_rng(arguments.seed)
     rows = []
     for name, (first, second) in pairs.items():

@@ -92,9 +92,18 @@ def test_where_to_continue_from(tmp_path):
     assert resume_folder("auto", tmp_path / "absent") is None
     write(tmp_path, 4)
     write(tmp_path, 6)
-    assert resume_folder("no", tmp_path) is None
+    assert resume_folder("no", tmp_path / "elsewhere") is None
     assert resume_folder("auto", tmp_path) == tmp_path / "checkpoint-6"
+    assert resume_folder(str(tmp_path / "checkpoint-6"), tmp_path) == tmp_path / "checkpoint-6"
     assert resume_folder(str(tmp_path / "checkpoint-4"), "elsewhere") == tmp_path / "checkpoint-4"
+
+
+def test_later_checkpoints_of_an_earlier_run_are_not_mixed_with_a_new_one(tmp_path):
+    write(tmp_path, 4)
+    write(tmp_path, 6)
+    for resume in ("no", str(tmp_path / "checkpoint-4")):
+        with pytest.raises(ValueError, match=r"checkpoint-6 is from an earlier run"):
+            resume_folder(resume, tmp_path)
 
 
 def test_a_named_folder_that_is_no_complete_checkpoint_is_refused(tmp_path):

@@ -50,12 +50,24 @@ def test_the_means_are_those_of_the_written_rollouts(ppo_run):
         assert metrics["objective/non_score_rewards"] == pytest.approx(
             -0.3 * metrics["objective/kl_sum_seq"], rel=1e-5, abs=1e-7
         )
-        assert metrics["response/length_p50"] == np.percentile(column("length"), 50)
-        assert metrics["response/length_p95"] == pytest.approx(np.percentile(column("length"), 95))
         stopped = [reason == "stop token" for reason in column("stop_reason")]
         assert metrics["response/stop_rate"] == statistics.fmean(stopped)
         shaped = 10 * (metrics["objective/rewards"] + metrics["objective/non_score_rewards"])
         assert metrics["objective/shaped_rewards"] == pytest.approx(shaped, rel=1e-5)
+
+
+def test_length_percentiles_where_the_longest_answers_differ(
+    tiny_data, tiny_base, policy_run, reward_run, tmp_path
+):
+    run_ppo(ppo_command(tiny_data, tiny_base, policy_run, reward_run, tmp_path, response_len=12, max_steps=3))
+    apart = 0
+    for step, metrics in enumerate(metrics_of(tmp_path), 1):
+        rows = read_json_lines(tmp_path / "rollouts" / f"{step:06d}.jsonl")
+        lengths = sorted(row["length"] for row in rows)
+        apart += lengths[-1] != lengths[-2]
+        assert metrics["response/length_p50"] == pytest.approx(np.percentile(lengths, 50))
+        assert metrics["response/length_p95"] == pytest.approx(np.percentile(lengths, 95))
+    assert apart, "with equal longest answers any high percentile would pass"
 
 
 def test_each_written_row_adds_up(ppo_run):
