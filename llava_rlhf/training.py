@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,6 @@ def start_logging(main_process: bool) -> None:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     hf_logging.set_verbosity_warning()
-    # PEFT still calls transformers functions by names that transformers is about to rename.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def announce(report: DataReport, main_process: bool) -> None:

@@ -12,6 +12,7 @@ recompute under another one, gives wrong gradients without any error. The rules 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ class AdapterBank(nn.Module):
             raise ValueError("an adapter bank needs at least one adapter")
         configs = {name: _lora_config(spec) for name, spec in adapters.items()}
         first, *others = configs
-        self.peft_model = PeftModel(vlm.model, configs[first], adapter_name=first)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT reads an attribute that transformers has renamed
+            self.peft_model = PeftModel(vlm.model, configs[first], adapter_name=first)
         for name in others:
             self.peft_model.add_adapter(name, configs[name])
         self.vlm = vlm

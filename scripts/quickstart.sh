@@ -13,8 +13,8 @@ ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 case "${1:-}" in
     "") ;;
     --short)
-        export TRAIN_IMAGES=800 INIT_IMAGES=200 PREFERENCE_IMAGES=500 PPO_IMAGES=400
-        export REWARD_MODEL_STEPS=60 PPO_STEPS=6
+        export TRAIN_IMAGES=800 INIT_IMAGES=200 PREFERENCE_IMAGES=600 PPO_IMAGES=400 EVAL_SIZE=100
+        export REWARD_MODEL_STEPS=100 PPO_STEPS=6
         ;;
     *)
         echo "error: unknown argument $1; only --short is known" >&2
