@@ -85,14 +85,12 @@ def time_variant(folder: Path, flags: Mapping[str, str], steps: int) -> dict[str
             "RUN_DIR": str(folder.resolve()),
             "OUTPUT_DIR": output,
             "MAX_STEPS": str(steps),
-            "GRADIENT_CHECKPOINTING": "False",
         }
-        child = subprocess.Popen(
-            command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        done = subprocess.run(
+            command, env={**os.environ, **settings}, capture_output=True, text=True, check=False
         )
-        _, errors = child.communicate()
-        if child.returncode:
-            sys.exit(errors.decode())
+        if done.returncode:
+            sys.exit(done.stderr)
         lines = read_json_lines(Path(output) / "metrics.jsonl")[1:]
         return {
             "rollout s": statistics.median(line["time/rollout"] for line in lines),

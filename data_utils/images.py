@@ -23,10 +23,23 @@ def check_image(folder: str | Path, name: str) -> str | None:
         return reason
     try:
         with Image.open(path) as image:
+            cut_off = image.format == "JPEG" and not _ends_like_jpeg(path)
             image.verify()
+        if (
+            cut_off
+        ):  # `verify` does not notice a JPEG that stops half-way; decoding all of them would take hours
+            with Image.open(path) as image:
+                image.load()
     except Exception as error:  # Pillow's decoders raise whatever type they like on broken bytes
         return f"unreadable image ({type(error).__name__}: {error})"
     return None
+
+
+def _ends_like_jpeg(path: Path) -> bool:
+    """Whether an end-of-image marker stands among the last bytes (some writers append a little after it)."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 4096, 0))
+        return b"\xff\xd9" in file.read()
 
 
 class ImagePipeline:

@@ -7,7 +7,6 @@ tokenised; a record is the JSON row with its types checked. The schema is open: 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -201,8 +200,8 @@ def _parse_prompt(row: dict, place: dict) -> PromptRecord:
     if type(kind) is not int or kind not in set(AnswerType):
         raise _BadField("caption_type", kind, "must be an integer from 1 to 7 (absent means 1)")
     bonus = row.get("length_bonus", 1.0)
-    if isinstance(bonus, bool) or not isinstance(bonus, (int, float)) or not abs(bonus) <= sys.float_info.max:
-        raise _BadField("length_bonus", bonus, "must be a finite number (absent means 1.0)")
+    if isinstance(bonus, bool) or not isinstance(bonus, (int, float)) or not abs(bonus) <= 1e30:
+        raise _BadField("length_bonus", bonus, "must be a finite number of at most 1e30 (absent means 1.0)")
     common = _common(row, (human[0],), {"conversations", "caption_type", "length_bonus"})
     return PromptRecord(**place, **common, answer_type=AnswerType(kind), length_bonus=float(bonus))
 

@@ -6,8 +6,9 @@ Every class checks itself; what depends on the number of processes is checked by
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -58,6 +59,16 @@ class ModelArguments:
     def lora_settings(self) -> LoraSettings:
         """Shape of a new adapter."""
         return LoraSettings(self.lora_r, self.lora_alpha, self.lora_dropout, tuple(self.lora_modules))
+
+    def check_attention(self, bf16: bool, fp16: bool, use_cpu: bool) -> None:
+        """Raise ValueError for attention kernels that the machine or the number format can't run."""
+        if self.attn_implementation != "flash_attention_2":
+            return
+        if use_cpu or not torch.cuda.is_available() or find_spec("flash_attn") is None or not (bf16 or fp16):
+            raise ValueError(
+                "--attn_implementation flash_attention_2 needs CUDA, the package flash-attn, and --bf16 or --fp16; "
+                "use sdpa"
+            )
 
     def base_settings(self, bf16: bool, fp16: bool, device: torch.device | str) -> BaseSettings:
         """How to load a base: weights and activations in bfloat16 / float16 when asked for, else float32."""
@@ -194,6 +205,14 @@ class LlavaTrainingArguments(TrainingArguments):
         if renamed:
             self.activation_checkpointing = False
         super().__post_init__()
+        if not self.average_tokens_across_devices:
+            raise ValueError(
+                "--average_tokens_across_devices False: losses are divided by the tokens of all processes"
+            )
+
+    def to_sanitized_dict(self) -> dict[str, Any]:
+        """What `arguments.json` records; gradient checkpointing as it was asked for."""
+        return {**super().to_sanitized_dict(), "gradient_checkpointing": self.checkpoint_activations}
 
 
 def _require_file(flag: str, path: str) -> None:

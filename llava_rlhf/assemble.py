@@ -5,6 +5,7 @@ The only place that knows whether policy and judge share a base.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from data_utils.conversation import ConversationTemplate
 from data_utils.facts import FactBook, RewardPrompt
 from data_utils.images import ImagePipeline
 from data_utils.schema import DataError, read_captions
@@ -29,6 +31,8 @@ from models.vlm import (
     load_tokenizer,
     read_base_facts,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,16 @@ def load_text_side(base: str | Path, image_aspect_ratio: str) -> TextSide:
     )
 
 
-def load_facts(arguments: FactArguments) -> tuple[FactBook, RewardPrompt]:
+def check_stop(text: TextSide, template: ConversationTemplate) -> None:
+    """Raise ValueError unless the template's stop is the token at which sampling ends."""
+    if text.tokenizer.convert_tokens_to_ids(template.stop) != text.tokenizer.eos_token_id:
+        raise ValueError(
+            f"template {template.name!r} ends an answer with {template.stop!r}, the tokenizer with "
+            f"{text.tokenizer.eos_token!r}: no response would ever stop; choose another --version"
+        )
+
+
+def load_facts(arguments: FactArguments, skip_invalid: bool) -> tuple[FactBook, RewardPrompt]:
     """The caption map and the judging criteria.
 
     Raises:
@@ -74,8 +87,10 @@ def load_facts(arguments: FactArguments) -> tuple[FactBook, RewardPrompt]:
     captions = None
     if arguments.image_to_caption_file is not None:
         captions, problems = read_captions(arguments.image_to_caption_file)
-        if problems:
+        if any(problem.field == "file" for problem in problems) or (problems and not skip_invalid):
             raise DataError(problems)
+        if problems:
+            logger.warning("%s: %d invalid entries dropped", arguments.image_to_caption_file, len(problems))
     return FactBook(captions, arguments.missing_captions), prompt
 
 

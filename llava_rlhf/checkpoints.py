@@ -72,6 +72,10 @@ def written_whole(
         shutil.rmtree(staged.parent, ignore_errors=True)
         staged.mkdir(parents=True)
     barrier()
+    if not staged.is_dir():
+        raise RuntimeError(
+            f"{staged} is not there: --output_dir must be on a file system that all nodes share"
+        )
     try:
         yield staged
         barrier()

@@ -45,14 +45,22 @@ class Guard:
         bad = (~torch.isfinite(per_row)).any(dim=0).nonzero().flatten().tolist()
         self._stop_if(bool(bad), "a score, value or log-probability", experience, bad, step)
 
+    def check_rewards(self, rewards: Tensor, experience: Experience, step: int) -> None:
+        """Refuse non-finite token rewards float[R, T]. Raises NonFiniteError on every process."""
+        bad = (~torch.isfinite(rewards.sum(dim=1))).nonzero().flatten().tolist()
+        self._stop_if(bool(bad), "a reward", experience, bad, step)
+
     def check_loss(self, loss: Tensor, experience: Experience, rows: Sequence[int], step: int) -> None:
         """Refuse a non-finite loss before its backward. Raises NonFiniteError on every process."""
         self._stop_if(not bool(torch.isfinite(loss)), "the loss", experience, rows, step)
 
     def check_norm(self, norm: float, experience: Experience, rows: Sequence[int], step: int) -> None:
-        """Refuse a non-finite gradient before it reaches the weights. Raises NonFiniteError on every process."""
+        """Refuse a non-finite gradient, before it reaches the weights unless DeepSpeed's engine has just applied it.
+
+        Raises NonFiniteError on every process.
+        """
         # fp16 scaling meets infinite gradients all the time, and skips such a step itself.
-        bad = not math.isfinite(norm) and self.accelerator.scaler is None
+        bad = not math.isfinite(norm) and self.accelerator.mixed_precision != "fp16"
         self._stop_if(bad, "the gradient", experience, rows, step)
 
     def _stop_if(

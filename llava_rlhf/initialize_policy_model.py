@@ -41,6 +41,7 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     start_logging(training.process_index == 0)
+    model.check_attention(training.bf16, training.fp16, training.use_cpu)
     checkpoint = resume_folder(run.resume, training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     dataset = build_dialogues(

@@ -1,4 +1,4 @@
-"""Estimate the memory of one device for each program, from shapes alone (nothing is loaded).
+"""Estimate the memory of PPO on one device, all roles on one base, from shapes alone (nothing is loaded).
 
 An estimate by counting tensors, not a measurement: allocator slack, kernels' workspaces and CUDA's context (about
 1–2 GiB) come on top.
@@ -55,7 +55,7 @@ class PlanArguments:
     _argument_group_name = "plan"
 
     shape: str = field(default="13b-v1.5-336", metadata={"help": "Base.", "choices": sorted(SHAPES)})
-    bits: int = field(default=4, metadata={"help": "Of the base in PPO: 4, 8 or 16."})
+    bits: int = field(default=4, metadata={"help": "Of the base in PPO.", "choices": [4, 8, 16]})
     lora_r: int = field(default=64, metadata={"help": "Rank of the adapters."})
     rollout_rows: int = field(default=32, metadata={"help": "Rows sampled at once on one device."})
     step_rows: int = field(default=16, metadata={"help": "Rows per backward pass on one device."})

@@ -30,7 +30,7 @@ from llava_rlhf.ppo_update import PPOUpdater, Targets
 from llava_rlhf.prompt_stream import PromptStream
 from llava_rlhf.reward_shaping import ShapedReward, shape_rewards
 from llava_rlhf.rollout import Experience, RolloutCollector
-from llava_rlhf.run_folder import JsonLines, write_rollouts
+from llava_rlhf.run_folder import JsonLines, delete_rollouts, write_rollouts
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ class PPOTrainer:
         """
         output_dir = Path(self.arguments.output_dir)
         metrics_file = JsonLines(output_dir / "metrics.jsonl", first_step) if self._main else None
+        if self._main:
+            delete_rollouts(output_dir, first_step)
         for step in range(first_step, self.plan.ppo_steps):
             try:
                 metrics = self._step(batches, step, output_dir)
@@ -114,6 +116,7 @@ class PPOTrainer:
         # 2. Shape the reward.
         kl_coef = self.kl_controller.value
         shaped = shape_rewards(experience, self.response_len, self.reward_arguments, kl_coef)
+        self.guard.check_rewards(shaped.rewards, experience, step)
         # 3. Advantages and returns.
         targets, metrics = self._targets(experience, shaped)
         metrics |= self._rollout_metrics(experience, shaped)
@@ -185,7 +188,9 @@ class PPOTrainer:
     def _write_rollouts(
         self, experience: Experience, shaped: ShapedReward, step: int, output_dir: Path
     ) -> None:
-        rows = [_rollout_row(experience, shaped, row) for row in range(len(experience.items))]
+        rows = [
+            _rollout_row(experience, shaped, row, self.response_len) for row in range(len(experience.items))
+        ]
         if self.accelerator.num_processes > 1:
             gathered: list[Any] = [None] * self.accelerator.num_processes
             torch.distributed.all_gather_object(gathered, rows)
@@ -208,7 +213,15 @@ class PPOTrainer:
             self._save(step)
 
 
-def _rollout_row(experience: Experience, shaped: ShapedReward, row: int) -> Mapping[str, Any]:
+def _stop_reason(experience: Experience, row: int, response_len: int) -> str:
+    if bool(experience.stopped[row]):
+        return "stop token"
+    return "length" if int(experience.lengths[row]) == response_len else "question mark"
+
+
+def _rollout_row(
+    experience: Experience, shaped: ShapedReward, row: int, response_len: int
+) -> Mapping[str, Any]:
     item = experience.items[row]
     return {
         "row": item.row,
@@ -219,7 +232,7 @@ def _rollout_row(experience: Experience, shaped: ShapedReward, row: int) -> Mapp
         "captions": list(item.captions),
         "response": experience.texts[row],
         "length": int(experience.lengths[row]),
-        "stop_reason": "stop token" if bool(experience.stopped[row]) else "length or question mark",
+        "stop_reason": _stop_reason(experience, row, response_len),
         "reward_model": float(experience.scores[row]),
         "stop_penalty": float(shaped.stop_penalty[row]),
         "length_bonus": float(shaped.length_bonus[row]),

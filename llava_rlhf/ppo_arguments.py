@@ -1,9 +1,14 @@
 """Settings of PPO, and the batch arithmetic derived from them."""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import json
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
 
 from llava_rlhf.functional.kl import KLEstimator
 
@@ -54,6 +59,12 @@ class RewardArguments:
 
     def __post_init__(self):
         self.kl_estimator = KLEstimator(self.kl_estimator)
+        if self.kl_coef < 0:
+            raise ValueError(f"--kl_coef {self.kl_coef}: must be at least 0")
+        if self.kl_controller == "adaptive" and not (
+            self.kl_coef > 0 and self.kl_target > 0 and self.kl_horizon > 0
+        ):
+            raise ValueError("--kl_controller adaptive needs --kl_coef, --kl_target and --kl_horizon above 0")
 
 
 @dataclass
@@ -153,8 +164,45 @@ class PPOArguments:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
         if not self.temperature > 0:
             raise ValueError(f"--temperature {self.temperature}: must be above 0")
+        for name in "cliprange cliprange_value vf_coef warmup_steps weight_decay save_total_limit".split():
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 0")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be from 0 to 1")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"--max_grad_norm {self.max_grad_norm}: must be above 0")
         if self.bf16 and self.fp16:
             raise ValueError("--bf16 and --fp16 exclude each other")
+        if self.fp16 and (self.use_cpu or not torch.cuda.is_available()):
+            raise ValueError("--fp16 needs CUDA (its gradients have to be scaled there); use --bf16 on a CPU")
+        self._check_trackers()
+        if self.deepspeed is not None:
+            self.deepspeed_config()
+
+    def _check_trackers(self) -> None:
+        packages = {"tensorboard": "tensorboard", "wandb": "wandb"}
+        for name in [] if self.report_to == "none" else self.report_to.split(","):
+            if name not in packages:
+                raise ValueError(f"--report_to {name}: choose from none, {', '.join(packages)}")
+            if find_spec(packages[name]) is None:
+                raise ValueError(f"--report_to {name}: the package {packages[name]} is not installed")
+
+    def deepspeed_config(self) -> dict[str, Any]:
+        """The DeepSpeed configuration. Raises ValueError for an unreadable file, or a ZeRO stage above 2."""
+        try:
+            config = json.loads(Path(self.deepspeed).read_text(encoding="utf-8"))
+            stage = config.get("zero_optimization", {}).get("stage", 0)
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"--deepspeed {self.deepspeed}: not a DeepSpeed configuration ({error})"
+            ) from error
+        if stage > 2:
+            raise ValueError(
+                f"--deepspeed {self.deepspeed}: PPO samples from the whole weights, which ZeRO stage {stage} cuts up; "
+                "use stage 2 (scripts/zero2.json)"
+            )
+        return config
 
 
 @dataclass(frozen=True)

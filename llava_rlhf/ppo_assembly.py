@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
@@ -43,7 +41,7 @@ def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
     """Processes and devices; DDP by default, DeepSpeed when a configuration is given."""
     plugin = None
     if ppo.deepspeed is not None:
-        config = json.loads(Path(ppo.deepspeed).read_text())
+        config = ppo.deepspeed_config()
         config.update(
             train_micro_batch_size_per_gpu=ppo.step_per_device_batch_size,
             gradient_accumulation_steps=plan.accumulation,
@@ -65,8 +63,13 @@ def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
         project_dir=ppo.output_dir,
     )
     if ppo.report_to != "none":
-        accelerator.init_trackers("llava_rlhf")
+        accelerator.init_trackers("llava_rlhf", config=trackable(ppo))
     return accelerator
+
+
+def trackable(ppo: PPOArguments) -> dict[str, int | float | str | bool]:
+    """The settings that every tracker takes: numbers, strings and booleans."""
+    return {name: value for name, value in vars(ppo).items() if isinstance(value, (int, float, str, bool))}
 
 
 def assemble_trainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class PPOUpdater:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         sums: defaultdict[str, Tensor | float] = defaultdict(float)
-        norms: defaultdict[str, float] = defaultdict(float)
+        norms: defaultdict[str, list[float]] = defaultdict(list)
         passes = [
             rows
             for epoch in range(self.arguments.noptepochs)
@@ -79,11 +80,11 @@ class PPOUpdater:
         quiet = None if self.accelerator.is_main_process else True  # None: only on a terminal
         for rows in tqdm(passes, desc="update", unit="optimizer step", leave=False, disable=quiet):
             for name, norm in self._optimizer_step(experience, targets, rows, sums, step).items():
-                norms[name] += norm
+                norms[name].append(norm)
         totals = global_sums(self.accelerator, sums)
         count = totals.pop("count")
         metrics = {f"ppo/{name}": total / count for name, total in totals.items()}
-        return metrics | {f"ppo/loss/{name}": total / len(passes) for name, total in norms.items()}
+        return metrics | {f"ppo/loss/{name}": _finite_mean(numbers) for name, numbers in norms.items()}
 
     def _optimizer_step(
         self,
@@ -166,3 +167,9 @@ class PPOUpdater:
             for role, parameters in self.roles.items()
         }
         return norms | {"grad_norm": sum(norm**2 for norm in norms.values()) ** 0.5}
+
+
+def _finite_mean(numbers: Sequence[float]) -> float:
+    # fp16 scaling skips steps whose gradient overflowed; their infinite norm is no measurement (and no JSON).
+    finite = [number for number in numbers if math.isfinite(number)]
+    return sum(finite) / max(len(finite), 1)

@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from models.adapters import ADAPTER_CONFIG
+from models.adapter_files import ADAPTER_CONFIG
 
 POLICY = "lora_policy"
 REFERENCE = "lora_ref_policy"

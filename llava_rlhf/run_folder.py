@@ -98,6 +98,13 @@ def write_rollouts(output_dir: str | Path, step: int, rows: Sequence[Mapping[str
     write_text_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def delete_rollouts(output_dir: str | Path, after: int) -> None:
+    """Delete the rollouts of steps above `after`: they will be sampled again, or are from an earlier run."""
+    for path in (Path(output_dir) / "rollouts").glob("*.jsonl"):
+        if path.stem.isdigit() and int(path.stem) > after:
+            path.unlink()
+
+
 def _plain(item: Any) -> dict[str, Any]:
     if hasattr(item, "to_sanitized_dict"):  # transformers.TrainingArguments: leaves tokens out
         return item.to_sanitized_dict()

@@ -49,9 +49,10 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     start_logging(training.process_index == 0)
+    model.check_attention(training.bf16, training.fp16, training.use_cpu)
     checkpoint = resume_folder(run.resume, training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
-    facts, prompt = load_facts(fact_arguments)
+    facts, prompt = load_facts(fact_arguments, data.skip_invalid)
     dataset = build_preferences(
         data.dataset_path,
         image_folder=data.image_folder,

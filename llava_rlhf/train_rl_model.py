@@ -16,15 +16,16 @@ from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
-from llava_rlhf.assemble import TextSide, cast_for_ppo, load_facts, load_text_side
+from llava_rlhf.assemble import TextSide, cast_for_ppo, check_stop, load_facts, load_text_side
 from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.optimization import check_optimizer, learning_rate_schedule
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
 from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelerator
-from llava_rlhf.role_files import RewardModelCard, find_policy_adapter, read_reward_card
+from llava_rlhf.role_files import REWARD, RewardModelCard, find_policy_adapter, read_reward_card
 from llava_rlhf.run_folder import write_arguments
 from llava_rlhf.training import announce, start_logging
+from models.adapter_files import check_adapter_fits
 from models.vlm import read_base_facts
 
 ARGUMENTS = (PPOArguments, RewardArguments, DataArguments, FactArguments, ModelArguments, RunArguments)
@@ -53,11 +54,15 @@ def prepare(argv: Sequence[str]) -> PPORun:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     start_logging(rank == 0)
     check_optimizer(ppo.optim)
+    settings.model.check_attention(ppo.bf16, ppo.fp16, ppo.use_cpu)
     policy_adapter = find_policy_adapter(ppo.policy_model_name_or_path)
+    check_adapter_fits(policy_adapter, ppo.base_model_name)
     card = read_reward_card(ppo.reward_model_name_or_path)
     judge_base = ppo.reward_base_model_name or card.base_model
     check_judge_base(ppo, judge_base)
+    check_adapter_fits(Path(ppo.reward_model_name_or_path) / REWARD, judge_base)
     text, judge_text = load_text_sides(ppo.base_model_name, judge_base, data.image_aspect_ratio)
+    check_stop(text, TEMPLATES[data.version])
     prompts = load_prompts(settings, text, judge_text, card)
     announce(prompts.report, rank == 0)
     plan = plan_batches(ppo, world_size, len(prompts))
@@ -160,7 +165,7 @@ def load_prompts(
         ValueError: other judging conditions than the reward model's, without --allow_prompt_change; bad data.
     """
     ppo, data = settings.ppo, settings.data
-    facts, prompt = load_facts(settings.facts)
+    facts, prompt = load_facts(settings.facts, data.skip_invalid)
     now = RewardModelCard(
         card.base_model, prompt.text, prompt.uses_facts, data.version, data.image_aspect_ratio
     )

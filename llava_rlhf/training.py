@@ -44,6 +44,11 @@ def announce_and_split(
         ValueError: what the Trainer would only notice after the model is loaded.
     """
     announce(dataset.report, training.process_index == 0)
+    if training.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {training.n_gpu} GPUs: launch one process a GPU (torchrun --nproc-per-node "
+            f"{training.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES=0)"
+        )
     train_set, eval_set = dataset.split(training.eval_size, training.seed)
     if training.eval_strategy != "no" and eval_set is None:
         raise ValueError(f"--eval_strategy {training.eval_strategy.value} needs --eval_size above 0")

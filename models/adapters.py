@@ -22,13 +22,11 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config, save_safetensors
 from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, VisionLanguageModel, lora_target_pattern
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,9 @@ class AdapterBank(nn.Module):
         configs = {name: _lora_config(spec) for name, spec in adapters.items()}
         first, *others = configs
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT reads an attribute that transformers has renamed
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # PEFT reads an attribute that transformers has renamed
             self.peft_model = PeftModel(vlm.model, configs[first], adapter_name=first)
         for name in others:
             self.peft_model.add_adapter(name, configs[name])
@@ -270,27 +270,6 @@ def _mismatch(
     if scales[0] != scales[1]:
         return f"scale (alpha / r) is {scales[0]} in {names[0]}, {scales[1]} in {names[1]}"
     return None
-
-
-def read_adapter_config(directory: str | Path) -> LoraConfig:
-    """Read `adapter_config.json`. Raises ValueError when the folder is not a LoRA adapter in safetensors format."""
-    directory = Path(directory)
-    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
-    if missing:
-        raise ValueError(f"{directory} is not an adapter folder: it lacks {' and '.join(missing)}")
-    config = LoraConfig.from_pretrained(str(directory))
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"{directory}/{ADAPTER_CONFIG}: peft_type {config.peft_type} is not LORA")
-    return config
-
-
-def save_safetensors(state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write tensors as safetensors (contiguous copies on the CPU)."""
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in state.items()},
-        path,
-        metadata={"format": "pt"},
-    )
 
 
 def _as_json(value: object) -> object:

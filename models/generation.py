@@ -102,9 +102,16 @@ def sample(
 
 
 def _invert_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
-    """int64[B]: for each row the first token at which the cumulated probability exceeds `uniform` float[B]."""
-    cumulated = torch.softmax(logits, dim=-1).cumsum(dim=-1)
+    """int64[B]: for each row the first token at which the cumulated probability exceeds `uniform` float[B].
+
+    Where sums are rounded tree-wise, as on a GPU, neighbouring prefixes may come out of order by a last digit, and a
+    token of probability 0 may get a width: sorted again, and never drawn.
+    """
+    probabilities = torch.softmax(logits, dim=-1)
+    cumulated = probabilities.cumsum(dim=-1).cummax(dim=-1).values
     total = cumulated[:, -1:]  # rounding leaves it a little beside 1
-    token = torch.searchsorted(cumulated, uniform.unsqueeze(1) * total, right=True).squeeze(1)
-    # `right` never picks a token of probability 0, unless a uniform number was rounded to 1.
-    return torch.minimum(token, (cumulated < total).sum(dim=-1))
+    token = torch.searchsorted(cumulated, uniform.unsqueeze(1) * total, right=True)
+    # A uniform number may have been rounded to 1: at most the token that completes the sum.
+    token = torch.minimum(token, (cumulated < total).sum(dim=-1, keepdim=True))
+    possible = probabilities.gather(1, token) > 0
+    return torch.where(possible, token, probabilities.argmax(dim=-1, keepdim=True)).squeeze(1)

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 
-from models.adapters import save_safetensors
+from models.adapter_files import save_safetensors
 
 
 class ScalarHead(nn.Module):
@@ -31,8 +32,10 @@ class ScalarHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """float32[...] scores of hidden states float[..., D]."""
+        # DeepSpeed casts every parameter to the training dtype: compute in float32 all the same.
+        weight, bias = self.linear.weight.float(), self.linear.bias.float()
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.linear(hidden.float()).squeeze(-1)
+            return functional.linear(hidden.float(), weight, bias).squeeze(-1)
 
     def save(self, path: str | Path) -> None:
         """Write `weight` [1, D] and `bias` [1] as safetensors."""

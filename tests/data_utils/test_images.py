@@ -82,3 +82,14 @@ def test_a_truncated_photograph_names_its_file(tmp_path, pipeline):
 def test_an_unknown_mode_is_refused(processor):
     with pytest.raises(ValueError, match="stretch"):
         ImagePipeline(processor, "stretch")
+
+
+def test_a_jpeg_that_stops_half_way_is_refused(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
+    noise.save(tmp_path / "whole.jpg")
+    content = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 3])
+    (tmp_path / "trailing.jpg").write_bytes(content + b"\0" * 5000)  # decodes: bytes after the end do no harm
+    assert check_image(tmp_path, "whole.jpg") is None
+    assert check_image(tmp_path, "trailing.jpg") is None
+    assert "truncated" in check_image(tmp_path, "cut.jpg")

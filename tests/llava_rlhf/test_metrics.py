@@ -73,7 +73,7 @@ def test_length_percentiles_where_the_longest_answers_differ(
 def test_each_written_row_adds_up(ppo_run):
     rows = read_json_lines(ppo_run / "rollouts" / "000001.jsonl")
     assert len({row["row"] for row in rows}) == 8, "prompts are drawn without replacement"
-    assert {row["stop_reason"] for row in rows} == {"stop token", "length or question mark"}
+    assert {row["stop_reason"] for row in rows} == {"stop token", "length"}
     for row in rows:
         terms = row["reward_model"] + row["stop_penalty"] + row["length_bonus"] + row["correct_bonus"]
         assert row["score"] == pytest.approx(terms + 0.5, rel=1e-5)

@@ -1,0 +1,89 @@
+"""Mistakes that would cost hours if they were noticed after the models are loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from llava_rlhf.arguments import ModelArguments
+from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments
+from llava_rlhf.run_folder import delete_rollouts, write_rollouts
+from models.adapter_files import check_adapter_fits
+from models.heads import ScalarHead
+
+PATHS = {
+    "base_model_name": "b",
+    "policy_model_name_or_path": "p",
+    "reward_model_name_or_path": "r",
+    "output_dir": "o",
+}
+
+
+def ppo(**changes):
+    return PPOArguments(**PATHS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cliprange": -0.1}, "--cliprange -0.1: must be at least 0"),
+        ({"gamma": 1.5}, "--gamma 1.5: must be from 0 to 1"),
+        ({"max_grad_norm": 0.0}, "--max_grad_norm 0.0: must be above 0"),
+        ({"report_to": "tensorbord"}, "--report_to tensorbord: choose from none, tensorboard, wandb"),
+        ({"fp16": True, "use_cpu": True}, "--fp16 needs CUDA"),
+        ({"deepspeed": "absent.json"}, "--deepspeed absent.json: not a DeepSpeed configuration"),
+    ],
+)
+def test_ppo_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ppo(**changes)
+
+
+def test_ppo_refuses_zero_3_and_takes_zero_2(tmp_path):
+    path = tmp_path / "zero.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
+    with pytest.raises(ValueError, match="use stage 2"):
+        ppo(deepspeed=str(path))
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    assert ppo(deepspeed=str(path)).deepspeed_config() == {"zero_optimization": {"stage": 2}}
+
+
+@pytest.mark.parametrize("changes", [{"kl_coef": -1.0}, {"kl_controller": "adaptive", "kl_horizon": 0}])
+def test_kl_settings_out_of_range_are_refused(changes):
+    with pytest.raises(ValueError, match="--kl_"):
+        RewardArguments(**changes)
+
+
+def test_flash_attention_is_refused_where_it_cannot_run():
+    arguments = ModelArguments(attn_implementation="flash_attention_2")
+    with pytest.raises(ValueError, match="flash_attention_2 needs CUDA"):
+        arguments.check_attention(bf16=True, fp16=False, use_cpu=True)
+    ModelArguments().check_attention(bf16=False, fp16=False, use_cpu=True)
+
+
+def test_an_adapter_of_another_base_is_refused_by_its_header(policy_run, tiny_base, tiny_judge_base):
+    adapter = policy_run / "lora_policy"
+    check_adapter_fits(adapter, tiny_base)
+    with pytest.raises(ValueError, match="was trained on another base: 2 layers of width \\[64\\]"):
+        check_adapter_fits(adapter, tiny_judge_base)
+
+
+def test_a_head_that_was_cast_to_bfloat16_still_computes_in_float32():
+    head = ScalarHead(8)
+    hidden = torch.randn(3, 8, dtype=torch.bfloat16)
+    expected = hidden.float() @ head.linear.weight.bfloat16().float().T
+    scores = head.bfloat16()(hidden)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, expected.squeeze(-1))
+
+
+def test_rollouts_of_steps_that_will_be_done_again_are_deleted(tmp_path):
+    for step in (1, 2, 3):
+        write_rollouts(tmp_path, step, [{"row": step}])
+    delete_rollouts(tmp_path, 2)
+    assert [path.name for path in sorted((tmp_path / "rollouts").iterdir())] == [
+        "000001.jsonl",
+        "000002.jsonl",
+    ]
