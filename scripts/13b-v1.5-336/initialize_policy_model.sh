@@ -46,6 +46,7 @@ GRADIENT_CHECKPOINTING="${GRADIENT_CHECKPOINTING:-True}"
 EVAL_SIZE="${EVAL_SIZE:-500}"
 EVAL_STEPS="${EVAL_STEPS:-50}"
 REPORT_TO="${REPORT_TO:-tensorboard}"
+DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, for each GPU
 
 launch llava_rlhf.initialize_policy_model \
     --deepspeed "$DEEPSPEED" \
@@ -77,5 +78,6 @@ launch llava_rlhf.initialize_policy_model \
     --save_strategy epoch \
     --save_total_limit 1 \
     --report_to "$REPORT_TO" \
+    --dataloader_num_workers "$DATALOADER_WORKERS" \
     --seed "$SEED" \
     "$@"

@@ -51,6 +51,7 @@ EVAL_STEPS="${EVAL_STEPS:-50}"
 SAVE_STEPS="${SAVE_STEPS:-50}"
 SAVE_TOTAL_LIMIT="${SAVE_TOTAL_LIMIT:-10}"
 REPORT_TO="${REPORT_TO:-tensorboard}"
+DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, for each GPU
 
 launch llava_rlhf.train_reward_model \
     --model_name_or_path "$BASE_MODEL" \
@@ -86,5 +87,6 @@ launch llava_rlhf.train_reward_model \
     --load_best_model_at_end True \
     --metric_for_best_model accuracy \
     --report_to "$REPORT_TO" \
+    --dataloader_num_workers "$DATALOADER_WORKERS" \
     --seed "$SEED" \
     "$@"

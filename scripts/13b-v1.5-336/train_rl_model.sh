@@ -69,6 +69,7 @@ GRADIENT_CHECKPOINTING="${GRADIENT_CHECKPOINTING:-True}"
 # Checkpoints and logs
 SAVE_STEPS="${SAVE_STEPS:-10}"
 REPORT_TO="${REPORT_TO:-tensorboard}"
+DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, for each GPU
 
 launch llava_rlhf.train_rl_model \
     --base_model_name "$BASE_MODEL" \
@@ -115,5 +116,6 @@ launch llava_rlhf.train_rl_model \
     --gradient_checkpointing "$GRADIENT_CHECKPOINTING" \
     --save_steps "$SAVE_STEPS" \
     --report_to "$REPORT_TO" \
+    --dataloader_num_workers "$DATALOADER_WORKERS" \
     --seed "$SEED" \
     "$@"

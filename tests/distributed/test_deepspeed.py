@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -84,3 +85,26 @@ def test_resume_equals_an_uninterrupted_run(runs, program, kind):
     steps = [json.loads(line)["step"] for line in (resumed / "metrics.jsonl").read_text().splitlines()]
     assert set(steps) == {2}  # step 1 came from the checkpoint
     assert_same_roles(whole / "checkpoint-2", resumed / "checkpoint-2")
+
+
+@pytest.mark.parametrize("program", [POLICY_INIT, REWARD, PPO])
+def test_bfloat16_under_zero_2(program, tmp_path, data, tiny_base, policy_folder, reward_folder):
+    """As published: DeepSpeed casts every weight, the heads too. Policy init also accumulates and evaluates."""
+    common = {"deepspeed": SCRIPTS / "zero2.json", "bf16": True}
+    if program == PPO:
+        command = ppo_command(data, tiny_base, policy_folder, reward_folder, tmp_path, **PPO_STEPS, **common)
+    else:
+        make = policy_command if program == POLICY_INIT else reward_command
+        evaluation = {
+            "eval_size": 4,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "gradient_accumulation_steps": 2,
+        }
+        steps = {**TRAINER_STEPS, "per_device_train_batch_size": 1, **evaluation}
+        command = make(data, tiny_base, tmp_path, **steps, **common)
+    run_in_processes(program, command, 2, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [value for line in lines for name, value in line.items() if "loss" in name]
+    assert losses
+    assert all(math.isfinite(loss) for loss in losses)
