@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to a report: install, then Factually Augmented RLHF on the bundled tiny world, on the CPU.
 #
-#   bash scripts/quickstart.sh           the whole thing: @@TIME@@ on 2 cores after installation (measured)
+#   bash scripts/quickstart.sh           the whole thing: 4½ minutes on 2 cores after installation (measured)
 #   bash scripts/quickstart.sh --short   the same programs with fewer pictures and steps: @@SHORT@@ (measured)
 #
 # Needs Python >= 3.10 and a package index; no GPU, about 4 GB of memory and 2 GB of disk. Writes RUN_DIR
