@@ -2,7 +2,7 @@
 # From a fresh clone to a report: install, then Factually Augmented RLHF on the bundled tiny world, on the CPU.
 #
 #   bash scripts/quickstart.sh           the whole thing: 4½ minutes on 2 cores after installation (measured)
-#   bash scripts/quickstart.sh --short   the same programs with fewer pictures and steps: @@SHORT@@ (measured)
+#   bash scripts/quickstart.sh --short   the same programs with fewer pictures and steps: 2 minutes (measured)
 #
 # Needs Python >= 3.10 and a package index; no GPU, about 4 GB of memory and 2 GB of disk. Writes RUN_DIR
 # (default runs/quickstart): data, checkpoints, answers and report.html. An earlier RUN_DIR is moved aside, not deleted.
