@@ -1,6 +1,7 @@
 # Sourced by the scripts, not run: where the repository is, which Python, and the one way a program is started.
 #
-# LAUNCHER     torchrun (default); none: one process without a launcher; else the path of a torchrun-compatible program.
+# LAUNCHER     torchrun (default); deepspeed; none: one process without a launcher; else the path of a program that takes
+#              torchrun's arguments.
 # NUM_PROCESSES, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT    processes per node, and how several nodes find each other.
 # PYTHON       default: that of .venv if there is one, else python3.
 
@@ -33,9 +34,15 @@ launch() {
     else
         topology+=(--standalone --local-addr 127.0.0.1) # a free port, so that runs on one machine do not collide
     fi
+    # Without ssh: like torchrun, the script is started on every node.
+    local deepspeed_topology=(--num_gpus "${NUM_PROCESSES:-1}" --master_port "${MASTER_PORT:-29500}")
+    if [ "${NNODES:-1}" != 1 ]; then
+        deepspeed_topology+=(--no_ssh --num_nodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR")
+    fi
     case "${LAUNCHER:-torchrun}" in
         none) "$PYTHON" -m "$@" ;;
         torchrun) "$PYTHON" -m torch.distributed.run "${topology[@]}" -m "$@" ;;
+        deepspeed) "$PYTHON" -m deepspeed.launcher.runner "${deepspeed_topology[@]}" --module "$@" ;;
         *) "$LAUNCHER" "${topology[@]}" -m "$@" ;;
     esac
 }

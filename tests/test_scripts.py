@@ -85,6 +85,18 @@ def test_several_nodes(script, runner):
     assert (topology.master_addr, topology.master_port, topology.standalone) == ("10.0.0.5", 1234, False)
 
 
+def test_deepspeed_can_be_the_launcher(tmp_path):
+    runner = ScriptRunner(ROOT, tmp_path)
+    nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "1234"}
+    script = "13b-v1.5-336/initialize_policy_model.sh"
+    (call,) = runner.run(script, LAUNCHER="deepspeed", NUM_GPUS="4", **nodes)
+    head = "-m deepspeed.launcher.runner --num_gpus 4 --master_port 1234 --no_ssh --num_nodes 2 --node_rank 1"
+    expected = [*head.split(), "--master_addr", "10.0.0.5", "--module", "llava_rlhf.initialize_policy_model"]
+    assert list(call.words[: len(expected)]) == expected
+    (call,) = runner.run(script, LAUNCHER="deepspeed", NUM_GPUS="8")
+    assert "--no_ssh" not in call.words and call.value("num_gpus") == "8"
+
+
 @pytest.mark.parametrize("missing", ["NODE_RANK", "MASTER_ADDR"])
 def test_several_nodes_need_to_find_each_other(missing, runner):
     nodes = {"NODE_RANK": "0", "MASTER_ADDR": "10.0.0.5"} | {missing: None}
