@@ -21,7 +21,7 @@ from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, BaseSettings
 
 @dataclass
 class ModelArguments:
-    """How bases are loaded and what shape new adapters have."""
+    """How bases are loaded."""
 
     _argument_group_name = "base and adapters"
 
@@ -35,30 +35,10 @@ class ModelArguments:
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = field(
         default="sdpa", metadata={"help": "Attention kernels; flash_attention_2 needs CUDA and its package."}
     )
-    lora_r: int = field(default=64, metadata={"help": "Rank of new adapters."})
-    lora_alpha: float = field(
-        default=16.0, metadata={"help": "Scale numerator: an adapter is scaled by alpha / r."}
-    )
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before new adapters (probability)."})
-    lora_modules: list[str] = field(
-        default_factory=lambda: list(LANGUAGE_MODEL_LINEAR_LAYERS),
-        metadata={"help": "Linear layers of the language model that get an adapter."},
-    )
 
     def __post_init__(self):
         if self.bits not in (4, 8, 16, 32):
             raise ValueError(f"--bits {self.bits}: choose 4, 8, 16 or 32")
-        if self.lora_r < 1:
-            raise ValueError(f"--lora_r {self.lora_r}: must be at least 1")
-        unknown = sorted(set(self.lora_modules) - set(LANGUAGE_MODEL_LINEAR_LAYERS))
-        if unknown:
-            raise ValueError(
-                f"--lora_modules: unknown {', '.join(unknown)}; choose from {', '.join(LANGUAGE_MODEL_LINEAR_LAYERS)}"
-            )
-
-    def lora_settings(self) -> LoraSettings:
-        """Shape of a new adapter."""
-        return LoraSettings(self.lora_r, self.lora_alpha, self.lora_dropout, tuple(self.lora_modules))
 
     def check_attention(self, bf16: bool, fp16: bool, use_cpu: bool) -> None:
         """Raise ValueError for attention kernels that the machine or the number format can't run."""
@@ -76,6 +56,35 @@ class ModelArguments:
         return BaseSettings(
             self.bits, dtype, self.quant_type, self.double_quant, self.attn_implementation, str(device)
         )
+
+
+@dataclass
+class AdapterArguments(ModelArguments):
+    """The base, and the shape of the new adapter that a program trains on it."""
+
+    lora_r: int = field(default=64, metadata={"help": "Rank of new adapters."})
+    lora_alpha: float = field(
+        default=16.0, metadata={"help": "Scale numerator: an adapter is scaled by alpha / r."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before new adapters (probability)."})
+    lora_modules: list[str] = field(
+        default_factory=lambda: list(LANGUAGE_MODEL_LINEAR_LAYERS),
+        metadata={"help": "Linear layers of the language model that get an adapter."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.lora_r < 1:
+            raise ValueError(f"--lora_r {self.lora_r}: must be at least 1")
+        unknown = sorted(set(self.lora_modules) - set(LANGUAGE_MODEL_LINEAR_LAYERS))
+        if unknown:
+            raise ValueError(
+                f"--lora_modules: unknown {', '.join(unknown)}; choose from {', '.join(LANGUAGE_MODEL_LINEAR_LAYERS)}"
+            )
+
+    def lora_settings(self) -> LoraSettings:
+        """Shape of a new adapter."""
+        return LoraSettings(self.lora_r, self.lora_alpha, self.lora_dropout, tuple(self.lora_modules))
 
 
 @dataclass

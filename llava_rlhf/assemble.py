@@ -18,7 +18,7 @@ from data_utils.facts import FactBook, RewardPrompt
 from data_utils.images import ImagePipeline
 from data_utils.schema import DataError, read_captions
 from data_utils.tokens import SegmentEncoder
-from llava_rlhf.arguments import FactArguments, ModelArguments
+from llava_rlhf.arguments import AdapterArguments, FactArguments
 from llava_rlhf.role_files import POLICY, REFERENCE, REWARD, REWARD_HEAD, VALUE
 from models.adapters import AdapterBank, AdapterSpec
 from models.heads import ScalarHead
@@ -95,7 +95,7 @@ def load_facts(arguments: FactArguments, skip_invalid: bool) -> tuple[FactBook, 
 
 
 def new_policy(
-    base: str | Path, settings: BaseSettings, arguments: ModelArguments, gradient_checkpointing: bool
+    base: str | Path, settings: BaseSettings, arguments: AdapterArguments, gradient_checkpointing: bool
 ) -> Policy:
     """A base with one new trainable policy adapter."""
     adapters = {POLICY: AdapterSpec(arguments.lora_settings(), trainable=True)}
@@ -103,7 +103,7 @@ def new_policy(
 
 
 def new_reward_model(
-    base: str | Path, settings: BaseSettings, arguments: ModelArguments, gradient_checkpointing: bool
+    base: str | Path, settings: BaseSettings, arguments: AdapterArguments, gradient_checkpointing: bool
 ) -> RewardModel:
     """A base with one new trainable reward adapter and a new head."""
     adapters = {REWARD: AdapterSpec(arguments.lora_settings(), trainable=True)}

@@ -11,7 +11,7 @@ from data_utils.batches import DialogueCollator
 from data_utils.building import build_dialogues
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import DialogueDataset
-from llava_rlhf.arguments import DataArguments, LlavaTrainingArguments, ModelArguments, RunArguments
+from llava_rlhf.arguments import AdapterArguments, DataArguments, LlavaTrainingArguments, RunArguments
 from llava_rlhf.assemble import TextSide, load_text_side, new_policy
 from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.parsing import StrictParser, run_program
@@ -20,7 +20,7 @@ from llava_rlhf.sft_trainer import DialogueLoss, SFTTrainer
 from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
 from models.roles import Policy
 
-ARGUMENTS = (LlavaTrainingArguments, DataArguments, ModelArguments, RunArguments)
+ARGUMENTS = (LlavaTrainingArguments, DataArguments, AdapterArguments, RunArguments)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PolicyRun:
 
     training: LlavaTrainingArguments
     data: DataArguments
-    model: ModelArguments
+    model: AdapterArguments
     run: RunArguments
     text: TextSide
     train_set: DialogueDataset

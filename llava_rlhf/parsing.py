@@ -30,7 +30,9 @@ class StrictParser(HfArgumentParser):
     """`HfArgumentParser` without abbreviations, with a hint for unknown flags."""
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
-        super().__init__(list(dataclass_types), allow_abbrev=False, **kwargs)
+        super().__init__(
+            list(dataclass_types), allow_abbrev=False, usage="%(prog)s --FLAG VALUE ...", **kwargs
+        )
         self.add_argument(
             "--help_all", action="store_true", help="show every flag of transformers.TrainingArguments"
         )

@@ -12,10 +12,10 @@ from data_utils.building import build_preferences
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PreferenceDataset
 from llava_rlhf.arguments import (
+    AdapterArguments,
     DataArguments,
     FactArguments,
     LlavaTrainingArguments,
-    ModelArguments,
     RunArguments,
 )
 from llava_rlhf.assemble import TextSide, load_facts, load_text_side, new_reward_model
@@ -26,7 +26,7 @@ from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
 from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
 from models.roles import RewardModel
 
-ARGUMENTS = (LlavaTrainingArguments, DataArguments, FactArguments, ModelArguments, RunArguments)
+ARGUMENTS = (LlavaTrainingArguments, DataArguments, FactArguments, AdapterArguments, RunArguments)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RewardRun:
     training: LlavaTrainingArguments
     data: DataArguments
     facts: FactArguments
-    model: ModelArguments
+    model: AdapterArguments
     run: RunArguments
     text: TextSide
     card: RewardModelCard

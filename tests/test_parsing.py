@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.answer_prompts import AnswerArguments
-from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
+from llava_rlhf.arguments import AdapterArguments, DataArguments, FactArguments, ModelArguments, RunArguments
 from llava_rlhf.parsing import ArgumentError, StrictParser
 from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments, plan_batches
 from tests.recorded_scripts import ROOT
@@ -84,7 +84,7 @@ def test_a_missing_required_flag_is_named(missing, required):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--lora_r", "many"], "lora_r.*invalid int value: 'many'"),
+        (["--noptepochs", "many"], "noptepochs.*invalid int value: 'many'"),
         (["--kl_coef", "0,1"], "kl_coef.*invalid float value: '0,1'"),
         (["--bf16", "maybe"], "bf16.*maybe"),
         (["--version", "v2"], r"version.*'v2'.*tiny.*v1"),
@@ -102,8 +102,6 @@ def test_a_malformed_value_names_its_flag(words, message, required):
     ("words", "message"),
     [
         (["--bits", "5"], "--bits 5: choose 4, 8, 16 or 32"),
-        (["--lora_r", "0"], "--lora_r 0"),
-        (["--lora_modules", "q_proj", "fc1"], "--lora_modules: unknown fc1"),
         (["--temperature", "0"], "--temperature 0.0"),
         (["--noptepochs", "0"], "--noptepochs 0: must be at least 1"),
         (["--bf16", "True", "--fp16", "True"], "--bf16 and --fp16 exclude each other"),
@@ -255,3 +253,12 @@ def test_programs_print_user_errors_without_a_traceback(module):
     assert done.returncode == 2
     assert "error: unknown flag --output_dri; the closest flag is --output_dir" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"lora_r": 0}, "--lora_r 0"), ({"lora_modules": ["q_proj", "fc1"]}, "--lora_modules: unknown fc1")],
+)
+def test_adapter_shapes_out_of_range_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        AdapterArguments(**values)

@@ -23,10 +23,10 @@ def parse_ppo(argv):
 
 
 def test_values_reach_their_settings(ppo_argv):
-    more = "--kl_estimator k3 --missing_captions no_fact --lora_modules q_proj v_proj --facts False".split()
+    more = "--kl_estimator k3 --missing_captions no_fact --bits 4 --facts False".split()
     ppo, reward, data, facts, model, run = parse_ppo([*ppo_argv, *more, "--resume=no"])
     assert reward.kl_estimator is KLEstimator.K3 and facts.missing_captions is MissingCaptions.NO_FACT
-    assert model.lora_modules == ["q_proj", "v_proj"] and facts.facts is False
+    assert model.bits == 4 and facts.facts is False
     assert (ppo.rollout_batch_size, data.version, run.resume) == (8, "tiny", "no")
 
 
