@@ -7,6 +7,7 @@ Rows are built in `building.py`; an image counts as one token here (collators ex
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -64,7 +65,7 @@ class PromptItem:
     question: str
 
 
-class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT]):
+class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
     """A table of tokenised rows, the folder and pipeline of its images, and the report of its making."""
 
     features: hf.Features
@@ -107,8 +108,9 @@ class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT]):
     def _images(self, row: dict[str, Any]) -> torch.Tensor:
         return self._pipeline(self._image_folder, row["images"])
 
+    @abstractmethod
     def _item(self, row: dict[str, Any]) -> ItemT:
-        raise NotImplementedError
+        """One row of the table with its pixels."""
 
 
 class PreferenceDataset(ExampleDataset[PairItem]):
