@@ -25,9 +25,8 @@ def check_image(folder: str | Path, name: str) -> str | None:
         with Image.open(path) as image:
             cut_off = image.format == "JPEG" and not _ends_like_jpeg(path)
             image.verify()
-        if (
-            cut_off
-        ):  # `verify` does not notice a JPEG that stops half-way; decoding all of them would take hours
+        # `verify` does not notice a JPEG that stops half-way; only suspects are decoded, which is slow.
+        if cut_off:
             with Image.open(path) as image:
                 image.load()
     except Exception as error:  # Pillow's decoders raise whatever type they like on broken bytes

@@ -60,7 +60,7 @@ class ImageFeatures:
     @staticmethod
     def encode(vlm: VisionLanguageModel, images: ImageBatch, images_per_row: Sequence[int]) -> ImageFeatures:
         """Run the vision tower over the distinct images of a batch."""
-        index = [] if images.image_index is None else images.image_index.tolist()
+        index = images.image_index.tolist()
         slots, start = [], 0
         for count in images_per_row:
             slots.append(index[start : start + count])
@@ -114,8 +114,7 @@ def response_log_probs(
     response_mask: Tensor,
     settings: ScoringSettings,
     training: bool = False,
-    with_entropy: bool = True,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy (nats) of every response token; 0 at padding.
 
     Args:
@@ -124,10 +123,9 @@ def response_log_probs(
         response_mask: bool[B, T].
         settings: temperature, chunks, banned tokens.
         training: keep the graph and recompute activations if the bank is set so.
-        with_entropy: also the entropy (without gradient), else None.
 
     Returns:
-        float32[B, T], float32[B, T] | None.
+        float32[B, T], float32[B, T] (the entropy without gradient).
     """
     width = response_mask.shape[1]
     states = policy.response_states(*sequences, width, training)
@@ -138,10 +136,10 @@ def response_log_probs(
         policy.project,
         settings.temperature,
         settings.chunk_size,
-        with_entropy,
-        settings.banned_ids,
+        with_entropy=True,
+        banned_ids=settings.banned_ids,
     )
-    return _spread(log_probs, response_mask), None if entropy is None else _spread(entropy, response_mask)
+    return _spread(log_probs, response_mask), _spread(entropy, response_mask)
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:

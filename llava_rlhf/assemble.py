@@ -6,7 +6,6 @@ The only place that knows whether policy and judge share a base.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,23 +144,22 @@ def cast_for_ppo(
         ValueError: an adapter or head does not fit its base.
     """
     reward_adapter = reward_folder / REWARD
-    wanted: dict[str, dict[str, AdapterSpec]] = {str(Path(policy_base).resolve()): {}}
-    judge = wanted.setdefault(str(Path(judge_base).resolve()), {})
-    wanted[str(Path(policy_base).resolve())].update(
-        {
-            POLICY: AdapterSpec(policy_adapter, trainable=True),
-            REFERENCE: AdapterSpec(policy_adapter, trainable=False),
-        }
-    )
     value_source = reward_adapter if value_from_reward else policy_adapter
-    judge.update(
-        {
-            VALUE: AdapterSpec(value_source, trainable=True),
-            REWARD: AdapterSpec(reward_adapter, trainable=False),
-        }
-    )
-    banks = _load_banks(wanted, settings, gradient_checkpointing)
-    speaker, listener = (banks[str(Path(path).resolve())] for path in (policy_base, judge_base))
+    speaks, listens = Path(policy_base).resolve(), Path(judge_base).resolve()
+    wanted: dict[Path, dict[str, AdapterSpec]] = {speaks: {}, listens: {}}  # one entry if they are the same
+    wanted[speaks] |= {
+        POLICY: AdapterSpec(policy_adapter, trainable=True),
+        REFERENCE: AdapterSpec(policy_adapter, trainable=False),
+    }
+    wanted[listens] |= {
+        VALUE: AdapterSpec(value_source, trainable=True),
+        REWARD: AdapterSpec(reward_adapter, trainable=False),
+    }
+    banks = {
+        base: AdapterBank(_load_frozen(base, settings), adapters, gradient_checkpointing)
+        for base, adapters in wanted.items()
+    }
+    speaker, listener = banks[speaks], banks[listens]
     reward_head = _head(listener)
     reward_head.load(reward_folder / REWARD_HEAD)
     return Cast(
@@ -171,15 +169,6 @@ def cast_for_ppo(
         RewardModel(listener, REWARD, reward_head.requires_grad_(False)),
         shared=speaker is listener,
     )
-
-
-def _load_banks(
-    wanted: Mapping[str, Mapping[str, AdapterSpec]], settings: BaseSettings, gradient_checkpointing: bool
-) -> dict[str, AdapterBank]:
-    return {
-        base: AdapterBank(_load_frozen(base, settings), adapters, gradient_checkpointing)
-        for base, adapters in wanted.items()
-    }
 
 
 def _load_frozen(base: str | Path, settings: BaseSettings) -> VisionLanguageModel:

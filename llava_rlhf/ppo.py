@@ -5,7 +5,6 @@ Left out on purpose: a value loss without clipping, top-p or top-k sampling, and
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ from llava_rlhf.prompt_stream import PromptStream
 from llava_rlhf.reward_shaping import ShapedReward, shape_rewards
 from llava_rlhf.rollout import Experience, RolloutCollector
 from llava_rlhf.run_folder import JsonLines, delete_rollouts, write_rollouts
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass

@@ -4,7 +4,7 @@
 #   bash scripts/quickstart.sh           the whole thing: 4½ minutes on 2 cores after installation (measured)
 #   bash scripts/quickstart.sh --short   the same programs with fewer pictures and steps: 2 minutes (measured)
 #
-# Needs Python >= 3.10 and a package index; no GPU, about 4 GB of memory and 2 GB of disk. Writes RUN_DIR
+# Needs Python >= 3.10 and a package index; no GPU, 2 GB of free memory (1.5 GiB measured) and 3 GB of disk. Writes RUN_DIR
 # (default runs/quickstart): data, checkpoints, answers and report.html. An earlier RUN_DIR is moved aside, not deleted.
 # Variables of scripts/tiny/*.sh reach every stage: SEED=1 bash scripts/quickstart.sh, for example.
 set -euo pipefail

@@ -37,27 +37,6 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
     return x.masked_fill(~mask, 0.0).sum()
 
 
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``x`` where ``mask`` is True (shapes as in :func:`masked_sum`).
-
-    Raises:
-        ValueError: nothing counts, so there is no mean.
-    """
-    _require_any(mask)
-    return masked_sum(x, mask) / mask.sum()
-
-
-def masked_var(x: Tensor, mask: Tensor) -> Tensor:
-    """Population variance (divided by the count, not count - 1) of ``x`` where ``mask`` is True.
-
-    Shapes as in :func:`masked_sum`; 0 for a single value.
-
-    Raises:
-        ValueError: nothing counts, so there is no variance.
-    """
-    return masked_mean((x - masked_mean(x, mask)).square(), mask)
-
-
 class Moments(NamedTuple):
     """Count, mean and summed squared deviations of some numbers: what one process knows, mergeable with the others'.
 
@@ -139,10 +118,3 @@ def last_true_index(mask: Tensor) -> Tensor:
         )
     columns = torch.arange(mask.shape[1], device=mask.device)
     return columns.expand_as(mask).masked_fill(~mask, -1).amax(dim=1)
-
-
-def _require_any(mask: Tensor) -> None:
-    if not mask.any():
-        raise ValueError(
-            f"no position counts in a mask of shape {tuple(mask.shape)}: a mean of nothing is undefined"
-        )
