@@ -1,4 +1,4 @@
-"""What all tests share: one thread, the GPU rule, tiny bases on disk."""
+"""What all tests share: one thread, the GPU rule, tiny bases on disk, the recordings of the original where present."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
+from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
+from data_utils.tokens import SegmentEncoder
 from tests.tiny_models import TinyShape, save_tiny_base
+
+GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
 
 
 def pytest_configure(config):
@@ -34,3 +39,27 @@ def tiny_judge_base(tmp_path_factory) -> Path:
     return save_tiny_base(
         tmp_path_factory.mktemp("bases") / "judge", TinyShape(hidden=128, image_size=42, seed=1)
     )
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of recordings of the 2023 original."""
+    if not GOLDEN.is_dir():
+        pytest.skip("the golden recordings (../shared/golden) are not on this machine")
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def llama_model_file(golden) -> Path:
+    return golden / "base" / "tiny-llava-original" / "tokenizer.model"
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer(llama_model_file) -> PreTrainedTokenizerFast:
+    return load_sentencepiece_tokenizer(llama_model_file)
+
+
+@pytest.fixture(scope="session")
+def llama_encoder(llama_tokenizer) -> SegmentEncoder:
+    """The image id of the recordings is -200."""
+    return SegmentEncoder(llama_tokenizer, -200)

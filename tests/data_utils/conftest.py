@@ -12,37 +12,11 @@ from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from data_utils.conversation import TEMPLATES
 from data_utils.images import ImagePipeline
-from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
 from data_utils.tokens import SegmentEncoder
 
-GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 WORDS = (
     "USER: ASSISTANT: what is this ? a cat dog red blue yes no . the image shows and score now facts".split()
 )
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """The folder of recordings of the 2023 original."""
-    if not GOLDEN.is_dir():
-        pytest.skip("the golden recordings (../shared/golden) are not on this machine")
-    return GOLDEN
-
-
-@pytest.fixture(scope="session")
-def llama_model_file(golden) -> Path:
-    return golden / "base" / "tiny-llava-original" / "tokenizer.model"
-
-
-@pytest.fixture(scope="session")
-def llama_tokenizer(llama_model_file) -> PreTrainedTokenizerFast:
-    return load_sentencepiece_tokenizer(llama_model_file)
-
-
-@pytest.fixture(scope="session")
-def llama_encoder(llama_tokenizer) -> SegmentEncoder:
-    """The image id of the recordings is -200."""
-    return SegmentEncoder(llama_tokenizer, -200)
 
 
 @pytest.fixture(scope="session")
