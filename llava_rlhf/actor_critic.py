@@ -111,35 +111,39 @@ def join_responses(
 def response_log_probs(
     policy: Policy,
     sequences: Sequences,
-    response_mask: Tensor,
+    counted: Tensor,
     settings: ScoringSettings,
     training: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (nats) of every response token; 0 at padding.
+    """Log-probability and entropy (nats) of every response token that counts; 0 elsewhere.
+
+    Padding that counts (`Numerics.PUBLISHED`) has the entropy predicted there, but log-probability 0: the original took
+    it with the cross-entropy that ignores the padding id.
 
     Args:
         policy: the role that is asked.
         sequences: prompts + responses; the last T columns are the responses.
-        response_mask: bool[B, T].
+        counted: bool[B, T], True where they are wanted.
         settings: temperature, chunks, banned tokens.
         training: keep the graph and recompute activations if the bank is set so.
 
     Returns:
         float32[B, T], float32[B, T] (the entropy without gradient).
     """
-    width = response_mask.shape[1]
+    width = counted.shape[1]
     states = policy.response_states(*sequences, width, training)
     targets = sequences.input_ids[:, -width:]
     log_probs, entropy = head_log_probs(
-        states[response_mask],
-        targets[response_mask],
+        states[counted],
+        targets[counted],
         policy.project,
         settings.temperature,
         settings.chunk_size,
         with_entropy=True,
         banned_ids=settings.banned_ids,
     )
-    return _spread(log_probs, response_mask), _spread(entropy, response_mask)
+    real = sequences.mask[:, -width:]
+    return _spread(log_probs, counted).masked_fill(~real, 0.0), _spread(entropy, counted)
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
@@ -156,13 +160,13 @@ class ActorCritic(nn.Module):
         self.settings = settings
 
     def forward(
-        self, policy_sequences: Sequences, value_sequences: Sequences, response_mask: Tensor
+        self, policy_sequences: Sequences, value_sequences: Sequences, counted: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities, entropies and values, each float32[B, T], of responses whose mask is bool[B, T]."""
+        """Log-probabilities, entropies and values, each float32[B, T], of response columns counted bool[B, T]."""
         log_probs, entropy = response_log_probs(
-            self.policy, policy_sequences, response_mask, self.settings, training=True
+            self.policy, policy_sequences, counted, self.settings, training=True
         )
-        values = self.value(*value_sequences, response_mask.shape[1], training=True)
+        values = self.value(*value_sequences, counted.shape[1], training=True)
         return log_probs, entropy, values
 
     def roles(self) -> dict[str, list[nn.Parameter]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.conversation import ConversationTemplate
@@ -74,6 +75,11 @@ def check_stop(text: TextSide, template: ConversationTemplate) -> None:
         )
 
 
+def unsampled_ids(text: TextSide, vocab_size: int) -> Tensor:
+    """int64[K]: the image placeholder, and rows of the vocabulary projection that stand for no token."""
+    return torch.tensor(sorted({text.image_token_id, *range(len(text.tokenizer), vocab_size)}))
+
+
 def load_facts(arguments: FactArguments, skip_invalid: bool) -> tuple[FactBook, RewardPrompt]:
     """The caption map and the judging criteria.
 
@@ -83,6 +89,11 @@ def load_facts(arguments: FactArguments, skip_invalid: bool) -> tuple[FactBook, 
     prompt = RewardPrompt.from_file(arguments.reward_prompt_file)
     if not arguments.facts:
         prompt = prompt.without_facts()
+    return load_fact_book(arguments, skip_invalid), prompt
+
+
+def load_fact_book(arguments: FactArguments, skip_invalid: bool) -> FactBook:
+    """The caption map. Raises DataError when its file breaks the format."""
     captions = None
     if arguments.image_to_caption_file is not None:
         captions, problems = read_captions(arguments.image_to_caption_file)
@@ -90,7 +101,7 @@ def load_facts(arguments: FactArguments, skip_invalid: bool) -> tuple[FactBook, 
             raise DataError(problems)
         if problems:
             logger.warning("%s: %d invalid entries dropped", arguments.image_to_caption_file, len(problems))
-    return FactBook(captions, arguments.missing_captions), prompt
+    return FactBook(captions, arguments.missing_captions)
 
 
 def new_policy(
@@ -108,6 +119,14 @@ def new_reward_model(
     adapters = {REWARD: AdapterSpec(arguments.lora_settings(), trainable=True)}
     bank = AdapterBank(_load_frozen(base, settings), adapters, gradient_checkpointing)
     return RewardModel(bank, REWARD, _head(bank))
+
+
+def trained_reward_model(base: str | Path, settings: BaseSettings, folder: Path) -> RewardModel:
+    """A reward model as it was saved, for inference. Raises ValueError when adapter or head do not fit the base."""
+    bank = AdapterBank(_load_frozen(base, settings), {REWARD: AdapterSpec(folder / REWARD, trainable=False)})
+    head = _head(bank)
+    head.load(folder / REWARD_HEAD)
+    return RewardModel(bank, REWARD, head.requires_grad_(False))
 
 
 @dataclass(frozen=True)

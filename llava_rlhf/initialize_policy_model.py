@@ -12,7 +12,7 @@ from data_utils.building import build_dialogues
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import DialogueDataset
 from llava_rlhf.arguments import AdapterArguments, DataArguments, LlavaTrainingArguments, RunArguments
-from llava_rlhf.assemble import TextSide, load_text_side, new_policy
+from llava_rlhf.assemble import TextSide, load_text_side, new_policy, unsampled_ids
 from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import POLICY
@@ -73,7 +73,7 @@ def run(prepared: PolicyRun) -> None:
     )
     # 2. Training.
     trainer = SFTTrainer(
-        model=DialogueLoss(policy),
+        model=DialogueLoss(policy, unsampled_ids(text, policy.bank.vlm.vocab_size)),
         args=training,
         train_dataset=prepared.train_set,
         eval_dataset=prepared.eval_set,

@@ -40,14 +40,14 @@ def learning_rate_schedule(
 ) -> Callable[[int], float]:
     """The learning rate of PPO step `step` (from 0) as a pure function, so that resuming needs no state.
 
-    Counted from 1 inside: the first of `warmup_steps` steps already moves, and the last step of a decaying schedule
-    is not wasted at 0. Raises ValueError for a name that transformers does not know or that looks at the loss.
+    The warm-up is counted from 1, so that its first step already moves; what follows it starts at the peak, as published.
+    Raises ValueError for a name that transformers does not know or that looks at the loss.
     """
     unused = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=learning_rate)
-    scheduler = get_scheduler(name, unused, num_warmup_steps=warmup_steps, num_training_steps=total_steps + 1)
+    scheduler = get_scheduler(name, unused, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
     if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         raise ValueError(
             f"--lr_scheduler_type {name}: choose a schedule of the step alone, such as cosine or linear"
         )
     factor = scheduler.lr_lambdas[0]
-    return lambda step: learning_rate * factor(step + 1)
+    return lambda step: learning_rate * factor(step + 1 if step < warmup_steps else step)

@@ -129,7 +129,7 @@ class PPOTrainer:
         return metrics
 
     def _targets(self, experience: Experience, shaped: ShapedReward) -> tuple[Targets, dict[str, float]]:
-        mask, rewards = experience.response_mask, shaped.rewards
+        mask, rewards = experience.counted, shaped.rewards
         if self.reward_arguments.whiten_rewards:
             everywhere = global_moments(self.accelerator, moments(rewards, mask))
             rewards = whiten(rewards, mask, everywhere, shift_mean=False)
@@ -154,11 +154,11 @@ class PPOTrainer:
         return Targets(whiten(advantages, mask, everywhere, shift_mean=True), returns), metrics
 
     def _rollout_metrics(self, experience: Experience, shaped: ShapedReward) -> dict[str, float]:
-        mask, lengths = experience.response_mask, experience.lengths
+        mask, lengths = experience.counted, experience.lengths
         kl_per_row = shaped.kl.sum(dim=1)
         per_row = {
             "objective/kl_sum_seq": kl_per_row,
-            "objective/kl_avg_seq": kl_per_row / lengths,
+            "objective/kl_avg_seq": kl_per_row / mask.sum(dim=1),
             "objective/reward_model": experience.scores,
             "objective/stop_penalty": shaped.stop_penalty,
             "objective/length_bonus": shaped.length_bonus,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from llava_rlhf.functional.kl import KLEstimator
+from llava_rlhf.numerics import Numerics
 
 
 @dataclass
@@ -129,6 +130,13 @@ class PPOArguments:
     max_grad_norm: float = field(
         default=1.0, metadata={"help": "Clip of the gradient norm, for each role on its own."}
     )
+    numerics: Numerics = field(
+        default=Numerics.CORRECTED,
+        metadata={
+            "help": "corrected: only real tokens count, each role is clipped on its own; published: every response "
+            "column counts (padding too, the score sits in the last), policy and value are clipped together."
+        },
+    )
     optim: str = field(
         default="adamw_torch", metadata={"help": "adamw_torch, adamw_torch_fused, or a bitsandbytes AdamW."}
     )
@@ -155,6 +163,7 @@ class PPOArguments:
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
 
     def __post_init__(self):
+        self.numerics = Numerics(self.numerics)
         positive = (
             "rollout_batch_size rollout_per_device_batch_size reward_model_per_device_batch_size step_batch_size "
             "step_per_device_batch_size noptepochs total_epochs logits_chunk_size save_steps"

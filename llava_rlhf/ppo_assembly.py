@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
-from torch import Tensor
 
 from llava_rlhf.actor_critic import ActorCritic, ScoringSettings
 from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
-from llava_rlhf.assemble import Cast, TextSide
+from llava_rlhf.assemble import Cast, TextSide, unsampled_ids
 from llava_rlhf.checkpoints import leave_frozen_weights_out
 from llava_rlhf.guards import Guard
 from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
@@ -134,7 +133,9 @@ def make_collector(
         tuple(banned.tolist()),
     )
     scoring = ScoringSettings(ppo.temperature, ppo.logits_chunk_size, banned.to(device))
-    return RolloutCollector(cast, tokenizer, sampling, scoring, ppo.reward_model_per_device_batch_size)
+    return RolloutCollector(
+        cast, tokenizer, sampling, scoring, ppo.reward_model_per_device_batch_size, ppo.numerics
+    )
 
 
 def make_kl_controller(reward: RewardArguments) -> FixedKLController | AdaptiveKLController:
@@ -142,11 +143,6 @@ def make_kl_controller(reward: RewardArguments) -> FixedKLController | AdaptiveK
     if reward.kl_controller == "fixed":
         return FixedKLController(reward.kl_coef)
     return AdaptiveKLController(reward.kl_coef, reward.kl_target, reward.kl_horizon)
-
-
-def unsampled_ids(text: TextSide, vocab_size: int) -> Tensor:
-    """int64[K]: the image placeholder, and rows of the vocabulary projection that stand for no token."""
-    return torch.tensor(sorted({text.image_token_id, *range(len(text.tokenizer), vocab_size)}))
 
 
 def stop_ids(text: TextSide, at_question_mark: bool) -> tuple[int, ...]:

@@ -94,10 +94,8 @@ class PPOUpdater:
         sums: defaultdict[str, Tensor | float],
         step: int,
     ) -> Mapping[str, float]:
-        # Real tokens of the whole optimizer step, over all processes and micro-batches: the one division.
-        local_tokens = experience.response_mask[
-            torch.tensor(rows, device=experience.response_mask.device)
-        ].sum()
+        # What counts in the whole optimizer step, over all processes and micro-batches: the one division.
+        local_tokens = experience.counted[torch.tensor(rows, device=experience.counted.device)].sum()
         tokens = self.accelerator.reduce(local_tokens, reduction="sum")
         size = self.arguments.step_per_device_batch_size
         norms: dict[str, float] = {}
@@ -121,8 +119,8 @@ class PPOUpdater:
         sums: defaultdict[str, Tensor | float],
         step: int,
     ) -> None:
-        responses, mask = experience.rows(rows)
-        width = mask.shape[1]
+        responses, mask, counted = experience.rows(rows)
+        width = counted.shape[1]
         items = [experience.items[row] for row in rows]
         index = torch.tensor(rows, device=mask.device)
 
@@ -132,13 +130,13 @@ class PPOUpdater:
         log_probs, entropy, values = self.model(
             self.collector.policy_sequences(items, responses, mask, experience.policy_images.select(rows)),
             self.collector.value_sequences(items, responses, mask, experience.judge_images.select(rows)),
-            mask,
+            counted,
         )
         policy = policy_loss(
-            log_probs, old(experience.log_probs), old(targets.advantages), mask, self.arguments.cliprange
+            log_probs, old(experience.log_probs), old(targets.advantages), counted, self.arguments.cliprange
         )
         value = value_loss(
-            values, old(experience.values), old(targets.returns), mask, self.arguments.cliprange_value
+            values, old(experience.values), old(targets.returns), counted, self.arguments.cliprange_value
         )
         loss = (policy.sum + self.arguments.vf_coef * value.sum) / tokens
         self.guard.check_loss(loss, experience, rows, step)
@@ -149,24 +147,30 @@ class PPOUpdater:
             "count": policy.count,
             "loss/policy": policy.sum.detach(),
             "loss/value": value.sum.detach(),
-            "policy/entropy": (entropy * mask).sum(),
+            "policy/entropy": (entropy * counted).sum(),
             **policy.stats,
             **value.stats,
         }.items():
             sums[name] = sums[name] + total
 
     def _clip(self) -> dict[str, float]:
-        """Clip each role's gradient on its own; returns the norms before clipping."""
+        """Clip the gradients as `--numerics` says; returns the norms before clipping."""
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             # The engine owns the gradients: it clips all of them together, by its `gradient_clipping`.
             return {"grad_norm": float(self.model.get_global_grad_norm() or 0.0)}
         self.accelerator.unscale_gradients(self.optimizer)
-        limit = self.arguments.max_grad_norm
         norms = {
-            f"grad_norm_{role}": float(nn.utils.clip_grad_norm_(parameters, limit))
+            role: nn.utils.get_total_norm([parameter.grad for parameter in parameters])
             for role, parameters in self.roles.items()
         }
-        return norms | {"grad_norm": sum(norm**2 for norm in norms.values()) ** 0.5}
+        joint = torch.stack(tuple(norms.values())).norm()
+        for role, parameters in self.roles.items():
+            norm = self.arguments.numerics.clipping_norm(norms[role], joint)
+            nn.utils.clip_grads_with_norm_(parameters, self.arguments.max_grad_norm, norm)
+        return {
+            "grad_norm": float(joint),
+            **{f"grad_norm_{role}": float(norm) for role, norm in norms.items()},
+        }
 
 
 def _finite_mean(numbers: Sequence[float]) -> float:

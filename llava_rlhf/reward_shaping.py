@@ -21,9 +21,9 @@ class ShapedReward:
     Attributes:
         stop_penalty, length_bonus, correct_bonus: float32[R], what each term changed in the score.
         score: float32[R], reward model and all terms.
-        kl: float32[R, T] estimate per token in nats; 0 at padding.
+        kl: float32[R, T] estimate per token in nats; 0 where not counted.
         non_score: float32[R, T], −kl_coef · KL.
-        rewards: float32[R, T], non_score plus the score on the last real token; neither scaled nor whitened.
+        rewards: float32[R, T], non_score plus the score on the last column that counts; neither scaled nor whitened.
     """
 
     stop_penalty: Tensor
@@ -62,7 +62,7 @@ def shape_rewards(
     correct_bonus = arguments.correct_bonus_score * torch.tensor(correct, device=device, dtype=raw.dtype)
     score = score + length_bonus + correct_bonus + arguments.reward_bias
 
-    mask = experience.response_mask
-    kl = kl_estimate(experience.log_probs, experience.ref_log_probs, arguments.kl_estimator) * mask
-    rewards = token_rewards(score, kl, mask, kl_coef)
+    counted = experience.counted
+    kl = kl_estimate(experience.log_probs, experience.ref_log_probs, arguments.kl_estimator) * counted
+    rewards = token_rewards(score, kl, counted, kl_coef)
     return ShapedReward(stop_penalty, length_bonus, correct_bonus, score, kl, -kl_coef * kl, rewards)

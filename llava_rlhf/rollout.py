@@ -21,6 +21,7 @@ from llava_rlhf.actor_critic import (
     response_log_probs,
 )
 from llava_rlhf.assemble import Cast
+from llava_rlhf.numerics import Numerics
 from models.generation import SamplingSettings
 from models.vlm import VisionLanguageModel
 
@@ -33,11 +34,12 @@ class Experience:
         items: the prompts, each with everything that belongs to it.
         responses: int64[R, T], right-padded; the stop token is included.
         response_mask: bool[R, T], True at real tokens.
+        counted: bool[R, T], True where a column enters means and losses (`Numerics`): by default at real tokens.
         stopped: bool[R], whether the response ends with the stop token.
         texts: decoded responses without control tokens.
-        log_probs, ref_log_probs: float32[R, T] in nats, of the sampling policy and the reference; 0 at padding.
+        log_probs, ref_log_probs: float32[R, T] in nats, of the sampling policy and the reference; 0 where not counted.
         entropies, ref_entropies: float32[R, T] in nats.
-        values: float32[R, T].
+        values: float32[R, T]; 0 where not counted.
         scores: float32[R], reward model only.
         policy_images, judge_images: image features for each base.
     """
@@ -45,6 +47,7 @@ class Experience:
     items: list[PromptItem]
     responses: Tensor
     response_mask: Tensor
+    counted: Tensor
     stopped: Tensor
     texts: list[str]
     log_probs: Tensor
@@ -61,12 +64,12 @@ class Experience:
         """int64[R] response tokens, the stop token included."""
         return self.response_mask.sum(dim=1)
 
-    def rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Responses and mask of these rows, trimmed to the longest of them: int64[r, t], bool[r, t]."""
+    def rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Responses, mask and counted columns of these rows, trimmed to those that count: int64, bool, bool[r, t]."""
         index = torch.tensor(rows, device=self.responses.device)
-        mask = self.response_mask[index]
-        width = int(mask.sum(dim=1).max())
-        return self.responses[index, :width], mask[:, :width]
+        counted = self.counted[index]
+        width = int(counted.sum(dim=1).max())
+        return self.responses[index, :width], self.response_mask[index, :width], counted[:, :width]
 
 
 class RolloutCollector:
@@ -78,6 +81,7 @@ class RolloutCollector:
         sampling: how to answer.
         scoring: how log-probabilities are taken.
         judge_batch_size: rows the reward model scores at once.
+        numerics: which columns count.
     """
 
     def __init__(
@@ -87,12 +91,14 @@ class RolloutCollector:
         sampling: SamplingSettings,
         scoring: ScoringSettings,
         judge_batch_size: int,
+        numerics: Numerics = Numerics.CORRECTED,
     ):
         self.cast = cast
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.scoring = scoring
         self.judge_batch_size = judge_batch_size
+        self.numerics = numerics
 
     @property
     def pad_id(self) -> int:
@@ -153,11 +159,14 @@ class RolloutCollector:
         queries = expanded_queries([item.query_ids for item in items], cast.policy.bank.vlm, self.pad_id)
         responses, mask = cast.policy.sample(*queries, policy_features, self.sampling, uniforms)
         stopped = ((responses == self.tokenizer.eos_token_id) & mask).any(dim=1)
+        responses, mask, counted = self.numerics.columns(
+            responses, mask, self.sampling.max_new_tokens, self.pad_id
+        )
 
         # 3. What policy and reference think of them.
         sequences = join_responses(queries, responses, mask, policy_features)
-        log_probs, entropies = response_log_probs(cast.policy, sequences, mask, self.scoring)
-        ref_log_probs, ref_entropies = response_log_probs(cast.reference, sequences, mask, self.scoring)
+        log_probs, entropies = response_log_probs(cast.policy, sequences, counted, self.scoring)
+        ref_log_probs, ref_entropies = response_log_probs(cast.reference, sequences, counted, self.scoring)
 
         # 4. What value and reward model think of them.
         values = cast.value(*self.value_sequences(items, responses, mask, judge_features), mask.shape[1])
@@ -170,13 +179,14 @@ class RolloutCollector:
             items,
             responses,
             mask,
+            counted,
             stopped,
             texts,
             log_probs,
             ref_log_probs,
             entropies,
             ref_entropies,
-            values * mask,
+            values * counted,
             scores,
             policy_images,
             judge_images,
@@ -214,7 +224,7 @@ def _join(parts: Sequence[Experience], pad_id: int) -> Experience:
             [torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=fill) for tensor in tensors]
         )
 
-    tensors = "responses response_mask stopped log_probs ref_log_probs entropies ref_entropies values scores".split()
+    tensors = "responses response_mask counted stopped log_probs ref_log_probs entropies ref_entropies values scores".split()
     return Experience(
         items=[item for part in parts for item in part.items],
         texts=[text for part in parts for text in part.texts],

@@ -20,12 +20,14 @@ class DialogueLoss(nn.Module):
 
     Args:
         policy: the trained role.
+        banned_ids: int64[K] tokens that no answer holds and that can't be sampled: they take no probability.
         chunk_size: supervised tokens per vocabulary projection.
     """
 
-    def __init__(self, policy: Policy, chunk_size: int = 1024):
+    def __init__(self, policy: Policy, banned_ids: Tensor, chunk_size: int = 1024):
         super().__init__()
         self.policy = policy
+        self.banned_ids = banned_ids.to(policy.bank.vlm.device)
         self.chunk_size = chunk_size
 
     def forward(
@@ -47,6 +49,7 @@ class DialogueLoss(nn.Module):
             temperature=1.0,
             chunk_size=self.chunk_size,
             with_entropy=False,
+            banned_ids=self.banned_ids,
         )
         return -log_probs.new_zeros(predicts.shape).masked_scatter(predicts, log_probs).sum(dim=1)
 

@@ -11,6 +11,7 @@ one image, `D` hidden size, `V` vocabulary, `H W` pixels. Masks are bool, True m
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,11 +139,14 @@ class VisionLanguageModel(nn.Module):
                 raise ValueError(f"{n_places} image positions in the text, {n_features} image features")
         if image_features is not None:
             embeds = embeds.masked_scatter(places.unsqueeze(-1), image_features.to(embeds.dtype))
-        position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        # Real tokens are counted; columns behind a row's last one, which matter where padding counts, are counted on.
+        columns = torch.arange(mask.shape[1], device=mask.device)
+        behind_last = (columns - (mask * columns).amax(dim=1, keepdim=True)).clamp(min=0)
+        position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0) + behind_last
         output = self.model.model.language_model(
             inputs_embeds=embeds,
             attention_mask=mask.long(),
-            position_ids=position_ids,
+            position_ids=position_ids[:, -input_ids.shape[1] :],
             past_key_values=past_key_values,
             use_cache=past_key_values is not None,
         )
@@ -209,16 +213,17 @@ def check_base(path: str | Path) -> None:
     config_file = Path(path) / "config.json"
     if not config_file.is_file():
         raise ValueError(f"{path} is not a model directory: it has no config.json")
-    config = AutoConfig.from_pretrained(path)
-    if config.model_type != "llava" or not hasattr(config, "vision_config"):
+    # Read as it is: a configuration class fills what an original checkpoint lacks with sizes of another model.
+    fields = json.loads(config_file.read_text(encoding="utf-8"))
+    if fields.get("mm_vision_tower") is not None and "vision_config" not in fields:
         raise ValueError(
-            f"{config_file}: model_type {config.model_type!r} is not a LLaVA model in Hugging Face format "
-            "(LlavaForConditionalGeneration)"
+            f"{path} is an original LLaVA checkpoint (its config.json names mm_vision_tower). Convert it to the Hugging "
+            f"Face format: bash scripts/convert_checkpoint.sh --input {path} --vision_tower DIR --output DIR"
         )
-    if getattr(config, "mm_vision_tower", None) is not None:
+    if fields.get("model_type") != "llava" or "vision_config" not in fields:
         raise ValueError(
-            f"{config_file} is an original LLaVA checkpoint (it names mm_vision_tower); "
-            "convert it to the Hugging Face format first"
+            f"{config_file}: model_type {fields.get('model_type')!r} is not a LLaVA model in Hugging Face format "
+            "(LlavaForConditionalGeneration)"
         )
 
 

@@ -12,12 +12,12 @@ from llava_rlhf.optimization import check_optimizer, learning_rate_schedule, mak
 
 
 def test_cosine_with_warm_up_by_hand():
-    rate = learning_rate_schedule("cosine", 8.0, warmup_steps=4, total_steps=11)
-    # Counted from 1: 1/4, 2/4, 3/4, 4/4 of 8, then half a cosine from step number 4 to step number 12, where it is 0.
-    assert [rate(step) for step in range(4)] == [2.0, 4.0, 6.0, 8.0]
-    assert rate(7) == pytest.approx(4.0)  # number 8: half way down
-    assert rate(10) == pytest.approx(4.0 * (1 + math.cos(math.pi * 7 / 8)))
-    assert rate(10) > 0
+    rate = learning_rate_schedule("cosine", 8.0, warmup_steps=4, total_steps=12)
+    # 1/4, 2/4, 3/4, 4/4 of 8 in steps 0 to 3, then half a cosine from step 4 to step 12, where it would be 0.
+    assert [rate(step) for step in range(5)] == [2.0, 4.0, 6.0, 8.0, 8.0]
+    assert rate(8) == pytest.approx(4.0)  # half way down
+    assert rate(11) == pytest.approx(4.0 * (1 + math.cos(math.pi * 7 / 8)))
+    assert rate(11) > 0
 
 
 def test_the_first_and_the_last_step_always_move():

@@ -100,7 +100,7 @@ def test_trimming_a_micro_batch_to_its_longest_answer_changes_no_weight(
 ):
     def untrimmed(self, rows):
         index = torch.tensor(rows)
-        return self.responses[index], self.response_mask[index]
+        return self.responses[index], self.response_mask[index], self.counted[index]
 
     lengths = [line["length"] for line in read_json_lines(plain_run / "rollouts" / "000001.jsonl")]
     assert len(set(lengths)) > 1, "answers of one length would leave nothing to trim"

@@ -42,6 +42,7 @@ def experience(texts=("", ""), types=(AnswerType.GENERAL, AnswerType.GENERAL), m
         items=[item(kind, bonus) for kind, bonus in zip(types, multipliers, strict=True)],
         responses=torch.ones(2, 4, dtype=torch.long),
         response_mask=MASK,
+        counted=MASK,
         stopped=torch.tensor([True, False]),
         texts=list(texts),
         log_probs=LOG_PROBS,

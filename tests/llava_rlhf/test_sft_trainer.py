@@ -36,18 +36,22 @@ def collated(dataset, rows):
 
 
 def hugging_face_loss(base, folder, batch):
-    """Loss of `LlavaForConditionalGeneration` with the adapter loaded by plain PEFT: a mean over labels."""
+    """Cross-entropy of `LlavaForConditionalGeneration` with the adapter loaded by plain PEFT: a mean over labels.
+
+    Without the image placeholder, which no answer holds.
+    """
     model = LlavaForConditionalGeneration.from_pretrained(base)
     model = PeftModel.from_pretrained(model, folder / "lora_policy")
     with torch.no_grad():
-        return float(
-            model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask.long(),
-                pixel_values=batch.pixel_values,
-                labels=batch.labels,
-            ).loss
-        )
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask.long(),
+            pixel_values=batch.pixel_values,
+        ).logits
+    logits[..., IMAGE] = -torch.inf
+    return float(
+        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
+    )
 
 
 def test_the_loss_is_that_of_hugging_face_with_the_saved_adapter(tiny_data, tiny_base, tmp_path):

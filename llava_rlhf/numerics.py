@@ -1,0 +1,43 @@
+"""The choice between the arithmetic of the 2023 release and ours: everything that `--numerics` changes stands here."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+class Numerics(str, Enum):
+    """Which columns of a response count, and what is clipped together."""
+
+    CORRECTED = "corrected"
+    """Only real tokens count, and each role's gradient is clipped by its own norm."""
+    PUBLISHED = "published"
+    """Every column up to `response_len` counts, so padding enters all means and the score sits in the last column;
+    policy and value are clipped by their joint norm."""
+
+    def columns(
+        self, responses: Tensor, mask: Tensor, response_len: int, pad_id: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The columns that a rollout keeps, and which of them count.
+
+        Args:
+            responses: int64[B, T], right-padded with `pad_id`.
+            mask: bool[B, T], True at real tokens.
+            response_len: the longest response allowed, in tokens.
+
+        Returns:
+            responses and mask, widened to `response_len` columns if those count, and bool of their shape: True where a
+            column enters means, losses, advantages and whitening.
+        """
+        if self is Numerics.CORRECTED:
+            return responses, mask, mask
+        missing = response_len - responses.shape[1]
+        responses, mask = pad(responses, (0, missing), value=pad_id), pad(mask, (0, missing), value=False)
+        return responses, mask, torch.ones_like(mask)
+
+    def clipping_norm(self, role_norm: Tensor, joint_norm: Tensor) -> Tensor:
+        """The gradient norm by which a role is clipped: its own, or that of policy and value together."""
+        return role_norm if self is Numerics.CORRECTED else joint_norm
