@@ -20,7 +20,7 @@ MEANINGS = {
     "objective/correct_bonus": "correct-answer term, mean over responses",
     "objective/rewards": "score with all its terms, before the KL penalty, mean over responses",
     "objective/non_score_rewards": "KL penalty summed over a response, mean over responses",
-    "objective/shaped_rewards": "scaled or whitened token rewards summed over a response, mean over responses",
+    "objective/shaped_rewards": "score plus KL penalty of a response, before scaling or whitening, mean over responses",
     "objective/lr": "learning rate of this step",
     "objective/entropies": "entropy of the sampling policy per response token (nats)",
     "objective/ref_entropies": "entropy of the reference policy per response token (nats)",

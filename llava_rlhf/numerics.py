@@ -38,6 +38,7 @@ class Numerics(str, Enum):
         responses, mask = pad(responses, (0, missing), value=pad_id), pad(mask, (0, missing), value=False)
         return responses, mask, torch.ones_like(mask)
 
-    def clipping_norm(self, role_norm: Tensor, joint_norm: Tensor) -> Tensor:
-        """The gradient norm by which a role is clipped: its own, or that of policy and value together."""
-        return role_norm if self is Numerics.CORRECTED else joint_norm
+    @property
+    def clips_jointly(self) -> bool:
+        """Whether policy and value are clipped by the norm of both together; else each by its own."""
+        return self is Numerics.PUBLISHED

@@ -23,9 +23,13 @@ def check_optimizer(name: str) -> None:
 
 
 def make_optimizer(
-    name: str, parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float
+    name: str, groups: Sequence[Sequence[nn.Parameter]], learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """One AdamW (betas 0.9 and 0.999, eps 1e-8) over all trained weights. Raises ValueError for an unknown name."""
+    """One AdamW (betas 0.9 and 0.999, eps 1e-8) over all trained weights, a parameter group for each of `groups`.
+
+    Raises ValueError for an unknown name.
+    """
+    parameters = [{"params": list(group)} for group in groups]
     options = {"lr": learning_rate, "weight_decay": weight_decay, "betas": (0.9, 0.999), "eps": 1e-8}
     check_optimizer(name)
     if name in BITSANDBYTES_OPTIMIZERS:
@@ -33,6 +37,22 @@ def make_optimizer(
 
         return getattr(bitsandbytes.optim, BITSANDBYTES_OPTIMIZERS[name])(parameters, **options)
     return torch.optim.AdamW(parameters, fused=name == "adamw_torch_fused", **options)
+
+
+def clip_each_group(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    """Let every step clip the gradient of each parameter group by its own norm.
+
+    For DeepSpeed (ZeRO 1 and 2), whose engine knows one norm only: it hands the optimizer one group after the other, of
+    which every process holds a part.
+    """
+
+    def clip(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        for group in optimizer.param_groups:
+            squares = sum(part.grad.float().square().sum() for part in group["params"])
+            torch.distributed.all_reduce(squares)
+            nn.utils.clip_grads_with_norm_(group["params"], max_norm, squares.sqrt())
+
+    optimizer.register_step_pre_hook(clip)
 
 
 def learning_rate_schedule(

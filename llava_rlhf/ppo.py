@@ -142,7 +142,7 @@ class PPOTrainer:
         return_moments = global_moments(self.accelerator, moments(returns, mask))
         value_moments = global_moments(self.accelerator, moments(experience.values, mask))
         residual = global_moments(self.accelerator, moments(returns - experience.values, mask))
-        sums = global_sums(self.accelerator, {"rows": len(mask), "shaped": (rewards * mask).sum()})
+        sums = global_sums(self.accelerator, {"rows": len(mask), "shaped": shaped.rewards.sum()})
         metrics = {
             "objective/shaped_rewards": sums["shaped"] / sums["rows"],
             "ppo/returns/mean": float(return_moments.mean),

@@ -14,7 +14,7 @@ from llava_rlhf.assemble import Cast, TextSide, unsampled_ids
 from llava_rlhf.checkpoints import leave_frozen_weights_out
 from llava_rlhf.guards import Guard
 from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
-from llava_rlhf.optimization import make_optimizer
+from llava_rlhf.optimization import clip_each_group, make_optimizer
 from llava_rlhf.ppo import PPOTrainer
 from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments
 from llava_rlhf.ppo_checkpoints import PPOState
@@ -45,7 +45,8 @@ def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
             train_micro_batch_size_per_gpu=ppo.step_per_device_batch_size,
             gradient_accumulation_steps=plan.accumulation,
             train_batch_size=ppo.step_batch_size,
-            gradient_clipping=ppo.max_grad_norm,
+            # Its engine clips all gradients together; 0: not at all, `clip_each_group` does it.
+            gradient_clipping=ppo.max_grad_norm if ppo.numerics.clips_jointly else 0.0,
             bf16={"enabled": ppo.bf16},
             fp16={"enabled": ppo.fp16},
         )
@@ -86,8 +87,10 @@ def assemble_trainer(
     collector = make_collector(cast, text, settings, accelerator.device)
     actor_critic = ActorCritic(cast.policy, cast.value, collector.scoring)
     leave_frozen_weights_out(actor_critic)
-    trained = [parameter for role in actor_critic.roles().values() for parameter in role]
-    optimizer = make_optimizer(ppo.optim, trained, ppo.learning_rate, ppo.weight_decay)
+    roles = actor_critic.roles().values()
+    optimizer = make_optimizer(ppo.optim, list(roles), ppo.learning_rate, ppo.weight_decay)
+    if ppo.deepspeed is not None and not ppo.numerics.clips_jointly:
+        clip_each_group(optimizer, ppo.max_grad_norm)
     model, optimizer = accelerator.prepare(actor_critic, optimizer)
     stream = PromptStream(
         n_prompts, ppo.rollout_batch_size, accelerator.process_index, accelerator.num_processes, ppo.seed

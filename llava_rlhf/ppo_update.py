@@ -156,7 +156,7 @@ class PPOUpdater:
     def _clip(self) -> dict[str, float]:
         """Clip the gradients as `--numerics` says; returns the norms before clipping."""
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            # The engine owns the gradients: it clips all of them together, by its `gradient_clipping`.
+            # The engine owns the gradients, and clips them as `ppo_assembly` told it.
             return {"grad_norm": float(self.model.get_global_grad_norm() or 0.0)}
         self.accelerator.unscale_gradients(self.optimizer)
         norms = {
@@ -165,7 +165,7 @@ class PPOUpdater:
         }
         joint = torch.stack(tuple(norms.values())).norm()
         for role, parameters in self.roles.items():
-            norm = self.arguments.numerics.clipping_norm(norms[role], joint)
+            norm = joint if self.arguments.numerics.clips_jointly else norms[role]
             nn.utils.clip_grads_with_norm_(parameters, self.arguments.max_grad_norm, norm)
         return {
             "grad_norm": float(joint),

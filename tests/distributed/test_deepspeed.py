@@ -25,18 +25,22 @@ PPO_STEPS = {
     "noptepochs": 2,
     "max_steps": 2,
     "response_len": 24,
-    # DeepSpeed clips policy and value together, DDP each on its own: neither clips here.
-    "max_grad_norm": 1e9,
+    "max_grad_norm": 0.05,  # below the norms of both roles, which differ
 }
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
-    """A function (program, "ddp" | "zero2" | "zero3") → run folder of two steps; each combination runs once."""
+    """A function (program, "ddp" | "zero2" | "zero3") → run folder of two steps; each combination runs once.
+
+    PPO also knows "ddp published" and "zero2 published".
+    """
     root = tmp_path_factory.mktemp("deepspeed")
 
     def command(program: str, kind: str, folder: Path) -> list[str]:
+        kind, _, numerics = kind.partition(" ")
         config = {} if kind == "ddp" else {"deepspeed": SCRIPTS / f"{kind}.json"}
+        config |= {"numerics": numerics} if numerics else {}
         if program == POLICY_INIT:
             return policy_command(data, tiny_base, folder, **TRAINER_STEPS, **config)
         if program == REWARD:
@@ -60,6 +64,10 @@ def runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
 )
 def test_roles_equal_those_of_ddp(runs, program, kind):
     assert_same_roles(runs(program, "ddp"), runs(program, kind))
+
+
+def test_the_joint_clip_of_published_numerics_equals_that_of_ddp(runs):
+    assert_same_roles(runs(PPO, "ddp published"), runs(PPO, "zero2 published"))
 
 
 @pytest.mark.parametrize(

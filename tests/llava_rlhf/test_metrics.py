@@ -52,7 +52,7 @@ def test_the_means_are_those_of_the_written_rollouts(ppo_run):
         )
         stopped = [reason == "stop token" for reason in column("stop_reason")]
         assert metrics["response/stop_rate"] == statistics.fmean(stopped)
-        shaped = 10 * (metrics["objective/rewards"] + metrics["objective/non_score_rewards"])
+        shaped = metrics["objective/rewards"] + metrics["objective/non_score_rewards"]
         assert metrics["objective/shaped_rewards"] == pytest.approx(shaped, rel=1e-5)
 
 

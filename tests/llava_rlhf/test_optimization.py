@@ -44,7 +44,7 @@ def test_unknown_names_are_refused():
 @pytest.mark.parametrize("name", ["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_32bit"])
 def test_every_optimizer_takes_adams_first_step(name):
     parameter = nn.Parameter(torch.ones(8))
-    optimizer = make_optimizer(name, [parameter], learning_rate=0.25, weight_decay=0.0)
+    optimizer = make_optimizer(name, [[parameter]], learning_rate=0.25, weight_decay=0.0)
     (parameter * torch.tensor([3.0, -3.0] * 4)).sum().backward()
     optimizer.step()
     # The first step of Adam is the learning rate against the gradient's sign.
