@@ -12,6 +12,7 @@ from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
 from data_utils.tokens import SegmentEncoder
 from tests.tiny_models import TinyShape, save_tiny_base
 
+RECORDINGS = Path(__file__).parent / "references" / "original"
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
 
 
@@ -42,8 +43,14 @@ def tiny_judge_base(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def recordings() -> Path:
+    """What was recorded from the 2023 original, but for Llama's tokenizer, whose licence is its own."""
+    return RECORDINGS
+
+
+@pytest.fixture(scope="session")
 def golden() -> Path:
-    """The folder of recordings of the 2023 original."""
+    """The folder of recordings with the tokenizer."""
     if not GOLDEN.is_dir():
         pytest.skip("the golden recordings (../shared/golden) are not on this machine")
     return GOLDEN

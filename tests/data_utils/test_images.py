@@ -13,16 +13,16 @@ from data_utils.images import ImagePipeline, check_image
 
 @pytest.mark.parametrize("mode", ["pad", "square"])
 @pytest.mark.parametrize(("role", "pixels"), [("policy56", 56), ("reward70", 70)])
-def test_golden_pixels(golden, mode, role, pixels):
+def test_golden_pixels(recordings, mode, role, pixels):
     processor = CLIPImageProcessorPil.from_pretrained(
-        golden / "base" / "openai" / "clip-vit-tiny-patch14-56",
+        recordings / "base" / "openai" / "clip-vit-tiny-patch14-56",
         size={"shortest_edge": pixels},
         crop_size={"height": pixels, "width": pixels},
     )
     pipeline = ImagePipeline(processor, mode)
-    recorded = np.load(golden / "pixels" / "golden_pixels.npz")
+    recorded = np.load(recordings / "pixels" / "golden_pixels.npz")
     names = [f"{number:012d}" for number in range(1, 13)]
-    made = pipeline(golden / "images", [f"{name}.jpg" for name in names])
+    made = pipeline(recordings / "images", [f"{name}.jpg" for name in names])
     expected = torch.from_numpy(np.stack([recorded[f"{mode}_{role}_{name}"] for name in names]))
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
 
