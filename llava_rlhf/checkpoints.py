@@ -44,9 +44,7 @@ def staging_folder(output_dir: str | Path) -> Path:
 
 def publish(staged: Path, final: Path) -> None:
     """Flush a filled folder to disk, mark it complete and give it its name, replacing what stood there."""
-    for path in sorted(staged.rglob("*")):
-        if path.is_file():
-            _flush(path)
+    _flush_files(staged)
     marker = staged / COMPLETE
     marker.write_text("all files of this folder were written\n")
     _flush(marker)
@@ -54,6 +52,26 @@ def publish(staged: Path, final: Path) -> None:
         shutil.rmtree(final)
     os.replace(staged, final)
     _flush(final.parent)
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Yield an empty staging folder; it becomes `final`, which must not exist, or on an exception is removed.
+
+    For folders that other programs read: there is no `COMPLETE` in them, that they have their name is enough.
+    """
+    staged = staging_folder(final.parent) / final.name
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        _flush_files(staged)
+        os.rename(staged, final)
+        _flush(final.parent)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        if not any(staged.parent.iterdir()):
+            staged.parent.rmdir()
 
 
 @contextmanager
@@ -159,6 +177,12 @@ def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata
 def _excuse_frozen(module: nn.Module, incompatible: NamedTuple) -> None:
     trained = _trained_names(module)
     incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in trained]
+
+
+def _flush_files(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            _flush(path)
 
 
 def _flush(path: Path) -> None:

@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from models.adapter_files import ADAPTER_CONFIG
+from models.adapter_files import ADAPTER_CONFIG, refuse_original
 
 POLICY = "lora_policy"
 REFERENCE = "lora_ref_policy"
@@ -58,7 +58,8 @@ class RewardModelCard:
 
 
 def read_reward_card(folder: str | Path) -> RewardModelCard:
-    """Read `reward_model.json`. Raises ValueError when the folder is no reward model."""
+    """Read `reward_model.json`. Raises ValueError when the folder is no reward model, or one of the original."""
+    refuse_original(folder, reward_model=True)
     folder = Path(folder)
     missing = [
         name
@@ -78,7 +79,11 @@ def read_reward_card(folder: str | Path) -> RewardModelCard:
 
 
 def find_policy_adapter(folder: str | Path) -> Path:
-    """The PEFT folder of a policy: `folder` itself or its `lora_policy`. Raises ValueError when there is none."""
+    """The PEFT folder of a policy: `folder` itself or its `lora_policy`.
+
+    Raises ValueError when there is none, or one of the original.
+    """
+    refuse_original(folder)
     folder = Path(folder)
     for candidate in (folder / POLICY, folder):
         if (candidate / ADAPTER_CONFIG).is_file():

@@ -11,7 +11,6 @@ recompute under another one, gives wrong gradients without any error. The rules 
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -25,7 +24,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config, save_safetensors
+from models.adapter_files import ADAPTER_WEIGHTS, read_adapter_config, save_adapter
 from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, VisionLanguageModel, lora_target_pattern
 
 
@@ -165,15 +164,7 @@ class AdapterBank(nn.Module):
             directory: created if needed; receives `adapter_config.json` and `adapter_model.safetensors`.
             base_model: recorded as `base_model_name_or_path`, for whoever opens the folder with PEFT alone.
         """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        state = self.state_dict_of(name)
-        save_safetensors(state, directory / ADAPTER_WEIGHTS)
-        config = self.peft_model.peft_config[name].to_dict()
-        config.update(inference_mode=True, base_model_name_or_path=base_model, task_type="CAUSAL_LM")
-        (directory / ADAPTER_CONFIG).write_text(
-            json.dumps(config, indent=2, sort_keys=True, default=_as_json) + "\n"
-        )
+        save_adapter(self.state_dict_of(name), self.peft_model.peft_config[name], directory, base_model)
 
     def state_dict_of(self, name: str) -> dict[str, Tensor]:
         """One adapter's tensors under the key names of PEFT's files."""
@@ -270,7 +261,3 @@ def _mismatch(
     if scales[0] != scales[1]:
         return f"scale (alpha / r) is {scales[0]} in {names[0]}, {scales[1]} in {names[1]}"
     return None
-
-
-def _as_json(value: object) -> object:
-    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

@@ -214,11 +214,14 @@ def check_base(path: str | Path) -> None:
     if not config_file.is_file():
         raise ValueError(f"{path} is not a model directory: it has no config.json")
     # Read as it is: a configuration class fills what an original checkpoint lacks with sizes of another model.
-    fields = json.loads(config_file.read_text(encoding="utf-8"))
+    try:
+        fields = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config_file} is not JSON ({error})") from error
     if fields.get("mm_vision_tower") is not None and "vision_config" not in fields:
         raise ValueError(
-            f"{path} is an original LLaVA checkpoint (its config.json names mm_vision_tower). Convert it to the Hugging "
-            f"Face format: bash scripts/convert_checkpoint.sh --input {path} --vision_tower DIR --output DIR"
+            f"{config_file} is an original LLaVA checkpoint (it names mm_vision_tower); convert it to the Hugging Face "
+            f"format first: bash scripts/convert_checkpoint.sh --input {path} --vision_tower DIR --output DIR"
         )
     if fields.get("model_type") != "llava" or "vision_config" not in fields:
         raise ValueError(

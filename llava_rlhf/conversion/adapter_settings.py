@@ -1,0 +1,147 @@
+"""What an adapter must look like: its `adapter_config.json`, and the sizes of the base that it was trained on.
+
+Left out on purpose: adapters that train more than LoRA on the linear layers of the language model, or compute it in
+another way (rank-stabilised, DoRA, ranks that differ by layer). The published code writes none of these.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from transformers import AutoConfig, LlamaConfig
+
+from models.adapter_files import ADAPTER_CONFIG
+from models.adapters import LoraSettings
+from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, check_base, lora_target_pattern
+
+# Settings that are taken over, replaced, or without effect on trained weights.
+_FREE = frozenset(
+    "peft_type task_type r lora_alpha lora_dropout target_modules base_model_name_or_path revision inference_mode "
+    "auto_mapping peft_version".split()
+)
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """Shape of a base's language model.
+
+    Attributes:
+        base: the directory, for messages.
+        layers: number of transformer layers.
+        widths: name of a linear layer → (inputs, outputs).
+    """
+
+    base: str
+    layers: int
+    widths: Mapping[str, tuple[int, int]]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states that heads read."""
+        return self.widths["q_proj"][0]
+
+    def __str__(self) -> str:
+        return f"{self.base} ({self.layers} layers, hidden size {self.hidden_size})"
+
+
+def read_layer_sizes(base: str | Path, allow_original: bool = False) -> LayerSizes:
+    """Read `LayerSizes` from `config.json`.
+
+    Args:
+        base: directory of a LLaVA model in Hugging Face format.
+        allow_original: take one in the original format too.
+
+    Raises:
+        ValueError: the directory is no such model.
+    """
+    file = Path(base) / "config.json"
+    content = _read_json(file) if file.is_file() else {}
+    if allow_original and "mm_vision_tower" in content:
+        text = LlamaConfig.from_dict(content)
+    else:
+        check_base(base)
+        text = AutoConfig.from_pretrained(base).get_text_config()
+    hidden, inner = text.hidden_size, text.intermediate_size
+    head = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
+    queries, keys = head * text.num_attention_heads, head * text.num_key_value_heads
+    widths = {
+        "q_proj": (hidden, queries),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (queries, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+    return LayerSizes(str(base), text.num_hidden_layers, widths)
+
+
+def read_settings(folder: Path) -> LoraSettings:
+    """Rank, scale, dropout and adapted layers (in their order there) from the `adapter_config.json` in `folder`.
+
+    Raises:
+        ValueError: the file is unreadable, is no LoRA configuration, or says anything beyond plain LoRA on linear
+            layers of the language model.
+    """
+    file = folder / ADAPTER_CONFIG
+    content = _read_json(file)
+    if content.get("peft_type") != "LORA":
+        raise ValueError(f"{file}: peft_type is {content.get('peft_type')!r}, can convert LORA only")
+    if content.get("task_type") not in ("CAUSAL_LM", None):
+        raise ValueError(f"{file}: task_type is {content['task_type']!r}, can convert CAUSAL_LM only")
+    _refuse_beyond_plain_lora(file, content)
+    rank, alpha, dropout = (content.get(name) for name in ("r", "lora_alpha", "lora_dropout"))
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"{file}: r is {rank!r}, must be a positive integer")
+    if not isinstance(alpha, (int, float)):
+        raise ValueError(f"{file}: lora_alpha is {alpha!r}, must be a number")
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ValueError(f"{file}: lora_dropout is {dropout!r}, must be at least 0 and below 1")
+    return LoraSettings(rank, alpha, dropout, _layer_names(file, content.get("target_modules")))
+
+
+def recorded_base(folder: Path) -> str | None:
+    """The base that the `adapter_config.json` in `folder` names."""
+    return _read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}, must be a JSON object")
+    return content
+
+
+def _refuse_beyond_plain_lora(file: Path, content: Mapping[str, Any]) -> None:
+    """All other settings must be as PEFT has them for plain LoRA; one that PEFT no longer knows must be off."""
+    plain = LoraConfig().to_dict()
+    for name in sorted(content.keys() - _FREE):
+        value, expected = content[name], plain.get(name)
+        both_off = not value and not expected  # null, false, [] and {}: a feature that is not used
+        if value != expected and not both_off:
+            raise ValueError(f"{file}: {name} is {value!r}, can convert plain LoRA only: {expected!r}")
+
+
+def _layer_names(file: Path, target: Any) -> tuple[str, ...]:
+    """The original lists names of layers, ours are in the pattern that `lora_target_pattern` writes."""
+    names = target
+    if isinstance(target, str):
+        listed = re.search(r"\(([\w|]+)\)$", target)
+        names = listed[1].split("|") if listed else []
+        if target != lora_target_pattern(names):
+            names = []
+    known = isinstance(names, list) and names and set(names) <= set(LANGUAGE_MODEL_LINEAR_LAYERS)
+    if not known or len(set(names)) < len(names):
+        raise ValueError(
+            f"{file}: target_modules is {target!r}, must list some of {', '.join(LANGUAGE_MODEL_LINEAR_LAYERS)}"
+        )
+    return tuple(names)

@@ -1,0 +1,113 @@
+"""An original LLaVA model directory → a Hugging Face LLaVA directory.
+
+`plan_base` reads configurations, tokenizer and the names and shapes of all weights, and refuses what cannot be
+converted; `BaseConversion.write` then copies the weights. Number formats stay as they are.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import GenerationConfig, LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
+
+from data_utils.schema import IMAGE_MARKER
+from llava_rlhf.checkpoints import new_folder
+from llava_rlhf.conversion.original_config import (
+    find_tower,
+    llava_config,
+    read_original_config,
+    read_vision_config,
+)
+from llava_rlhf.conversion.processor_files import build_processor, build_tokenizer
+from llava_rlhf.conversion.safetensors_shards import MAX_SHARD_BYTES, write_shards
+from llava_rlhf.conversion.weight_plan import TargetWeight, plan_weights
+
+
+@dataclass(frozen=True)
+class BaseConversion:
+    """A checked conversion that only has to be carried out.
+
+    Attributes:
+        source: the original model directory.
+        vision_tower: the CLIP directory that its tower comes from.
+        config, generation_config, processor: of the converted model.
+        weights: what is written, in this order.
+    """
+
+    source: Path
+    vision_tower: Path
+    config: LlavaConfig
+    generation_config: GenerationConfig
+    processor: LlavaProcessor
+    weights: tuple[TargetWeight, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights of the converted model."""
+        return sum(weight.nbytes for weight in self.weights)
+
+    def write(self, output: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+        """Write the Hugging Face directory, whole or not at all; each weight is read once and written once.
+
+        Raises ValueError when `output` exists or the disk has no room for it.
+        """
+        if output.exists():
+            raise ValueError(f"{output} exists already; choose another output directory")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(output.parent).free
+        if free < self.nbytes:
+            raise ValueError(
+                f"{output} needs {self.nbytes / 1e9:.1f} GB, {output.parent} has {free / 1e9:.1f} GB left"
+            )
+        with new_folder(output) as staged:
+            write_shards(self.weights, staged, max_shard_bytes)
+            self.config.save_pretrained(staged)
+            self.generation_config.save_pretrained(staged)
+            self.processor.save_pretrained(staged)
+
+
+def plan_base(source: Path, vision_tower: Path | None) -> BaseConversion:
+    """Check an original model and its tower, reading no weights.
+
+    Args:
+        source: directory of the original model.
+        vision_tower: directory of its CLIP tower; None: where `mm_vision_tower` of its `config.json` points, from here
+            or from the folder that holds `source`.
+
+    Raises:
+        ValueError: something about it cannot be converted, is missing or does not fit; the message says what.
+    """
+    original = read_original_config(source)
+    tower = find_tower(original, vision_tower)
+    vision = read_vision_config(tower, original)
+    tokenizer = build_tokenizer(source)
+    vocab_size = original.fields["vocab_size"]
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_MARKER)
+    if image_token_id > vocab_size:
+        raise ValueError(
+            f"{original.file}: vocab_size {vocab_size}, but the tokenizer of {source} has {image_token_id} tokens"
+        )
+    special_ids = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    config = llava_config(original, vision, special_ids, image_token_id)
+    weights = plan_weights(config, original.projector_type, vocab_size, source, tower)
+    config.dtype = next(w.dtype for w in weights if w.name.endswith("lm_head.weight"))
+    return BaseConversion(
+        source=source,
+        vision_tower=tower,
+        config=config,
+        generation_config=_generation_config(tokenizer, config, special_ids),
+        processor=build_processor(tokenizer, tower, vision, original.select_strategy),
+        weights=tuple(weights),
+    )
+
+
+def _generation_config(
+    tokenizer: PreTrainedTokenizerFast, config: LlavaConfig, special_ids: dict[str, int]
+) -> GenerationConfig:
+    """Rows that the vocabulary was extended by are never drawn: generation has the original's distribution."""
+    added = {config.image_token_id, *range(len(tokenizer), config.text_config.vocab_size)}
+    return GenerationConfig(**special_ids, suppress_tokens=sorted(added))

@@ -1,0 +1,189 @@
+"""`config.json` of an original LLaVA model and of its CLIP tower → one `LlavaConfig`; what cannot be converted is refused.
+
+Left out on purpose: image start and end tokens, projectors other than LLaVA's two, tiled images (`anyres`), towers other
+than CLIP.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+from data_utils.images import ASPECT_RATIOS
+from llava_rlhf.conversion.original_files import check_whole
+
+ORIGINAL_MODEL_TYPES = ("llava", "llava_llama")
+# mm_projector_type → activation between two linear layers; the one linear layer gets an identity behind it.
+PROJECTOR_ACTIVATIONS = {"linear": "linear", "mlp2x_gelu": "gelu"}
+SELECT_STRATEGIES = {"patch": "default", "cls_patch": "full"}
+SIZE_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+TEXT_FIELDS = (
+    *SIZE_FIELDS,
+    *("num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps"),
+    "attention_bias",
+)
+VISION_FIELDS = (
+    *("hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads"),
+    *("num_channels", "image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout"),
+    *("initializer_range", "initializer_factor"),
+)
+# Rows of the embeddings are padded to a multiple of this, as other LLaVA models in Hugging Face format have them.
+VOCABULARY_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class OriginalConfig:
+    """Checked contents of an original model's `config.json`.
+
+    Attributes:
+        file: where it stands, for messages.
+        fields: the file as it is.
+        projector_type: `linear` or `mlp2x_gelu`.
+        select_strategy: `default` (the class token is dropped) or `full`.
+    """
+
+    file: Path
+    fields: dict[str, Any]
+    projector_type: str
+    select_strategy: str
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ValueError when the file is missing, a git-LFS pointer or no JSON object."""
+    check_whole(path)
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds a {type(fields).__name__}, not a JSON object")
+    return fields
+
+
+def read_original_config(source: Path) -> OriginalConfig:
+    """Read and check `config.json` of an original model. Raises ValueError for anything that cannot be converted."""
+    file = source / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{source} is not a model directory: it has no config.json")
+    fields = read_json(file)
+    if fields.get("model_type") not in ORIGINAL_MODEL_TYPES:
+        raise ValueError(
+            f"{file}: model_type {fields.get('model_type')!r} is not an original LLaVA model "
+            f"({' or '.join(ORIGINAL_MODEL_TYPES)})"
+        )
+    if "vision_config" in fields or "text_config" in fields:
+        raise ValueError(f"{file} is in Hugging Face format already: use the directory as it is")
+    if not fields.get("mm_vision_tower"):
+        raise ValueError(f"{file} names no mm_vision_tower: it is a language model without image input")
+    if fields.get("mm_use_im_start_end"):
+        raise ValueError(f"{file}: mm_use_im_start_end is true; image start and end tokens are not supported")
+    _require(file, fields, (*SIZE_FIELDS, "mm_vision_select_layer"))
+    _one_of(file, "image_aspect_ratio", fields.get("image_aspect_ratio"), (None, *ASPECT_RATIOS))
+    projector = fields.get("mm_projector_type") or "linear"
+    _one_of(file, "mm_projector_type", projector, tuple(PROJECTOR_ACTIVATIONS))
+    feature = fields.get("mm_vision_select_feature") or "patch"
+    _one_of(file, "mm_vision_select_feature", feature, tuple(SELECT_STRATEGIES))
+    return OriginalConfig(file, fields, projector, SELECT_STRATEGIES[feature])
+
+
+def find_tower(original: OriginalConfig, vision_tower: Path | None) -> Path:
+    """The directory of the CLIP tower: the one given, else what `mm_vision_tower` names, here or beside the model.
+
+    Raises ValueError when there is none.
+    """
+    name = original.fields["mm_vision_tower"]
+    candidates = [vision_tower] if vision_tower else [Path(name), original.file.parent.parent / name]
+    for folder in candidates:
+        if (folder / "config.json").is_file():
+            return folder
+    tried = " or ".join(str(folder) for folder in candidates)
+    raise ValueError(
+        f"{original.file} needs the vision tower {name} (mm_vision_tower), and there is no config.json in {tried}; "
+        "download that CLIP model and pass its directory: --vision_tower DIR"
+    )
+
+
+def read_vision_config(tower: Path, original: OriginalConfig) -> CLIPVisionConfig:
+    """The configuration of a CLIP vision model, or of the vision half of a whole CLIP model.
+
+    Raises ValueError for another kind of model, and when the tower does not fit `original`.
+    """
+    file = tower / "config.json"
+    fields = read_json(file)
+    if fields.get("model_type") == "clip":
+        fields = {**(fields.get("vision_config") or {}), **(fields.get("vision_config_dict") or {})}
+    elif fields.get("model_type") != "clip_vision_model":
+        raise ValueError(
+            f"{file}: model_type {fields.get('model_type')!r} is no CLIP model (clip, clip_vision_model)"
+        )
+    config = CLIPVisionConfig(**{name: fields[name] for name in VISION_FIELDS if name in fields})
+    wanted = original.fields.get("mm_hidden_size", config.hidden_size)
+    if config.hidden_size != wanted:
+        raise ValueError(
+            f"{file}: hidden_size {config.hidden_size}, but {original.file} was trained with mm_hidden_size {wanted} "
+            f"({original.fields['mm_vision_tower']}); pass that tower: --vision_tower DIR"
+        )
+    layer, states = original.fields["mm_vision_select_layer"], config.num_hidden_layers + 1
+    if not (isinstance(layer, int) and -states <= layer < states):
+        raise ValueError(
+            f"{original.file}: mm_vision_select_layer {layer!r}; {tower} has {states} hidden states"
+        )
+    return config
+
+
+def llava_config(
+    original: OriginalConfig, vision: CLIPVisionConfig, special_ids: dict[str, int], image_token_id: int
+) -> LlavaConfig:
+    """The configuration of the converted model.
+
+    Args:
+        original: the checked original.
+        vision: its tower.
+        special_ids: `bos_token_id`, `eos_token_id` and `pad_token_id` of the tokenizer.
+        image_token_id: id of the image placeholder, which the vocabulary is extended to hold.
+    """
+    fields = original.fields
+    rows = max(fields["vocab_size"], image_token_id + 1)
+    text = {name: fields[name] for name in TEXT_FIELDS if fields.get(name) is not None}
+    text["vocab_size"] = -(-rows // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    config = LlavaConfig(
+        text_config=LlamaConfig(**text, **special_ids, rope_parameters=_rope_parameters(fields)),
+        vision_config=vision,
+        image_token_index=image_token_id,
+        image_seq_length=_positions(vision, original.select_strategy),
+        projector_hidden_act=PROJECTOR_ACTIVATIONS[original.projector_type],
+        vision_feature_select_strategy=original.select_strategy,
+        vision_feature_layer=fields["mm_vision_select_layer"],
+    )
+    config.architectures = ["LlavaForConditionalGeneration"]
+    if fields.get("image_aspect_ratio") is not None:
+        config.image_aspect_ratio = fields["image_aspect_ratio"]
+    return config
+
+
+def _positions(vision: CLIPVisionConfig, select_strategy: str) -> int:
+    patches = (vision.image_size // vision.patch_size) ** 2
+    return patches + 1 if select_strategy == "full" else patches
+
+
+def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
+    """Rotary settings under their present names: `rope_scaling` called the kind `type`, and theta stood beside it."""
+    scaling = dict(fields.get("rope_scaling") or {})
+    kind = scaling.pop("type", None) or scaling.pop("rope_type", None) or "default"
+    theta = 10000.0 if fields.get("rope_theta") is None else fields["rope_theta"]
+    return {**scaling, "rope_type": kind, "rope_theta": float(theta)}
+
+
+def _require(file: Path, fields: dict[str, Any], names: tuple[str, ...]) -> None:
+    missing = [name for name in names if fields.get(name) is None]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}")
+
+
+def _one_of(file: Path, name: str, value: Any, known: tuple[Any, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{file}: {name} {value!r} is not supported; known: {', '.join(map(str, known))}")

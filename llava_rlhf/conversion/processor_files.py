@@ -1,0 +1,143 @@
+"""Tokenizer, chat template and image processor of a converted model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, processors
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlavaProcessor, PreTrainedTokenizerFast
+
+from data_utils.conversation import TEMPLATES, ConversationTemplate
+from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
+from data_utils.schema import IMAGE_MARKER
+from llava_rlhf.conversion.original_config import read_json
+from llava_rlhf.conversion.original_files import check_whole
+
+# Messages as `apply_chat_template` takes them. The first user message carries the system text; a message's images stand
+# in front of its text, which is then stripped; a space separates the parts of a turn, and nothing follows the stop.
+_CHAT_TEMPLATE = """
+{{- bos_token + SYSTEM -}}
+{%- for message in messages -%}
+  {%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}
+    {{- raise_exception('roles must alternate user, assistant, user, ...') -}}
+  {%- endif -%}
+  {%- set found = namespace(images=0, text='') -%}
+  {%- if message['content'] is string -%}
+    {%- set found.text = message['content'] -%}
+  {%- else -%}
+    {%- for part in message['content'] -%}
+      {%- if part['type'] == 'image' -%}
+        {%- set found.images = found.images + 1 -%}
+      {%- else -%}
+        {%- set found.text = found.text + part['text'] -%}
+      {%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {%- if message['role'] == 'assistant' -%}
+    {{- SEPARATOR + ASSISTANT + ': ' + found.text + STOP -}}
+  {%- else -%}
+    {%- set lines = [IMAGE] * found.images -%}
+    {%- set text = found.text | trim if found.images else found.text -%}
+    {{- USER + ': ' + (lines + [text] if text or not lines else lines) | join('\\n') -}}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{- SEPARATOR + ASSISTANT + ':' -}}
+{%- endif -%}
+"""
+
+
+def chat_template(template: ConversationTemplate) -> str:
+    """A conversation template in Jinja, with the begin-of-text token in front."""
+    opening = f"{template.system}{template.separator}" if template.system else ""
+    values = {
+        "SYSTEM": opening,
+        "SEPARATOR": template.separator,
+        "USER": template.user_role,
+        "ASSISTANT": template.assistant_role,
+        "STOP": template.stop,
+        "IMAGE": IMAGE_MARKER,
+    }
+    lines = [f"{{%- set {name} = {json.dumps(value)} -%}}" for name, value in values.items()]
+    return "\n".join(lines) + _CHAT_TEMPLATE
+
+
+def build_tokenizer(source: Path) -> PreTrainedTokenizerFast:
+    """The original's tokenizer with an image token as the next id, a begin-of-text in front and `unk` as padding.
+
+    Reads `tokenizer.model` (what the original used), else `tokenizer.json`, and the tokens of `added_tokens.json`.
+
+    Raises:
+        ValueError: neither file is there, one is broken, the added tokens leave a gap, or there is no bos, eos or unk.
+    """
+    if (source / "tokenizer.model").is_file():
+        check_whole(source / "tokenizer.model")
+        try:
+            tokenizer = load_sentencepiece_tokenizer(source / "tokenizer.model")
+        except RuntimeError as error:
+            raise ValueError(
+                f"{source / 'tokenizer.model'} is no sentencepiece model; copy it again"
+            ) from error
+    elif (source / "tokenizer.json").is_file():
+        check_whole(source / "tokenizer.json")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+    else:
+        raise ValueError(f"{source} has no tokenizer.model and no tokenizer.json")
+    _add_tokens(tokenizer, source / "added_tokens.json")
+    missing = [name for name in ("bos_token", "eos_token", "unk_token") if getattr(tokenizer, name) is None]
+    if missing:
+        raise ValueError(f"the tokenizer of {source} has no {', '.join(missing)}")
+    tokenizer.add_tokens([AddedToken(IMAGE_MARKER, special=True, normalized=False)], special_tokens=True)
+    begin = tokenizer.bos_token
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A",
+        pair=f"{begin} $A {begin} $B",
+        special_tokens=[(begin, tokenizer.bos_token_id)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=begin,
+        eos_token=tokenizer.eos_token,
+        unk_token=tokenizer.unk_token,
+        pad_token=tokenizer.unk_token,
+        padding_side="left",  # a batch of prompts is answered at its right edge
+    )
+
+
+def build_processor(
+    tokenizer: PreTrainedTokenizerFast, tower: Path, vision: CLIPVisionConfig, select_strategy: str
+) -> LlavaProcessor:
+    """The processor of a converted model, with the image settings of its tower.
+
+    Raises ValueError when the tower's `preprocessor_config.json` is missing or makes images of another size.
+    """
+    file = tower / "preprocessor_config.json"
+    check_whole(file)
+    images = CLIPImageProcessorPil.from_pretrained(tower)
+    size = images.crop_size if images.do_center_crop else images.size
+    if (size.get("height"), size.get("width")) != (vision.image_size, vision.image_size):
+        raise ValueError(
+            f"{file} makes images of {dict(size)}, the tower takes {vision.image_size} x {vision.image_size} pixels"
+        )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=vision.patch_size,
+        vision_feature_select_strategy=select_strategy,
+        chat_template=chat_template(TEMPLATES["v1"]),
+        image_token=IMAGE_MARKER,
+        num_additional_image_tokens=1,  # the class token
+    )
+
+
+def _add_tokens(tokenizer: PreTrainedTokenizerFast, file: Path) -> None:
+    added = read_json(file) if file.is_file() else {}
+    for token, index in sorted(added.items(), key=lambda item: item[1]):
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
+        if tokenizer.convert_tokens_to_ids(token) != index:
+            raise ValueError(
+                f"{file}: {token!r} has id {index}, the tokenizer gives it "
+                f"{tokenizer.convert_tokens_to_ids(token)}; ids must follow the vocabulary without a gap"
+            )

@@ -1,0 +1,213 @@
+"""Convert checkpoints of the original LLaVA-RLHF code to the Hugging Face layouts used here, or adapters back.
+
+What `--input` holds is found out: an SFT model, a policy, a reward model or a PPO checkpoint.
+"""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from data_utils.conversation import TEMPLATES
+from data_utils.facts import RewardPrompt
+from llava_rlhf.conversion.adapter_layouts import (
+    POLICY_KIND,
+    PPO_KIND,
+    REWARD_KIND,
+    AdapterFiles,
+    find_original,
+    find_ours,
+)
+from llava_rlhf.conversion.adapters import AdapterConversion, plan_to_original, plan_to_ours
+from llava_rlhf.conversion.base_model import BaseConversion, plan_base
+from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.role_files import POLICY, VALUE, RewardModelCard
+from models.adapter_files import original_adapter_folders
+
+BASE_KIND = "base (SFT) model"
+BACK = "original"
+
+# Which flags each conversion reads, and which of them it needs.
+FLAGS = {
+    ("hf", BASE_KIND): "vision_tower",
+    ("hf", POLICY_KIND): "base_model",
+    ("hf", REWARD_KIND): "base_model reward_prompt_file reward_head version image_aspect_ratio",
+    ("hf", PPO_KIND): "base_model value_base_model",
+    (BACK, POLICY_KIND): "base_model",
+    (BACK, REWARD_KIND): "base_model",
+    (BACK, PPO_KIND): "base_model value_base_model",
+}
+NEEDED = {
+    ("hf", POLICY_KIND): "base_model",
+    ("hf", REWARD_KIND): "base_model reward_prompt_file",
+    ("hf", PPO_KIND): "base_model",
+}
+
+
+@dataclass
+class ConvertArguments:
+    """What to convert, and what the original's files do not say."""
+
+    _argument_group_name = "conversion"
+
+    input: str = field(metadata={"help": "Folder of an SFT model, policy, reward model or PPO checkpoint."})
+    output: str = field(metadata={"help": "New directory; must not exist."})
+    to: Literal["hf", "original"] = field(
+        default="hf",
+        metadata={
+            "help": "hf: from the original's files to Hugging Face's; original: adapters of ours back."
+        },
+    )
+    vision_tower: str | None = field(
+        default=None, metadata={"help": "SFT models: CLIP directory of the vision tower."}
+    )
+    base_model: str | None = field(
+        default=None,
+        metadata={"help": "Adapters: their base, converted before; checked, and recorded as their base."},
+    )
+    value_base_model: str | None = field(
+        default=None,
+        metadata={"help": "PPO checkpoints: base of the value model, where it is not that of the policy."},
+    )
+    reward_head: str | None = field(
+        default=None, metadata={"help": "Reward models: the head, where it does not lie by the adapter."}
+    )
+    reward_prompt_file: str | None = field(
+        default=None, metadata={"help": "Reward models: the judging criteria they were trained with."}
+    )
+    version: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Reward models: conversation template, {', '.join(TEMPLATES)} (default v1).",
+            "choices": sorted(TEMPLATES),
+        },
+    )
+    image_aspect_ratio: Literal["pad", "square"] | None = field(
+        default=None, metadata={"help": "Reward models: how images were made square (default pad)."}
+    )
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A checked conversion of a known kind."""
+
+    arguments: ConvertArguments
+    kind: str
+    plan: AdapterConversion | BaseConversion
+
+
+def prepare(argv: Sequence[str]) -> Conversion:
+    """Find out what there is and check all of it. Raises ValueError before anything is written."""
+    (arguments,) = StrictParser((ConvertArguments,), description=__doc__).parse(argv)
+    source = Path(os.path.abspath(arguments.input))
+    if not source.is_dir():
+        raise ValueError(f"--input {source} is no directory")
+    if Path(arguments.output).exists():
+        raise ValueError(f"--output {arguments.output} exists already")
+    for name in ("base_model", "value_base_model"):  # recorded, so they must be found from elsewhere
+        if getattr(arguments, name) is not None:
+            setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
+    files = find_adapters(arguments, source)
+    check_flags(arguments, BASE_KIND if files is None else files.kind)
+    if files is None:
+        tower = None if arguments.vision_tower is None else Path(arguments.vision_tower)
+        return Conversion(arguments, BASE_KIND, plan_base(source, tower))
+    bases = dict.fromkeys(files.adapters, arguments.base_model)
+    if arguments.value_base_model is not None:
+        bases[VALUE] = arguments.value_base_model
+    if arguments.to == BACK:
+        return Conversion(arguments, files.kind, plan_to_original(files, bases))
+    card = make_card(arguments) if files.kind == REWARD_KIND else None
+    return Conversion(arguments, files.kind, plan_to_ours(files, bases, card))
+
+
+def find_adapters(arguments: ConvertArguments, source: Path) -> AdapterFiles | None:
+    """The adapters in `source`, or None when it is to be read as an SFT model. Raises ValueError when it is neither."""
+    is_model = (source / "config.json").is_file()
+    if arguments.to == BACK:
+        if is_model:
+            raise ValueError(f"{source} is a model; --to {BACK} converts adapters only")
+        return find_ours(source)
+    head = None if arguments.reward_head is None else Path(arguments.reward_head)
+    files = find_original(source, head)
+    if files is None and not is_model:
+        places = [os.path.relpath(folder, source) for folder in original_adapter_folders(source)]
+        inside = sorted(path.name for path in source.glob("checkpoint-*"))
+        hint = f". It holds {', '.join(inside)}: name one of them" if inside else ""
+        raise ValueError(
+            f"{source} holds nothing to convert: no config.json of an SFT model, and no adapter_config.json or "
+            f"adapter_model.bin in {', '.join(places)}{hint}"
+        )
+    weights = [*source.glob("pytorch_model*"), *source.glob("model*.safetensors")]
+    if files is not None and is_model and weights:
+        raise ValueError(
+            f"{source} holds an SFT model and an adapter; convert copies in folders of their own"
+        )
+    return files
+
+
+def check_flags(arguments: ConvertArguments, kind: str) -> None:
+    """Raise ValueError for a flag that this kind of checkpoint has no use for, or lacks."""
+    case = (arguments.to, kind)
+    optional = {name for names in FLAGS.values() for name in names.split()}
+    what = f"{arguments.input} is a {kind}"
+    for name in sorted(optional - set(FLAGS[case].split())):
+        if getattr(arguments, name) is not None:
+            why = " (a reward model has a file reward_head by its adapter)" if kind == POLICY_KIND else ""
+            raise ValueError(f"--{name} does not belong here: {what}{why}")
+    missing = [f"--{name}" for name in NEEDED.get(case, "").split() if getattr(arguments, name) is None]
+    if missing:
+        raise ValueError(f"{what}: it needs {' and '.join(missing)} as well")
+
+
+def make_card(arguments: ConvertArguments) -> RewardModelCard:
+    """What a reward model was trained with, as the command line tells it. Raises ValueError for a bad prompt file."""
+    prompt = RewardPrompt.from_file(arguments.reward_prompt_file)
+    return RewardModelCard(
+        arguments.base_model,
+        prompt.text,
+        prompt.uses_facts,
+        arguments.version or "v1",
+        arguments.image_aspect_ratio or "pad",
+    )
+
+
+def run(conversion: Conversion) -> None:
+    """Write the result, whole or not at all, and say how to go on."""
+    arguments, plan = conversion.arguments, conversion.plan
+    target = Path(arguments.output)
+    print(f"{arguments.input} is a {conversion.kind}")
+    plan.write(target)
+    for path in sorted(target.rglob("*")):
+        if path.is_file():
+            print(f"wrote {path} ({path.stat().st_size:,} bytes)")
+    if isinstance(plan, AdapterConversion) and plan.files.left_out:
+        print(f"not converted: {', '.join(plan.files.left_out)}")
+        if "optimizer.pt" in plan.files.left_out:
+            print(
+                "(a run can't be continued from there: its optimizer state is not even restored by the original)"
+            )
+    print(f"next: {next_command(conversion)}")
+
+
+def next_command(conversion: Conversion) -> str:
+    """A command that uses the result."""
+    arguments, kind = conversion.arguments, conversion.kind
+    output = shlex.quote(os.path.abspath(arguments.output))
+    if arguments.to == BACK:
+        flag = "reward_model_name_or_path" if kind == REWARD_KIND else "policy_model_name_or_path"
+        adapter = "" if kind == REWARD_KIND else f"/{conversion.plan.names[POLICY]}"
+        return f"the original's training programs take it as --{flag} {output}{adapter}"
+    if kind == BASE_KIND:
+        return f"BASE_MODEL={output} bash scripts/7b-v1.5-224/initialize_policy_model.sh"
+    base = shlex.quote(arguments.base_model)
+    if kind == REWARD_KIND:
+        return f"REWARD_MODEL={output} REWARD_BASE_MODEL={base} bash scripts/7b-v1.5-224/train_rl_model.sh"
+    return f"python -m llava_rlhf.export_policy --base_model_name {base} --adapter {output} --output_dir DIR"
+
+
+if __name__ == "__main__":
+    run_program(prepare, run)
