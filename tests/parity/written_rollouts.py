@@ -1,0 +1,199 @@
+"""A rollout whose models are written down: every response, log-probability, value and score is given.
+
+The recorded rollouts of the original were made with such stand-ins. Here `WrittenModel` stands for a transformer with
+its adapters, and everything around it (sampling, roles, collecting, shaping, targets) is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from data_utils.batches import collate_prompts
+from data_utils.datasets import PromptItem
+from data_utils.schema import AnswerType
+from llava_rlhf.actor_critic import ScoringSettings
+from llava_rlhf.assemble import Cast, TextSide
+from llava_rlhf.numerics import Numerics
+from llava_rlhf.ppo import PPOTrainer
+from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments
+from llava_rlhf.ppo_assembly import stop_ids
+from llava_rlhf.ppo_update import Targets
+from llava_rlhf.reward_shaping import ShapedReward, shape_rewards
+from llava_rlhf.rollout import Experience, RolloutCollector
+from models.generation import Sample, SamplingSettings, sample
+from models.heads import ScalarHead
+from models.roles import Policy, RewardModel, ValueModel
+from tests.parity.recordings import ORIGINAL_IMAGE_ID
+
+PAD, VOCABULARY, RESPONSE_LEN = 0, 32001, 20
+# Some written log-probabilities are above 0. All are lowered by this, which no difference between two of them feels.
+LOWERED = 1.0
+
+
+class WrittenModel:
+    """A language model with adapters, whose words and hidden states are given.
+
+    Args:
+        says: int64[B, T], the tokens that it says when asked for one after the other.
+        states: (ids, mask) of whole sequences int64, bool[B, L] → hidden states [B, L, D].
+    """
+
+    image_token_id, tokens_per_image, device = ORIGINAL_IMAGE_ID, 1, torch.device("cpu")
+
+    def __init__(self, says: Tensor | None = None, states: Callable[[Tensor, Tensor], Tensor] | None = None):
+        self.says, self.states, self.said = says, states, 0
+        self.model, self.vlm = nn.Identity().eval(), self
+        self.read: tuple[Tensor, Tensor] | None = None
+
+    @contextmanager
+    def use(self, adapter: str, training: bool) -> Iterator[WrittenModel]:
+        """All its adapters are one."""
+        yield self
+
+    def __call__(self, input_ids, mask, image_features=None, past_key_values=None) -> Tensor:
+        """The next state (token, log-probability 0) while there is a cache, else the given states."""
+        if past_key_values is None:
+            self.read = (input_ids, mask)
+            return self.states(input_ids, mask)
+        token = self.says[:, self.said : self.said + 1]
+        self.said += 1
+        return torch.stack([token, torch.zeros_like(token)], dim=-1).float()
+
+    def project(self, states: Tensor) -> Tensor:
+        """Logits [..., V] of states (token, its log-probability); one other token takes the rest."""
+        token, log_prob = states[..., :1].long(), states[..., 1:]
+        logits = torch.full((*states.shape[:-1], VOCABULARY), -torch.inf)
+        logits.scatter_(-1, (token + 1) % VOCABULARY, torch.log(-torch.expm1(log_prob)))
+        return logits.scatter_(-1, token, log_prob)
+
+
+def before_each(*numbers: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Hidden states that hold these numbers [B, T] one position before each response column, elsewhere NaN."""
+
+    def states(ids: Tensor, mask: Tensor) -> Tensor:
+        hidden = torch.full((*ids.shape, len(numbers)), torch.nan)
+        hidden[:, -RESPONSE_LEN - 1 : -1] = torch.stack([x.float() for x in numbers], dim=-1)
+        return hidden
+
+    return states
+
+
+def at_the_end(scores: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Hidden states that hold a row's score at its last real token, elsewhere NaN."""
+
+    def states(ids: Tensor, mask: Tensor) -> Tensor:
+        hidden = torch.full((*ids.shape, 1), torch.nan)
+        for row, score in enumerate(scores):
+            hidden[row, mask[row].nonzero()[-1]] = score
+        return hidden
+
+    return states
+
+
+def say(tokens: Tensor, stops: tuple[int, ...]) -> Sample:
+    """Sample from a model that says these tokens int64[B, T]."""
+    nothing = torch.zeros(len(tokens), 1, dtype=torch.long)
+    settings = SamplingSettings(tokens.shape[1], stops, PAD, temperature=0.0)
+    return sample(WrittenModel(tokens), nothing, nothing == 0, None, settings)
+
+
+class HandWrittenPolicy(Policy):
+    """Three responses were written without a stop and filled with id 0, which nobody said."""
+
+    def sample(self, *arguments) -> Sample:
+        """What was said, without the fill."""
+        ids, mask = super().sample(*arguments)
+        return Sample(ids, mask & (ids != PAD))
+
+
+@dataclass(frozen=True)
+class Played:
+    """A rollout batch: theirs under its recorded names, ours, and what our judge read (ids, mask)."""
+
+    recorded: dict[str, Tensor]
+    experience: Experience
+    shaped: ShapedReward
+    judged: tuple[Tensor, Tensor]
+
+
+def play(
+    given: dict[str, Tensor],
+    recorded: dict[str, Tensor],
+    reward_prompts: Sequence[Sequence[int]],
+    text: TextSide,
+    numerics: Numerics,
+    policy: type[Policy] = HandWrittenPolicy,
+) -> Played:
+    """Roll the given responses out and shape their rewards, with the settings of the recording.
+
+    Args:
+        given, recorded: arrays of `rollout_stub/in/` and of one rollout, without their prefixes.
+        reward_prompts: what the judge reads behind each response.
+        text: the tokenizer.
+        numerics: which columns count.
+        policy: the role that speaks.
+    """
+    responses = recorded["responses"]
+    speaks, refers = (
+        before_each(responses, given[name] - LOWERED)
+        for name in ("logprobs_unmasked", "ref_logprobs_unmasked")
+    )
+    judge = WrittenModel(states=at_the_end(given["rewards_from_model"]))
+    cast = Cast(
+        policy(WrittenModel(given["raw_responses"], speaks), "policy"),
+        Policy(WrittenModel(states=refers), "reference"),
+        ValueModel(WrittenModel(states=before_each(given["values"])), "value", _identity()),
+        RewardModel(judge, "reward", _identity()),
+        shared=True,
+    )
+    sampling = SamplingSettings(RESPONSE_LEN, stop_ids(text, at_question_mark=True), PAD)
+    scoring = ScoringSettings(temperature=1.0, chunk_size=128, banned_ids=None)
+    collector = RolloutCollector(cast, text.tokenizer, sampling, scoring, len(responses), numerics)
+    uniforms = torch.rand(len(responses), RESPONSE_LEN, generator=torch.Generator().manual_seed(0))
+    experience = collector.collect([collate_prompts(_items(given, reward_prompts))], uniforms)
+    return Played(
+        recorded, experience, shape_rewards(experience, RESPONSE_LEN, RewardArguments(), 0.1), judge.read
+    )
+
+
+def targets(experience: Experience, shaped: ShapedReward) -> Targets:
+    """Advantages and returns as the loop makes them; that step needs no more of its trainer than this."""
+    trainer = SimpleNamespace(
+        accelerator=Accelerator(cpu=True),
+        arguments=PPOArguments("base", "policy", "reward", "output"),
+        reward_arguments=RewardArguments(),
+    )
+    return PPOTrainer._targets(trainer, experience, shaped)[0]
+
+
+def _items(given: dict[str, Tensor], reward_prompts: Sequence[Sequence[int]]) -> list[PromptItem]:
+    # No pictures: nobody would look at them.
+    return [
+        PromptItem(
+            row=row,
+            id=str(row),
+            query_ids=given["queries"][row][given["query_attn_masks"][row].bool()].tolist(),
+            reward_prompt_ids=list(ids),
+            image_names=(),
+            images=torch.zeros(0, 3, 2, 2),
+            reward_images=None,
+            answer_type=AnswerType(int(given["caption_types"][row])),
+            length_bonus=float(given["length_bonus_multiplier"][row]),
+            captions=(),
+            question="",
+        )
+        for row, ids in enumerate(reward_prompts)
+    ]
+
+
+def _identity() -> ScalarHead:
+    head = ScalarHead(1)
+    nn.init.ones_(head.linear.weight)
+    return head.requires_grad_(False)
