@@ -49,7 +49,8 @@ class PromptItem:
     """A PPO prompt with everything that belongs to it, so that no list has to stay aligned with another.
 
     `images` float32 [n, 3, h, w] are the policy's, `reward_images` float32 [n, 3, H, W] the judge's (None when
-    both look through one tower); `captions` are the facts in the order the judge reads them.
+    both look through one tower); `captions` are the facts in the order the judge reads them (the row's own captions
+    where nobody judges); `question` is the text as the query reads it, without image markers.
     """
 
     row: int
@@ -88,6 +89,10 @@ class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
     def __getitem__(self, index: int) -> ItemT:
         return self._item(self._rows[int(index)])
 
+    def column(self, name: str) -> list[Any]:
+        """One column of the table, in the order of the rows; no image is opened."""
+        return list(self._rows[name])
+
     def split(self, eval_size: int, seed: int) -> tuple[ExampleDataset[ItemT], ExampleDataset[ItemT] | None]:
         """A random (train, eval) split with `eval_size` rows in eval; 0 gives no eval set.
 
@@ -118,6 +123,7 @@ class PreferenceDataset(ExampleDataset[PairItem]):
 
     features = hf.Features(
         {
+            "row": Value("int64"),
             "ids_1": [Value("int32")],
             "ids_2": [Value("int32")],
             "images": [Value("string")],

@@ -47,7 +47,7 @@ class Answerer:
         samples: int,
         seed: int,
     ) -> Iterator[dict[str, Any]]:
-        """Yield one record an answer, prompt by prompt: id, image, question, sample number, answer, tokens, stopped.
+        """Yield one record an answer, prompt by prompt, in the format of `data_utils.answers`.
 
         Args:
             dataset: the prompts.
@@ -79,7 +79,9 @@ class Answerer:
         for item, (_, number), row, real in zip(batch.items, jobs, ids, mask, strict=True):
             yield {
                 "id": item.id,
+                "prompt_row": item.row,
                 "image": list(item.image_names),
+                **({"captions": list(item.captions)} if item.captions else {}),
                 "question": item.question,
                 "answer_type": item.answer_type.name,
                 "sample": number,

@@ -1,0 +1,252 @@
+"""Answers files: one answer to one prompt a row, as `answer_prompts.py` writes them, ready to be scored.
+
+JSON Lines or one JSON list. A row has `question`, `answer`, and `image` as a prompt has it; it may have:
+
+    id           string or integer
+    answer_type  `GENERAL`, `A_IN_ABCD` …, or `caption_type` 1 to 7 as in the prompt files (absent: GENERAL)
+    captions     the prompt's own, read where the caption map does not know the image
+    stopped      false: the answer was cut off, so no stop token follows it (absent: true)
+    prompt_row   the prompt's row in its file, which orders the captions (absent: the row of the answers file)
+
+Left out on purpose: answers within a dialogue (the published prompts have one question each). Answers come as text: one
+that was sampled in pieces that the tokenizer would not choose is scored as the tokenizer writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets as hf
+import torch
+from datasets import Value
+
+from data_utils.conversation import ConversationTemplate, Segment, query_segments
+from data_utils.datasets import ExampleDataset
+from data_utils.facts import FactBook, RewardPrompt
+from data_utils.images import ImagePipeline
+from data_utils.schema import IMAGE_MARKER, AnswerType, DataError, Problem, Record, Turn, shorten
+from data_utils.sieve import Limits, Sieve
+from data_utils.tokens import SegmentEncoder
+
+PAIR_FIELDS = frozenset({"output_1", "output_2", "preference"})
+
+
+@dataclass(frozen=True)
+class AnswerRecord(Record):
+    """One answer; `turns` holds the question, `extra` every field that is not read here."""
+
+    answer: str
+    answer_type: AnswerType
+    stopped: bool
+    prompt_row: int | None
+
+
+@dataclass(frozen=True)
+class AnswerItem:
+    """An answer to be scored: ids of query + answer + reward prompt (one sequence), images float32 [n, 3, H, W]."""
+
+    input_ids: tuple[list[int]]
+    images: torch.Tensor
+
+
+class AnswerDataset(ExampleDataset[AnswerItem]):
+    """Answers for a reward model to score."""
+
+    features = hf.Features({"row": Value("int64"), "ids": [Value("int32")], "images": [Value("string")]})
+
+    def _item(self, row: dict[str, Any]) -> AnswerItem:
+        return AnswerItem((row["ids"],), self._images(row))
+
+
+def file_kind(path: str | Path) -> Literal["pairs", "answers"]:
+    """What a data file holds, by the fields of its rows. Raises DataError when that can't be told."""
+    rows, problems = _load_rows(path)
+    if problems:
+        raise DataError(problems)
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        fields = set(row) if isinstance(row, dict) else set()
+        if fields & PAIR_FIELDS:
+            first.setdefault("pairs", number)
+        if "answer" in fields:
+            first.setdefault("answers", number)
+    if len(first) == 1:
+        return next(iter(first))
+    if first:
+        value = f"row {first['pairs']} is a preference pair, row {first['answers']} an answer"
+        remedy = "one file holds either; split it"
+    else:
+        value = f"fields of the first row: {shorten(sorted(rows[0]) if rows and isinstance(rows[0], dict) else None)}"
+        remedy = "neither preferences (conversations, output_1, output_2, preference) nor answers (question, answer)"
+    raise DataError([Problem(str(path), None, "file", value, remedy)])
+
+
+def read_answers(path: str | Path) -> tuple[list[AnswerRecord], list[Problem]]:
+    """Read an answers file; a row with a problem gives no record."""
+    rows, problems = _load_rows(path)
+    records: list[AnswerRecord] = []
+    for number, row in enumerate(rows):
+        wrong = _wrong_fields(row)
+        problems += [
+            Problem(str(path), number, name, shorten(value), remedy) for name, value, remedy in wrong
+        ]
+        if not wrong:
+            records.append(_record(row, str(path), number))
+    return records, problems
+
+
+def build_answers(
+    path: str | Path,
+    *,
+    image_folder: str | Path | None,
+    encoder: SegmentEncoder,
+    template: ConversationTemplate,
+    pipeline: ImagePipeline,
+    facts: FactBook,
+    prompt: RewardPrompt,
+    query_len: int,
+    response_len: int,
+    model_max_length: int,
+    seed: int,
+    skip_invalid: bool,
+) -> AnswerDataset:
+    """Answers as query + answer (+ stop) + reward prompt, the sequence that PPO scores.
+
+    Limits in tokens: the query, the answer with its stop, and the whole sequence. Raises DataError.
+    """
+    records, problems = read_answers(path)
+    sieve = Sieve(str(path), problems, skip_invalid)
+    sieve.report.answer_types = Counter()
+    limits = Limits(query_len, response_len, model_max_length)
+    for record in sieve.usable(records, image_folder):
+        row = record.row if record.prompt_row is None else record.prompt_row
+        captions = sieve.captions(record, record.answer_type, facts, prompt, seed, row)
+        if captions is None:
+            continue
+        judge = encoder.encode_reward_prompt(prompt.render(captions))
+        segments = query_segments(template, record.turns, len(record.images))
+        query = len(encoder.encode(segments).ids)
+        answered = encoder.encode([*segments, *_answer_segments(record, template)]).ids
+        response, total = len(answered) - query, len(answered) + len(judge)
+        if sieve.fits(limits, query, response, total):
+            kept = {"row": record.row, "ids": [*answered, *judge], "images": record.images}
+            sieve.keep(kept, {"query": [query], "response": [response], "total": [total]})
+            sieve.describe(encoder, kept["ids"], captions if prompt.uses_facts else None)
+            sieve.report.answer_types[record.answer_type.name] += 1
+    return AnswerDataset(sieve.finish(), image_folder, pipeline, sieve.report)
+
+
+def _answer_segments(record: AnswerRecord, template: ConversationTemplate) -> list[Segment]:
+    # A policy that stops at once says nothing: not even the space in front of an answer.
+    segments = [Segment("text", f" {record.answer}", True)] if record.answer else []
+    return segments + ([Segment("stop", template.stop, True)] if record.stopped else [])
+
+
+def _load_rows(path: str | Path) -> tuple[list[Any], list[Problem]]:
+    """The values of a JSON list or of JSON Lines; an unreadable file or line is a problem of the whole file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if text.lstrip().startswith("["):
+            return json.loads(text), []
+    except (OSError, ValueError, RecursionError) as error:
+        remedy = "must be a readable UTF-8 file, a JSON list or JSON Lines"
+        return [], [Problem(str(path), None, "file", shorten(str(error), 160), remedy)]
+    rows, problems = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            remedy = f"must be JSON ({error}); write one object a line, or one JSON list"
+            problems.append(Problem(str(path), None, f"line {number}", shorten(line), remedy))
+    return rows, problems
+
+
+def _wrong_fields(row: Any) -> list[tuple[str, Any, str]]:
+    """(field, value, remedy) of everything that keeps a row from being an answer."""
+    if not isinstance(row, dict):
+        return [("row", row, "must be a JSON object")]
+    wrong = [
+        (name, row.get(name), remedy)
+        for name, (fits, remedy) in _CHECKS.items()
+        if (name in _REQUIRED or row.get(name) is not None) and not fits(row.get(name))
+    ]
+    if wrong:
+        return wrong
+    names, markers = _image_names(row), row["question"].count(IMAGE_MARKER)
+    if markers not in (0, len(names)):
+        value = f"{markers} marker(s) for {len(names)} image(s)"
+        wrong.append(("question", value, f"needs one {IMAGE_MARKER} marker for each image, or none at all"))
+    if not names and not row["question"].strip():
+        wrong.append(("question", row["question"], "a question without image needs a text"))
+    kind, number = row.get("answer_type"), row.get("caption_type")
+    if kind is not None and number is not None and AnswerType[kind] != number:
+        wrong.append(
+            ("caption_type", number, f"answer_type is {kind}, which is {AnswerType[kind]:d}; keep one")
+        )
+    return wrong
+
+
+def _record(row: dict[str, Any], file: str, number: int) -> AnswerRecord:
+    names = _image_names(row)
+    question = IMAGE_MARKER * len(names) + row["question"].replace(IMAGE_MARKER, "")
+    kind = row.get("answer_type")
+    return AnswerRecord(
+        file=file,
+        row=number,
+        id=str(row["id"]) if row.get("id") is not None else "",
+        images=names,
+        turns=(Turn("human", question),),
+        captions=None if row.get("captions") is None else tuple(row["captions"]),
+        extra={name: value for name, value in row.items() if name not in _CHECKS},
+        answer=row["answer"],
+        answer_type=AnswerType[kind] if kind is not None else AnswerType(row.get("caption_type") or 1),
+        stopped=row.get("stopped") is not False,
+        prompt_row=row.get("prompt_row"),
+    )
+
+
+def _image_names(row: dict[str, Any]) -> tuple[str, ...]:
+    names = row.get("image")
+    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
+
+
+def _is_text(value: Any) -> bool:
+    """A string that is valid Unicode: JSON can spell half a surrogate pair, which no tokenizer can read."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_text(item) for item in value)
+
+
+def _are_names(value: Any) -> bool:
+    return _are_texts(value) and all(name.strip() for name in value)
+
+
+# Field of a row → what its value must be (a check, and how to say it); only `question` and `answer` must be there.
+_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "id": (lambda value: type(value) is int or _is_text(value), "must be a string or an integer"),
+    "question": (_is_text, "must be a string"),
+    "answer": (_is_text, "must be a string"),
+    "image": (
+        lambda value: _are_names([value] if isinstance(value, str) else value),
+        "must be a file name or a list of file names (absent: no image)",
+    ),
+    "captions": (_are_texts, "must be a list of strings"),
+    "stopped": (lambda value: type(value) is bool, "must be true or false (absent means true)"),
+    "prompt_row": (lambda value: type(value) is int and value >= 0, "must be an integer of at least 0"),
+    "answer_type": (
+        lambda value: isinstance(value, str) and value in AnswerType.__members__,
+        f"must be one of {', '.join(AnswerType.__members__)} (absent means GENERAL)",
+    ),
+    "caption_type": (
+        lambda value: type(value) is int and value in set(AnswerType),
+        "must be an integer from 1 to 7 (absent means 1)",
+    ),
+}
+_REQUIRED = frozenset({"question", "answer"})

@@ -1,0 +1,137 @@
+"""Which rows of a data file are kept: invalid ones are refused or dropped, over-long ones dropped, all counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_utils.facts import FactBook, MissingCaptions, RewardPrompt, caption_key, shuffled_captions
+from data_utils.images import check_image
+from data_utils.schema import AnswerType, DataError, Problem, Record, shorten
+from data_utils.summary import SHOWN_EXAMPLES, DataReport
+from data_utils.tokens import SegmentEncoder
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Length limits in tokens, an image counted as one."""
+
+    query_len: int
+    response_len: int
+    model_max_length: int
+
+    def exceeded(self, query: int, response: int, total: int) -> str | None:
+        """Why the lengths do not fit, or None."""
+        if query > self.query_len:
+            return f"query longer than query_len {self.query_len}"
+        if response > self.response_len:
+            return f"response longer than response_len {self.response_len}"
+        if total > self.model_max_length:
+            return f"sequence longer than model_max_length {self.model_max_length}"
+        return None
+
+
+@dataclass
+class Sieve:
+    """Collects the rows of one file that can be used, and counts the others by reason."""
+
+    file: str
+    problems: list[Problem]
+    skip_invalid: bool
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.report = DataReport(self.file)
+        for _ in {problem.row for problem in self.problems if problem.row is not None}:
+            self.drop("invalid record")
+
+    def usable(self, records: Sequence[Record], image_folder: str | Path | None) -> Iterator[Record]:
+        """Records whose images can be read, with a progress bar on a terminal."""
+        self.report.rows_read = len(records) + sum(self.report.dropped.values())
+        checked: dict[str, str | None] = {}
+        for record in tqdm(records, desc=f"reading {Path(self.file).name}", unit="row", disable=None):
+            for name in record.images:
+                if name not in checked:
+                    checked[name] = (
+                        "no image folder was given"
+                        if image_folder is None
+                        else check_image(image_folder, name)
+                    )
+            bad = [name for name in record.images if checked[name]]
+            for name in bad:
+                self._refuse(record, "image", name, f"{checked[name]}; fix the file or the row")
+            if bad:
+                self.drop("missing or unreadable image")
+            else:
+                yield record
+
+    def captions(
+        self,
+        record: Record,
+        answer_type: AnswerType,
+        facts: FactBook,
+        prompt: RewardPrompt,
+        seed: int,
+        row: int,
+    ) -> tuple[str, ...] | None:
+        """The facts the judge reads, in a random order that `seed` and `row` give.
+
+        () for none; None when the record is dropped.
+        """
+        if not prompt.uses_facts:
+            return ()
+        found = facts.find(record, answer_type)
+        if found is None and facts.missing is not MissingCaptions.NO_FACT:
+            if facts.missing is MissingCaptions.ERROR:
+                keys = ", ".join(repr(caption_key(image, answer_type)) for image in record.images)
+                remedy = f"no captions under {keys} and none on the row; add them, or --missing_captions skip|no_fact"
+                self._refuse(record, "image", record.images, remedy)
+            self.drop("missing captions")
+            return None
+        return shuffled_captions(found or (), seed, row)
+
+    def fits(self, limits: Limits, query: int, response: int, total: int) -> bool:
+        """Whether the lengths in tokens are within the limits; a row that is not is dropped and counted."""
+        reason = limits.exceeded(query, response, total)
+        if reason:
+            self.drop(reason)
+        return reason is None
+
+    def drop(self, reason: str) -> None:
+        """Count a row that is left out."""
+        self.report.dropped[reason] += 1
+
+    def keep(self, row: dict[str, Any], lengths: dict[str, list[int]]) -> None:
+        """Add a row of the table and its lengths in tokens."""
+        self.rows.append(row)
+        for name, values in lengths.items():
+            self.report.token_lengths.setdefault(name, []).extend(values)
+
+    def describe(self, encoder: SegmentEncoder, ids: Sequence[int], captions: Sequence[str] | None) -> None:
+        """Count a kept row's facts (None: none were asked for) and show the first few rows decoded."""
+        if captions is not None:
+            known, unknown = self.report.caption_coverage or (0, 0)
+            self.report.caption_coverage = (known + bool(captions), unknown + (not captions))
+        if len(self.report.examples) < SHOWN_EXAMPLES:
+            self.report.examples.append(encoder.decode(ids))
+
+    def finish(self) -> list[dict[str, Any]]:
+        """The rows kept. Raises DataError for problems that may not be skipped, or when nothing is left."""
+        self.report.rows_kept = len(self.rows)
+        unreadable = any(problem.row is None for problem in self.problems)
+        if self.problems and (unreadable or not self.skip_invalid):
+            raise DataError(self.problems)
+        if not self.rows:
+            reasons = (
+                "; ".join(f"{count} × {why}" for why, count in self.report.dropped.items()) or "it is empty"
+            )
+            remedy = f"no row is left ({reasons}); raise the length limits or mend the data"
+            raise DataError([Problem(self.file, None, "rows", f"{self.report.rows_read} rows read", remedy)])
+        return self.rows
+
+    def _refuse(self, record: Record, name: str, value: Any, remedy: str) -> None:
+        self.problems.append(Problem(record.file, record.row, name, shorten(value), remedy))

@@ -1,0 +1,72 @@
+"""Scores of pairs and answers, taken as training and PPO take them; what a row scores does not depend on its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data_utils.answers import AnswerDataset, AnswerItem
+from data_utils.batches import right_pad
+from data_utils.datasets import PairItem, PreferenceDataset
+from data_utils.tokens import expand_image_tokens
+from models.roles import RewardModel
+
+
+def score_items(reward_model: RewardModel, items: Sequence[PairItem | AnswerItem], pad_id: int) -> Tensor:
+    """float32[B, k] on the CPU: the scores of the k sequences of each item (2 of a pair, 1 of an answer).
+
+    Each item's images are encoded once, and read by all its sequences.
+    """
+    vlm = reward_model.bank.vlm
+    rows = [
+        expand_image_tokens(ids, vlm.image_token_id, vlm.tokens_per_image)
+        for item in items
+        for ids in item.input_ids
+    ]
+    input_ids, mask = right_pad(rows, pad_id)
+    image_index, n_images = [], 0
+    for item in items:
+        image_index += list(range(n_images, n_images + len(item.images))) * len(item.input_ids)
+        n_images += len(item.images)
+    pixels = torch.cat([item.images for item in items])
+    with torch.no_grad():
+        features = vlm.encode_images(pixels, torch.tensor(image_index, dtype=torch.int64))
+        scores = reward_model(input_ids.to(vlm.device), mask.to(vlm.device), features)
+    return scores.view(len(items), -1).cpu()
+
+
+def score_dataset(
+    reward_model: RewardModel, dataset: PreferenceDataset | AnswerDataset, pad_id: int, batch_size: int
+) -> Tensor:
+    """float32[N, k] scores of a data set, in its order.
+
+    Args:
+        reward_model: in inference.
+        dataset: pairs (k = 2) or answers (k = 1).
+        pad_id: fills short rows; masked by position.
+        batch_size: pairs or answers at once. They are taken by length, longest first, so that rows are padded little
+            and a lack of memory shows at once.
+
+    Raises:
+        FloatingPointError: a score is not finite.
+    """
+    lengths = np.reshape(dataset.report.token_lengths["total"], (len(dataset), -1)).max(axis=1)
+    order = np.argsort(-lengths, kind="stable").tolist()
+    scores: dict[int, Tensor] = {}
+    with tqdm(total=len(order), desc="scoring", unit="row") as progress:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            scores |= zip(
+                chosen, score_items(reward_model, [dataset[i] for i in chosen], pad_id), strict=True
+            )
+            progress.update(len(chosen))
+    table = torch.stack([scores[index] for index in range(len(dataset))])
+    bad = (~table.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        rows = [dataset.column("row")[index] for index in bad[:5]]
+        raise FloatingPointError(f"{len(bad)} rows have scores that are not finite, first rows {rows}")
+    return table

@@ -1,0 +1,257 @@
+"""Score a preference file or an answers file with a reward model; prints accuracy and calibration."""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from data_utils.answers import AnswerDataset, build_answers, file_kind
+from data_utils.building import build_preferences
+from data_utils.conversation import TEMPLATES
+from data_utils.datasets import PreferenceDataset
+from data_utils.facts import MissingCaptions, RewardPrompt
+from data_utils.schema import AnswerType
+from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments
+from llava_rlhf.assemble import TextSide, load_fact_book, load_text_side, trained_reward_model
+from llava_rlhf.evaluation.reward_scoring import score_dataset
+from llava_rlhf.evaluation.reward_summary import (
+    answer_numbers,
+    by_answer_type,
+    format_answers,
+    format_pairs,
+    pair_numbers,
+)
+from llava_rlhf.evaluation.score_records import (
+    describe_answers,
+    describe_pairs,
+    json_line,
+    with_answer_score,
+    with_pair_scores,
+)
+from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.role_files import REWARD, RewardModelCard, read_reward_card
+from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.training import announce, start_logging
+from models.adapter_files import check_adapter_fits
+from models.vlm import read_base_facts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ScoringArguments:
+    """Who scores, and where the scores go."""
+
+    _argument_group_name = "scoring"
+
+    reward_model_name_or_path: str = field(
+        metadata={"help": "Reward model: a folder with reward_model.json, trained here or converted."}
+    )
+    output_file: str = field(
+        metadata={"help": "JSON Lines file of scores; the numbers go to OUTPUT_FILE.summary.json."}
+    )
+    base_model_name: str | None = field(
+        default=None, metadata={"help": "Base of the reward model (default: the one in reward_model.json)."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Pairs or answers at once."})
+    seed: int = field(default=42, metadata={"help": "Of the caption order; the one of training or PPO."})
+    bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where CUDA is present."})
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"--batch_size {self.batch_size}: must be at least 1")
+        path = Path(self.output_file).absolute()
+        folder = next(parent for parent in path.parents if parent.exists())
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(f"--output_file {self.output_file}: no file can be written there")
+
+    @property
+    def summary_file(self) -> Path:
+        """Where the numbers go."""
+        return Path(f"{self.output_file}.summary.json")
+
+
+@dataclass
+class ScoredDataArguments(DataArguments):
+    """Pairs or answers to score; template and image mode are the reward model's."""
+
+    dataset_path: str = field(
+        metadata={"help": "Preference file (published format), or answers as answer_prompts.py writes them."}
+    )
+    version: str | None = field(
+        default=None,
+        metadata={
+            "help": "Conversation template; must be the reward model's (default: it is).",
+            "choices": sorted(TEMPLATES),
+        },
+    )
+    image_aspect_ratio: Literal["pad", "square"] | None = field(
+        default=None, metadata={"help": "How images are made square; as above."}
+    )
+
+
+@dataclass
+class ScoredFactArguments(FactArguments):
+    """What the judge is told besides the image; the criteria are the reward model's."""
+
+    reward_prompt_file: str | None = field(
+        default=None, metadata={"help": "Judging criteria; must be the reward model's (default: they are)."}
+    )
+    facts: bool | None = field(
+        default=None, metadata={"help": "Whether the judge sees captions; must be as in training."}
+    )
+
+    def __post_init__(self):
+        self.missing_captions = MissingCaptions(self.missing_captions)
+
+
+ARGUMENTS = (ScoringArguments, ScoredDataArguments, ScoredFactArguments, ModelArguments)
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """A checked scoring run; `records` say of each row of the data set everything but its scores."""
+
+    arguments: ScoringArguments
+    model: ModelArguments
+    base: str
+    text: TextSide
+    dataset: PreferenceDataset | AnswerDataset
+    records: list[dict[str, Any]]
+
+
+def prepare(argv: Sequence[str]) -> ScoreRun:
+    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+    arguments, data, facts, model = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    start_logging(main_process=True)
+    model.check_attention(arguments.bf16, False, arguments.use_cpu)
+    if Path(arguments.output_file).resolve() == Path(data.dataset_path).resolve():
+        raise ValueError(f"--output_file {arguments.output_file} is the file to be scored; choose another")
+    card = read_reward_card(arguments.reward_model_name_or_path)
+    check_conditions(arguments.reward_model_name_or_path, card, data, facts)
+    base = find_base(arguments, card)
+    text = load_text_side(base, card.image_aspect_ratio)
+    pairs = file_kind(data.dataset_path) == "pairs"
+    dataset = (build_preferences if pairs else build_answers)(
+        data.dataset_path,
+        image_folder=data.image_folder,
+        encoder=text.encoder,
+        template=TEMPLATES[card.template],
+        pipeline=text.pipeline,
+        facts=load_fact_book(facts, data.skip_invalid),
+        prompt=RewardPrompt(card.prompt),
+        query_len=data.query_len,
+        response_len=data.response_len,
+        model_max_length=data.model_max_length,
+        seed=arguments.seed,
+        skip_invalid=data.skip_invalid,
+    )
+    announce(dataset.report, main_process=True)
+    describe = describe_pairs if pairs else describe_answers
+    records = describe(data.dataset_path, dataset.column("row"))
+    return ScoreRun(arguments, model, base, text, dataset, records)
+
+
+def run(prepared: ScoreRun) -> None:
+    """Load, score, write both files whole and print the numbers."""
+    arguments, report = prepared.arguments, prepared.dataset.report
+    device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+    base_settings = prepared.model.base_settings(arguments.bf16, False, device)
+    folder = Path(arguments.reward_model_name_or_path)
+    reward_model = trained_reward_model(prepared.base, base_settings, folder)
+    pad_id = prepared.text.tokenizer.pad_token_id
+    scores = score_dataset(reward_model, prepared.dataset, pad_id, arguments.batch_size)
+    numbers, table = summarise(prepared, scores)
+    rows = {"read": report.rows_read, "scored": report.rows_kept, "dropped": dict(report.dropped)}
+    summary = {
+        "reward_model": str(folder),
+        "base_model": prepared.base,
+        "dataset": report.file,
+        "rows": rows,
+        **numbers,
+    }
+    add_scores = with_pair_scores if isinstance(prepared.dataset, PreferenceDataset) else with_answer_score
+    lines = [json_line(add_scores(*row)) for row in zip(prepared.records, scores.tolist(), strict=True)]
+    path = Path(arguments.output_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(path, "".join(lines))
+    write_text_whole(arguments.summary_file, json.dumps(summary, indent=2) + "\n")
+    print(f"{report.rows_kept} of {report.rows_read} rows scored by {folder}\n{table}")
+    print(f"wrote {path} and {arguments.summary_file}")
+
+
+def summarise(prepared: ScoreRun, scores: Tensor) -> tuple[dict[str, Any], str]:
+    """Numbers of the scores float32[N, k], over all rows and for each answer type, and the table that shows them."""
+    dataset = prepared.dataset
+    answer_types = [record.get("answer_type", AnswerType.GENERAL.name) for record in prepared.records]
+    if isinstance(dataset, PreferenceDataset):
+        columns = (scores, torch.tensor(dataset.column("preference")) - 1)
+        numbers, show = pair_numbers, format_pairs
+    else:
+        columns, numbers, show = (scores[:, 0],), answer_numbers, format_answers
+    overall, by_type = numbers(*columns), by_answer_type(numbers, answer_types, *columns)
+    return {"all": overall, "by_answer_type": by_type}, show(overall, by_type)
+
+
+def check_conditions(folder: str, card: RewardModelCard, data: DataArguments, facts: FactArguments) -> None:
+    """Raise ValueError where a flag asks for other conditions than the reward model was trained under.
+
+    A flag that was not given (None) asks for nothing.
+    """
+    if card.template not in TEMPLATES:
+        raise ValueError(f"{folder}: reward_model.json names an unknown template {card.template!r}")
+    prompt = RewardPrompt(card.prompt)
+    if facts.reward_prompt_file is not None:
+        prompt = RewardPrompt.from_file(facts.reward_prompt_file)
+        if not (card.facts if facts.facts is None else facts.facts):
+            prompt = prompt.without_facts()
+    asked = RewardModelCard(
+        card.base_model,
+        prompt.text,
+        prompt.uses_facts if facts.facts is None else facts.facts,
+        data.version or card.template,
+        data.image_aspect_ratio or card.image_aspect_ratio,
+    )
+    differences = card.differences(asked)
+    if differences:
+        raise ValueError(
+            f"{folder} was trained under other conditions: "
+            + "; ".join(differences)
+            + ". Leave these flags out, and the reward model's own conditions hold."
+        )
+
+
+def find_base(arguments: ScoringArguments, card: RewardModelCard) -> str:
+    """The base to load: the one given, else the one of the card.
+
+    Raises:
+        ValueError: it is not there, the adapter does not fit it, or it is unlike the base of the training.
+    """
+    folder, base = arguments.reward_model_name_or_path, arguments.base_model_name or card.base_model
+    if not Path(base).is_dir():
+        raise ValueError(
+            f"the base of the reward model, {base}, is no directory (reward_model.json of {folder} names "
+            f"{card.base_model}); name it with --base_model_name"
+        )
+    check_adapter_fits(Path(folder) / REWARD, base)
+    trained_on = Path(card.base_model)
+    if trained_on.resolve() != Path(base).resolve():
+        logger.warning("%s was trained on %s; the scores are taken on %s", folder, trained_on, base)
+        if (trained_on / "config.json").is_file() and read_base_facts(base) != read_base_facts(trained_on):
+            raise ValueError(
+                f"--base_model_name {base} is another model than {trained_on}, on which {folder} was trained: "
+                f"{read_base_facts(base)}, not {read_base_facts(trained_on)}"
+            )
+    return base
+
+
+if __name__ == "__main__":
+    run_program(prepare, run)
