@@ -189,3 +189,12 @@ def test_golden_collated_pairs(golden):
     ids = recorded["input_ids"][same_order].reshape(2 * len(same_order), -1)
     for made, real, old, kept in zip(batch.input_ids, batch.attention_mask, ids, mask, strict=True):
         assert made[real].tolist() == old[kept].tolist()
+
+
+def test_pixels_are_not_rounded():
+    third = pixels(1 / 3)  # no bfloat16 number
+    pairs = PairCollator(0, IMAGE, 2)([PairItem(([1, IMAGE], [1, IMAGE]), third, 1)])
+    dialogues = DialogueCollator(0, IMAGE, 2)([DialogueItem([1, IMAGE, 2], [False, False, True], third)])
+    prompts = collate_prompts([prompt(0, third, third)])
+    for found in (pairs, dialogues, prompts.images, prompts.reward_images):
+        assert found.pixel_values.dtype == torch.float32 and torch.equal(found.pixel_values, third)

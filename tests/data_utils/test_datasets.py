@@ -221,3 +221,24 @@ def test_golden_pairs_and_prompts_through_the_whole_path(golden, llama_encoder):
 
 def _plain_prompt(golden) -> str:
     return (golden.parent / "reward_prompts" / "reward_prompt.txt").read_text().strip()
+
+
+def test_every_prompt_keeps_its_own_image_from_the_first_to_the_last_and_again(write, common):
+    colours = {"a.png": 0, "b.png": 1, "c.png": 2}  # the brightest channel of each
+    names = [*colours] * 3
+    data = prompts(write("r.json", [prompt_row(name) for name in names]), common, prompt=FACTS)
+    assert len(data.report.examples) == 3  # shown, and not used up by it
+    for _ in range(2):
+        items = [data[index] for index in range(len(names))]
+        assert [item.image_names for item in items] == [(name,) for name in names]
+        brightest = [item.images.mean((2, 3)).argmax(1).tolist() for item in items]
+        assert brightest == [[colours[name]] for name in names]
+
+
+def test_a_pair_reads_the_same_facts_at_every_evaluation(write, common):
+    data = preferences(write("p.json", [preference() for _ in range(8)]), common, prompt=FACTS)
+    _, evaluated = data.split(6, seed=0)
+    first = [item.input_ids for item in evaluated]
+    assert len({tuple(ids) for pair in first for ids in pair}) == 4  # two answers, two orders of the captions
+    for _ in range(3):
+        assert [item.input_ids for item in evaluated] == first

@@ -235,3 +235,12 @@ def test_golden_files_are_read_without_problems(golden):
     ]:
         records, problems = read(golden / "data" / name)
         assert (len(records), problems) == (count, [])
+
+
+@pytest.mark.parametrize("name", ["kitchen.jpg", "COCO_val2014_000000000042.jpg", "a/b c/été 猫.png", "42"])
+def test_an_image_may_have_any_name(write, name):
+    for read, row in ((read_dialogues, dialogue), (read_preferences, preference), (read_prompts, prompt)):
+        records, problems = read(write("rows.json", [row(image=name)]))
+        assert problems == [] and records[0].images == (name,)
+    captions, problems = read_captions(write("captions.json", {name: ["A kitchen."]}))
+    assert problems == [] and captions == {name: ("A kitchen.",)}

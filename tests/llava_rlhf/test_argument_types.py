@@ -74,3 +74,9 @@ def test_our_own_mistake_keeps_its_traceback(monkeypatch):
 
     with pytest.raises(ValueError, match="ours"):
         run_program(lambda argv: None, run)
+
+
+def test_gradients_are_clipped_as_published_by_default(ppo_argv):
+    assert parse_ppo(ppo_argv)[0].max_grad_norm == 1.0
+    for program in (train_reward_model, initialize_policy_model):
+        assert program.ARGUMENTS[0].__dataclass_fields__["max_grad_norm"].default == 0.3

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 
 from llava_rlhf.checkpoints import complete_checkpoints, step_of
 from llava_rlhf.ppo import PPOTrainer
 from llava_rlhf.ppo_checkpoints import PPOState
-from tests.llava_rlhf.ppo_world import metrics_of, run_ppo, trained
+from tests.llava_rlhf.ppo_world import assemble, metrics_of, run_ppo, trained
 from tests.tiny_data import ppo_command
 
 SETTINGS = {
@@ -126,3 +129,16 @@ def test_a_failing_save_leaves_the_older_checkpoint(command, tmp_path, monkeypat
         run_ppo(command(tmp_path))
     assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == [1]
     assert not (tmp_path / "checkpoint-2").exists()
+
+
+def test_a_checkpoint_restores_the_random_state(command, tmp_path):
+    state = assemble(command(tmp_path)).trainer.state
+
+    def draws():
+        return random.random(), float(np.random.rand()), torch.rand(3).tolist()
+
+    state.save(tmp_path / "checkpoint-1", 1)
+    expected = draws()
+    assert draws() != expected
+    state.load(tmp_path / "checkpoint-1")
+    assert draws() == expected

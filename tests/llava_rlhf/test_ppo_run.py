@@ -176,3 +176,28 @@ def test_the_adaptive_controller_follows_the_kl_and_is_saved(command, tmp_path):
     parts = assemble(command(run, **settings))
     assert parts.trainer.state.load(run / "checkpoint-2") == 2
     assert parts.trainer.kl_controller.value == used[2]
+
+
+@pytest.fixture(scope="module")
+def accumulated_run(command, tmp_path_factory):
+    """An epoch: its second step takes the last prompts. Two optimizer steps a PPO step, each of two micro-batches."""
+    folder = tmp_path_factory.mktemp("ppo") / "accumulated"
+    schedule = {"lr_scheduler_type": "cosine", "warmup_steps": 2, "total_epochs": 1, "max_steps": -1}
+    run_ppo(command(folder, step_per_device_batch_size=2, learning_rate=0.01, **schedule))
+    return folder
+
+
+def optimizer_of(folder, step):
+    return torch.load(folder / f"checkpoint-{step}" / "optimizer.pt", weights_only=True)
+
+
+def test_gradients_are_accumulated_on_the_last_prompts_too(accumulated_run):
+    for step in (1, 2):
+        taken = {float(entry["step"]) for entry in optimizer_of(accumulated_run, step)["state"].values()}
+        assert taken == {2.0 * step}
+
+
+def test_the_logged_learning_rate_is_the_one_the_step_was_taken_at(accumulated_run):
+    logged = [metrics["objective/lr"] for metrics in metrics_of(accumulated_run)]
+    used = [optimizer_of(accumulated_run, step)["param_groups"][0]["lr"] for step in (1, 2)]
+    assert logged == used == pytest.approx([0.005, 0.01])  # 1/2 and 2/2 of the warm-up

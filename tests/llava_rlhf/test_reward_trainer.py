@@ -11,6 +11,7 @@ from transformers import EvalPrediction
 
 from llava_rlhf import train_reward_model
 from llava_rlhf.checkpoints import complete_checkpoints, step_of
+from llava_rlhf.parsing import ArgumentError
 from llava_rlhf.reward_trainer import pair_metrics
 from llava_rlhf.role_files import read_reward_card
 from llava_rlhf.run_folder import read_json_lines
@@ -217,3 +218,17 @@ def test_continued_equals_uninterrupted(tiny_data, tiny_base, tmp_path):
         assert (interrupted / name).read_bytes() == (whole / name).read_bytes()
     for before, after in zip(lines(whole, "loss"), lines(interrupted, "loss"), strict=True):
         assert before == after
+
+
+def test_seeds_cover_adapter_and_head(tiny_data, tiny_base, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(reward_command(tiny_data, tiny_base, tmp_path / name, max_steps=1, learning_rate=0.0, seed=seed))
+    for file in ("reward_head.safetensors", "lora_reward/adapter_model.safetensors"):
+        first, again, other = ((tmp_path / name / file).read_bytes() for name in "abc")
+        assert first == again, file
+        assert first != other, file
+
+
+def test_the_prompt_file_is_asked_for(tiny_data, tiny_base, tmp_path):
+    with pytest.raises(ArgumentError, match="required: --reward_prompt_file"):
+        train_reward_model.prepare(reward_command(tiny_data, tiny_base, tmp_path, reward_prompt_file=None))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llava_rlhf.actor_critic import response_log_probs
+from llava_rlhf.assemble import unsampled_ids
 from tests.llava_rlhf.plain_models import PlainRole
 from tests.llava_rlhf.ppo_world import assemble, random_numbers
 from tests.tiny_data import ppo_command
@@ -183,3 +184,16 @@ def test_the_judge_reads_the_reward_prompt_and_the_captions(parts, tiny_data, co
     assert torch.equal(with_facts.values, without.values), "nor does the value model"
     differs = (with_facts.scores - without.scores).abs() > 1e-4
     assert differs.tolist() == [bool(item.captions) for item in with_facts.items]
+
+
+def test_a_question_mark_ends_nothing_by_default(command):
+    parts = assemble(command())
+    favour(parts.cast.policy.bank.vlm, QUESTION_MARK)
+    experience = parts.collect(ROWS[:3])
+    assert experience.lengths.tolist() == [6, 6, 6]
+
+
+def test_vocabulary_rows_that_stand_for_no_token_are_never_sampled(parts):
+    size = len(tiny_tokenizer())
+    assert unsampled_ids(parts.prepared.text, size).tolist() == [IMAGE]
+    assert unsampled_ids(parts.prepared.text, size + 3).tolist() == [IMAGE, size, size + 1, size + 2]

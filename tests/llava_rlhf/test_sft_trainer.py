@@ -161,3 +161,35 @@ def test_a_failing_save_leaves_the_older_checkpoint(tiny_data, tiny_base, tmp_pa
         run(policy_command(tiny_data, tiny_base, tmp_path))
     assert [path.name for path in sorted(tmp_path.glob("checkpoint-*"))] == ["checkpoint-1"]
     assert (tmp_path / "checkpoint-1" / "COMPLETE").is_file()
+
+
+def test_the_logged_learning_rate_and_norm_are_those_of_the_step(tiny_data, tiny_base, tmp_path):
+    """Under SGD a clipped step moves the weights by the learning rate times the limit."""
+    limit = 0.1
+    settings = {**SGD, "max_grad_norm": limit, "lr_scheduler_type": "linear", "max_steps": 4}
+    run(policy_command(tiny_data, tiny_base, tmp_path, **settings))
+    logged = lines(tmp_path, "learning_rate")
+    assert [line["learning_rate"] for line in logged] == pytest.approx([0.05, 0.0375, 0.025, 0.0125])
+    for step in (2, 3, 4):
+        assert logged[step - 1]["grad_norm"] > 2 * limit, "the norm before clipping, which did clip"
+        before, after = (adapter(tmp_path / f"checkpoint-{number}") for number in (step - 1, step))
+        moved = sum(float((after[name] - before[name]).square().sum()) for name in after) ** 0.5
+        assert moved == pytest.approx(logged[step - 1]["learning_rate"] * limit, rel=1e-3)
+
+
+def test_the_vocabulary_projection_sees_supervised_tokens_only(tiny_data, tiny_base, tmp_path, monkeypatch):
+    projected = []
+    new_policy = initialize_policy_model.new_policy
+
+    def recording(*args):
+        policy = new_policy(*args)
+        policy.bank.vlm.model.lm_head.register_forward_pre_hook(
+            lambda module, inputs: projected.append(inputs[0].shape[:-1].numel())
+        )
+        return policy
+
+    monkeypatch.setattr(initialize_policy_model, "new_policy", recording)
+    whole = {"max_steps": 1, "per_device_train_batch_size": 16}
+    prepared = run(policy_command(tiny_data, tiny_base, tmp_path, **whole))
+    supervised = sum(sum(prepared.train_set[row].supervised) for row in range(16))
+    assert sum(projected) == 2 * supervised  # forward, and once more in backward

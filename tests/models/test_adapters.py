@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import bitsandbytes as bnb
 import pytest
 import torch
 
+from models.adapter_files import ADAPTER_CONFIG
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
 from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, BaseSettings, load_base
 from tests.models.tiny_banks import BATCH, LORA, build_bank, run
@@ -141,3 +144,14 @@ def test_quantised_bases_run_near_the_full_one_and_train(tiny_base, shared_bank,
         features = vlm.encode_images(PIXELS, BATCH.image_index)
         vlm(BATCH.input_ids, BATCH.mask, features)[BATCH.mask].pow(2).mean().backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in bank.parameters_of("policy").values())
+
+
+def test_a_loaded_adapter_runs_without_the_dropout_it_was_trained_with(tiny_base, tmp_path):
+    """What is sampled in eval mode is what an update in train mode sees."""
+    new = AdapterSpec(LoraSettings(r=4, dropout=0.5), True)
+    bank = build_bank(tiny_base, {"policy": new})
+    assert not torch.equal(run(bank, "policy", training=True), run(bank, "policy"))
+    bank.save("policy", tmp_path)
+    assert json.loads((tmp_path / ADAPTER_CONFIG).read_text())["lora_dropout"] == 0.5
+    loaded = AdapterBank(load_base(tiny_base, BaseSettings()), {"policy": AdapterSpec(tmp_path, True)})
+    assert torch.equal(run(loaded, "policy", training=True), run(bank, "policy"))

@@ -157,3 +157,32 @@ def test_other_bits_are_refused(tiny_base):
 def test_a_folder_without_a_fast_tokenizer_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_positions_are_counted_from_a_rows_first_real_token(vlm, side):
+    batch = pad(MIXED, side, extra=3)
+    seen = []
+    handle = vlm.model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    try:
+        our_logits(vlm, batch)
+    finally:
+        handle.remove()
+    for positions, real in zip(seen[0], batch.mask, strict=True):
+        assert positions[real].tolist() == list(range(int(real.sum())))
+
+
+def test_pixels_reach_the_vision_tower_unrounded(vlm):
+    seen = []
+    handle = vlm.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["pixel_values"]),
+        with_kwargs=True,
+    )
+    try:
+        vlm.encode_images(PIXELS, torch.arange(3))
+    finally:
+        handle.remove()
+    assert not torch.equal(PIXELS, PIXELS.bfloat16().float())
+    assert torch.equal(seen[0], PIXELS)
