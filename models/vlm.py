@@ -22,6 +22,7 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     CLIPImageProcessorPil,
+    LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerBase,
 )
@@ -85,7 +86,7 @@ class VisionLanguageModel(nn.Module):
         self.compute_dtype = compute_dtype
         config = model.config
         self.image_token_id: int = config.image_token_id
-        self.tokens_per_image: int = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        self.tokens_per_image: int = _positions_of_one_image(config)
         self.hidden_size: int = config.get_text_config().hidden_size
         self.vocab_size: int = config.get_text_config().vocab_size
 
@@ -273,7 +274,13 @@ def read_base_facts(path: str | Path) -> BaseFacts:
     """Read `BaseFacts` from `config.json`. Raises ValueError for a directory that is not a LLaVA base."""
     check_base(path)
     config = AutoConfig.from_pretrained(path)
-    vision = config.vision_config
     text = config.get_text_config()
-    positions = (vision.image_size // vision.patch_size) ** 2
-    return BaseFacts(config.image_token_id, positions, text.num_hidden_layers, text.hidden_size)
+    return BaseFacts(
+        config.image_token_id, _positions_of_one_image(config), text.num_hidden_layers, text.hidden_size
+    )
+
+
+def _positions_of_one_image(config: LlavaConfig) -> int:
+    vision = config.vision_config
+    class_token = config.vision_feature_select_strategy == "full"
+    return (vision.image_size // vision.patch_size) ** 2 + class_token

@@ -78,12 +78,17 @@ def test_output_shards_hold_what_one_file_holds(converted, tmp_path):
 
 
 def test_number_formats_stay_and_every_value_lies_at_a_multiple_of_its_size(tmp_path):
-    shape = OriginalShape(vision_hidden=25, vision_heads=5)  # odd: 25 float16 values end at no multiple of 4
+    # An odd number of float16 values in the tower: behind them no float32 value would be where it must be.
+    shape = OriginalShape(vision_hidden=25, vision_heads=5, image_size=56)
+    assert (
+        sum(value.numel() for name, value in tower_weights(shape).items() if "position_ids" not in name) % 2
+    )
     source = write_original(tmp_path / "original", shape)
     weights = {name: value.float() for name, value in language_weights(shape).items()}
     weights["model.norm.weight"] = weights["model.norm.weight"].bfloat16()
     write_weights(source, weights)
-    plan_base(source, write_tower(tmp_path / "tower", shape)).write(tmp_path / "converted")
+    # Its path comes first, but its values must come last.
+    plan_base(source, write_tower(tmp_path / "a_tower", shape)).write(tmp_path / "converted")
     file = tmp_path / "converted" / "model.safetensors"
     formats = {name: value.dtype for name, value in load_file(file).items()}
     assert formats.pop("language_model.model.norm.weight") == torch.bfloat16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -186,3 +187,16 @@ def test_pixels_reach_the_vision_tower_unrounded(vlm):
         handle.remove()
     assert not torch.equal(PIXELS, PIXELS.bfloat16().float())
     assert torch.equal(seen[0], PIXELS)
+
+
+def test_a_base_that_keeps_the_class_token_has_one_position_more(vlm, tiny_base, tmp_path):
+    folder = tmp_path / "full"
+    shutil.copytree(tiny_base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_feature_select_strategy"] = "full"
+    (folder / "config.json").write_text(json.dumps(config))
+    full = load_base(folder, BaseSettings())
+    assert full.tokens_per_image == read_base_facts(folder).tokens_per_image == vlm.tokens_per_image + 1
+    features = full.encode_images(PIXELS, torch.arange(len(PIXELS)))
+    assert features.shape[1] == full.tokens_per_image
+    assert_close(features[:, 1:], vlm.encode_images(PIXELS, torch.arange(len(PIXELS))), **CLOSE)
