@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -134,25 +135,25 @@ def test_answer_types_may_be_given_by_number():
 
 
 @pytest.fixture(scope="module")
-def recorded():
-    with np.load(Path(__file__).parent / "references" / "ppo_math_full.npz") as file:
-        return {name: file[name] for name in file.files if name.startswith(("correctness/", "length/"))}
+def samples():
+    """32 hand-written responses and what the original made of them."""
+    path = Path(__file__).parent / "references" / "ppo_math.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rollout_stub/samples"]
 
 
-def test_recorded_bonuses_except_for_the_intended_departures(recorded):
-    rows = list(zip(recorded["correctness/text"], recorded["correctness/answer_type"], strict=True))
-    ours = [correctness(str(text), int(answer_type)) for text, answer_type in rows]
+def test_recorded_bonuses_except_for_the_intended_departures(samples):
+    ours = [correctness(row["text_after_truncation"], row["type_id"]) for row in samples]
     different = {
-        str(text): (float(original), bonus)
-        for (text, _), original, bonus in zip(rows, recorded["correctness/bonus"], ours, strict=True)
-        if original != bonus
+        row["text_after_truncation"]: (row["correct_bonus"], bonus)
+        for row, bonus in zip(samples, ours, strict=True)
+        if row["correct_bonus"] != bonus
     }
     assert different == {
         "Nobody is there.": (0.5, 0.0),  # whole words only
         "Yesterday it was.": (-0.5, 0.0),
         "no": (0.0, 0.5),  # in any capitals
     }
-    assert len(rows) == 32 and {1.0, 0.5, -0.5, 0.0} == set(ours)
+    assert len(samples) == 32 and {1.0, 0.5, -0.5, 0.0} == set(ours)
 
 
 def test_length_term_by_hand():
@@ -160,8 +161,11 @@ def test_length_term_by_hand():
     assert term.tolist() == [0.25, 0.25, 2.0]
 
 
-def test_recorded_length_terms(recorded):
-    multiplier = torch.from_numpy(recorded["length/multiplier"])
-    term = length_term(torch.from_numpy(recorded["length/tokens"]), 20, multiplier)
-    torch.testing.assert_close(term, torch.from_numpy(recorded["length/term"]), rtol=1e-5, atol=1e-6)
+def test_recorded_length_terms(samples):
+    with np.load(Path(__file__).parent / "references" / "ppo_math.npz") as file:
+        multiplier = torch.from_numpy(file["rollout_stub/in/length_bonus_multiplier"])
+    tokens = torch.tensor([sum(map(bool, row["truncated_ids"])) for row in samples])
+    term = length_term(tokens, 20, multiplier)
+    recorded = torch.tensor([row["length_bonus"] for row in samples])
+    torch.testing.assert_close(term, recorded, rtol=1e-5, atol=1e-6)
     assert term.max() > 0.5

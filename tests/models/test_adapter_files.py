@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
-from models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterBank, AdapterSpec, LoraSettings
+from models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from models.adapters import AdapterBank, AdapterSpec, LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import BATCH, LORA, build_bank, run
 from tests.models.tiny_rows import PIXELS
