@@ -12,12 +12,13 @@ from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from llava_rlhf.arguments import DataArguments, ModelArguments
-from llava_rlhf.assemble import TextSide, load_text_side
+from llava_rlhf.assemble import TextSide, load_text_side, unsampled_ids
 from llava_rlhf.evaluation.answering import Answerer
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import find_policy_adapter
 from llava_rlhf.run_folder import write_text_whole
 from llava_rlhf.training import start_logging
+from models.adapter_files import check_adapter_fits
 from models.generation import SamplingSettings
 
 
@@ -57,12 +58,14 @@ class AnswerRun:
 
 
 def prepare(argv: Sequence[str]) -> AnswerRun:
-    """Parse and check the prompts before a model is loaded. Raises ValueError for what a user can get wrong."""
+    """Parse and check prompts and adapter before a model is loaded. Raises ValueError for what a user can get wrong."""
     arguments, data, model = StrictParser(
         (AnswerArguments, DataArguments, ModelArguments), description=__doc__
     ).parse(argv)
     start_logging(main_process=True)
     adapter = find_policy_adapter(arguments.adapter) if arguments.adapter else None
+    if adapter is not None:
+        check_adapter_fits(adapter, arguments.base_model_name)
     text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
     prompts = build_prompts(
         data.dataset_path,
@@ -93,7 +96,7 @@ def run(prepared: AnswerRun) -> None:
         (text.tokenizer.eos_token_id,),
         text.tokenizer.pad_token_id,
         arguments.temperature,
-        (text.image_token_id,),
+        tuple(unsampled_ids(text, answerer.vlm.vocab_size).tolist()),
     )
     records = answerer.answers(
         prepared.prompts, text, sampling, arguments.batch_size, arguments.samples, arguments.seed

@@ -4,6 +4,7 @@ What `--input` holds is found out: an SFT model, a policy, a reward model or a P
 """
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Literal
 
 from data_utils.conversation import TEMPLATES
 from data_utils.facts import RewardPrompt
+from data_utils.images import ASPECT_RATIOS
 from llava_rlhf.conversion.adapter_layouts import (
     POLICY_KIND,
     PPO_KIND,
@@ -23,9 +25,12 @@ from llava_rlhf.conversion.adapter_layouts import (
 )
 from llava_rlhf.conversion.adapters import AdapterConversion, plan_to_original, plan_to_ours
 from llava_rlhf.conversion.base_model import BaseConversion, plan_base
+from llava_rlhf.conversion.output_place import check_output
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import POLICY, VALUE, RewardModelCard
 from models.adapter_files import original_adapter_folders
+from models.base_fingerprint import base_fingerprint
+from models.vlm import check_base
 
 BASE_KIND = "base (SFT) model"
 BACK = "original"
@@ -73,7 +78,7 @@ class ConvertArguments:
         metadata={"help": "PPO checkpoints: base of the value model, where it is not that of the policy."},
     )
     reward_head: str | None = field(
-        default=None, metadata={"help": "Reward models: the head, where it does not lie by the adapter."}
+        default=None, metadata={"help": "Reward models: file of the head, where it does not lie in --input."}
     )
     reward_prompt_file: str | None = field(
         default=None, metadata={"help": "Reward models: the judging criteria they were trained with."}
@@ -86,7 +91,10 @@ class ConvertArguments:
         },
     )
     image_aspect_ratio: Literal["pad", "square"] | None = field(
-        default=None, metadata={"help": "Reward models: how images were made square (default pad)."}
+        default=None,
+        metadata={
+            "help": "Reward models: how images were made square (default: as their base says, else pad)."
+        },
     )
 
 
@@ -102,11 +110,18 @@ class Conversion:
 def prepare(argv: Sequence[str]) -> Conversion:
     """Find out what there is and check all of it. Raises ValueError before anything is written."""
     (arguments,) = StrictParser((ConvertArguments,), description=__doc__).parse(argv)
+    output = Path(arguments.output)
+    check_output(output, 0)  # before minutes of checking weights
+    conversion = find_conversion(arguments)
+    check_output(output, conversion.plan.nbytes)
+    return conversion
+
+
+def find_conversion(arguments: ConvertArguments) -> Conversion:
+    """What there is to convert, checked. Raises ValueError."""
     source = Path(os.path.abspath(arguments.input))
     if not source.is_dir():
         raise ValueError(f"--input {source} is no directory")
-    if Path(arguments.output).exists():
-        raise ValueError(f"--output {arguments.output} exists already")
     for name in ("base_model", "value_base_model"):  # recorded, so they must be found from elsewhere
         if getattr(arguments, name) is not None:
             setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
@@ -156,7 +171,8 @@ def check_flags(arguments: ConvertArguments, kind: str) -> None:
     what = f"{arguments.input} is a {kind}"
     for name in sorted(optional - set(FLAGS[case].split())):
         if getattr(arguments, name) is not None:
-            why = " (a reward model has a file reward_head by its adapter)" if kind == POLICY_KIND else ""
+            head = "a reward model has a file reward_head in --input; name one that lies elsewhere: --reward_head FILE"
+            why = f" ({head})" if kind == POLICY_KIND else ""
             raise ValueError(f"--{name} does not belong here: {what}{why}")
     missing = [f"--{name}" for name in NEEDED.get(case, "").split() if getattr(arguments, name) is None]
     if missing:
@@ -171,8 +187,21 @@ def make_card(arguments: ConvertArguments) -> RewardModelCard:
         prompt.text,
         prompt.uses_facts,
         arguments.version or "v1",
-        arguments.image_aspect_ratio or "pad",
+        arguments.image_aspect_ratio or base_aspect_ratio(arguments.base_model),
+        base_fingerprint(arguments.base_model),
     )
+
+
+def base_aspect_ratio(base: str) -> str:
+    """How the base was trained to see images, which a conversion keeps in its `config.json`; `pad` where it is not told."""
+    check_base(base)
+    ratio = json.loads((Path(base) / "config.json").read_text(encoding="utf-8")).get("image_aspect_ratio")
+    if ratio not in (None, *ASPECT_RATIOS):
+        raise ValueError(
+            f"{base}/config.json: image_aspect_ratio {ratio!r} is not one of {', '.join(ASPECT_RATIOS)}; say how the reward "
+            "model was trained: --image_aspect_ratio"
+        )
+    return ratio or "pad"
 
 
 def run(conversion: Conversion) -> None:
@@ -180,6 +209,8 @@ def run(conversion: Conversion) -> None:
     arguments, plan = conversion.arguments, conversion.plan
     target = Path(arguments.output)
     print(f"{arguments.input} is a {conversion.kind}")
+    if isinstance(plan, BaseConversion):
+        print(plan.tower_line)
     plan.write(target)
     for path in sorted(target.rglob("*")):
         if path.is_file():

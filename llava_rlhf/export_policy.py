@@ -13,6 +13,7 @@ from transformers import LlavaForConditionalGeneration
 from llava_rlhf.checkpoints import staging_folder
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import find_policy_adapter
+from models.adapter_files import check_adapter_fits
 from models.vlm import DTYPES, check_base
 
 WEIGHT_FILES = ("model", "pytorch_model")  # how the names of weight files and their indices begin
@@ -33,12 +34,12 @@ class ExportArguments:
 
 
 def prepare(argv: Sequence[str]) -> ExportArguments:
-    """Parse and check the paths. Raises ValueError when they do not fit."""
+    """Parse and check paths and adapter. Raises ValueError when they do not fit."""
     (arguments,) = StrictParser((ExportArguments,), description=__doc__).parse(argv)
     if Path(arguments.output_dir).exists():
         raise ValueError(f"--output_dir {arguments.output_dir} exists already")
     check_base(arguments.base_model_name)
-    find_policy_adapter(arguments.adapter)
+    check_adapter_fits(find_policy_adapter(arguments.adapter), arguments.base_model_name)
     return arguments
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from models.adapter_files import ADAPTER_CONFIG, refuse_original
+from models.base_fingerprint import base_fingerprint
 
 POLICY = "lora_policy"
 REFERENCE = "lora_ref_policy"
@@ -35,6 +36,7 @@ class RewardModelCard:
         facts: whether captions were put into the prompt.
         template: name of the conversation template.
         image_aspect_ratio: how images were made square.
+        base_fingerprint: of its base, as `models.base_fingerprint` takes it; the base may move, its weights may not change.
     """
 
     base_model: str
@@ -42,14 +44,26 @@ class RewardModelCard:
     facts: bool
     template: str
     image_aspect_ratio: str
+    base_fingerprint: str
+
+    def check_base(self, folder: str | Path, base: str | Path, flag: str) -> None:
+        """Raise ValueError unless `base` has the weights that the reward model in `folder` was trained on.
+
+        `flag` is the one that names the base.
+        """
+        if base_fingerprint(base) != self.base_fingerprint:
+            raise ValueError(
+                f"{folder} was trained on a base with other weights than {base} (on {self.base_model}, wherever that is "
+                f"now); name the right one with {flag}"
+            )
 
     def save(self, folder: str | Path) -> None:
         """Write `reward_model.json`."""
         (Path(folder) / REWARD_CARD).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     def differences(self, other: RewardModelCard) -> list[str]:
-        """What differs in judging conditions, one line each (the base may have moved to another path)."""
-        names = [item.name for item in fields(self) if item.name != "base_model"]
+        """What differs in judging conditions, one line each; the base is no such condition (`check_base`)."""
+        names = [item.name for item in fields(self) if item.name not in ("base_model", "base_fingerprint")]
         return [
             f"{name}: trained with {getattr(self, name)!r}, now {getattr(other, name)!r}"
             for name in names
@@ -81,10 +95,14 @@ def read_reward_card(folder: str | Path) -> RewardModelCard:
 def find_policy_adapter(folder: str | Path) -> Path:
     """The PEFT folder of a policy: `folder` itself or its `lora_policy`.
 
-    Raises ValueError when there is none, or one of the original.
+    Raises ValueError when there is none, one of the original, or one of another role.
     """
     refuse_original(folder)
     folder = Path(folder)
+    if folder.resolve().name in (VALUE, REWARD):
+        raise ValueError(
+            f"{folder} is the adapter of a value or reward model, which writes no answers: no policy"
+        )
     for candidate in (folder / POLICY, folder):
         if (candidate / ADAPTER_CONFIG).is_file():
             return candidate

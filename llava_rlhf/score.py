@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,14 +211,14 @@ def check_conditions(folder: str, card: RewardModelCard, data: DataArguments, fa
     prompt = RewardPrompt(card.prompt)
     if facts.reward_prompt_file is not None:
         prompt = RewardPrompt.from_file(facts.reward_prompt_file)
-        if not (card.facts if facts.facts is None else facts.facts):
+        if facts.facts is False:
             prompt = prompt.without_facts()
-    asked = RewardModelCard(
-        card.base_model,
-        prompt.text,
-        prompt.uses_facts if facts.facts is None else facts.facts,
-        data.version or card.template,
-        data.image_aspect_ratio or card.image_aspect_ratio,
+    asked = replace(
+        card,
+        prompt=prompt.text,
+        facts=prompt.uses_facts if facts.facts is None else facts.facts,
+        template=data.version or card.template,
+        image_aspect_ratio=data.image_aspect_ratio or card.image_aspect_ratio,
     )
     differences = card.differences(asked)
     if differences:
@@ -242,6 +242,7 @@ def find_base(arguments: ScoringArguments, card: RewardModelCard) -> str:
             f"{card.base_model}); name it with --base_model_name"
         )
     check_adapter_fits(Path(folder) / REWARD, base)
+    card.check_base(folder, base, "--base_model_name")
     trained_on = Path(card.base_model)
     if trained_on.resolve() != Path(base).resolve():
         logger.warning("%s was trained on %s; the scores are taken on %s", folder, trained_on, base)

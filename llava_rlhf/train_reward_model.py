@@ -24,6 +24,7 @@ from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
 from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from models.base_fingerprint import base_fingerprint
 from models.roles import RewardModel
 
 ARGUMENTS = (LlavaTrainingArguments, DataArguments, FactArguments, AdapterArguments, RunArguments)
@@ -69,7 +70,12 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     )
     train_set, eval_set = announce_and_split(dataset, training)
     card = RewardModelCard(
-        training.model_name_or_path, prompt.text, prompt.uses_facts, data.version, data.image_aspect_ratio
+        training.model_name_or_path,
+        prompt.text,
+        prompt.uses_facts,
+        data.version,
+        data.image_aspect_ratio,
+        base_fingerprint(training.model_name_or_path),
     )
     return RewardRun(training, data, fact_arguments, model, run, text, card, train_set, eval_set, checkpoint)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -61,6 +61,7 @@ def prepare(argv: Sequence[str]) -> PPORun:
     judge_base = ppo.reward_base_model_name or card.base_model
     check_judge_base(ppo, judge_base)
     check_adapter_fits(Path(ppo.reward_model_name_or_path) / REWARD, judge_base)
+    card.check_base(ppo.reward_model_name_or_path, judge_base, "--reward_base_model_name")
     text, judge_text = load_text_sides(ppo.base_model_name, judge_base, data.image_aspect_ratio)
     check_stop(text, TEMPLATES[data.version])
     prompts = load_prompts(settings, text, judge_text, card)
@@ -166,8 +167,12 @@ def load_prompts(
     """
     ppo, data = settings.ppo, settings.data
     facts, prompt = load_facts(settings.facts, data.skip_invalid)
-    now = RewardModelCard(
-        card.base_model, prompt.text, prompt.uses_facts, data.version, data.image_aspect_ratio
+    now = replace(
+        card,
+        prompt=prompt.text,
+        facts=prompt.uses_facts,
+        template=data.version,
+        image_aspect_ratio=data.image_aspect_ratio,
     )
     differences = card.differences(now)
     if differences and not ppo.allow_prompt_change:

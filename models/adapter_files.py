@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.vlm import read_base_facts
+from models.adapter_shapes import (
+    LayerSizes,
+    Shape,
+    differences,
+    listed,
+    lora_shapes,
+    module_name,
+    natural_order,
+    read_layer_sizes,
+)
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-HF_LAYERS = "base_model.model.model.language_model.layers."  # how the names of our tensors begin
+HF_MODEL = "base_model.model."  # how PEFT begins the names of all tensors
+LAYERS = "model.language_model.layers."  # in the model itself
+HF_LAYERS = HF_MODEL + LAYERS  # how the names of our tensors begin
+FLOATING = ("F16", "BF16", "F32", "F64")  # in the words of safetensors
 
 # The code of 2023 (PEFT 0.4 on a patched LLaVA) wrote other names, and knew no safetensors.
 ORIGINAL_ADAPTER_WEIGHTS = "adapter_model.bin"
@@ -52,13 +65,29 @@ def original_adapter_folders(directory: str | Path) -> list[Path]:
 
 def refuse_original(directory: str | Path, reward_model: bool = False) -> None:
     """Raise ValueError, with the command that converts it, when a folder is one that the code of 2023 wrote."""
-    heads = (Path(directory) / name for name in (ORIGINAL_REWARD_HEAD, ORIGINAL_VALUE_HEAD))
-    if any(map(is_original_adapter, original_adapter_folders(directory))) or any(h.is_file() for h in heads):
-        prompt = " --reward_prompt_file FILE" if reward_model else ""
-        raise ValueError(
-            f"{directory} was written by the original LLaVA-RLHF code. Convert it first:\n"
-            f"bash scripts/convert_checkpoint.sh --input {shlex.quote(str(directory))} --base_model BASE{prompt} --output DIR"
-        )
+    directory = Path(directory)
+    prompt = " --reward_prompt_file FILE" if reward_model else ""
+    folder, what = directory, f"{directory} was written by the original LLaVA-RLHF code"
+    if not _is_original(directory):
+        if any(directory.glob(f"*/{ADAPTER_CONFIG}")):
+            return
+        checkpoints = [folder for folder in sorted(directory.glob("checkpoint-*")) if _is_original(folder)]
+        if not checkpoints:
+            return
+        folder = max(checkpoints, key=lambda path: natural_order(path.name))
+        names = ", ".join(sorted((path.name for path in checkpoints), key=natural_order))
+        what = f"{directory} holds only checkpoints of the original LLaVA-RLHF code ({names})"
+    raise ValueError(
+        f"{what}. Convert {'it' if folder == directory else 'one of them'} first:\n"
+        f"bash scripts/convert_checkpoint.sh --input {shlex.quote(str(folder))} --base_model BASE{prompt} --output DIR"
+    )
+
+
+def _is_original(directory: Path) -> bool:
+    heads = (directory / name for name in (ORIGINAL_REWARD_HEAD, ORIGINAL_VALUE_HEAD))
+    return any(map(is_original_adapter, original_adapter_folders(directory))) or any(
+        h.is_file() for h in heads
+    )
 
 
 def read_adapter_config(directory: str | Path) -> LoraConfig:
@@ -80,18 +109,48 @@ def read_adapter_config(directory: str | Path) -> LoraConfig:
 
 
 def check_adapter_fits(directory: str | Path, base: str | Path) -> None:
-    """Compare an adapter's layers and width with a base, reading file headers only. Raises ValueError."""
-    read_adapter_config(directory)
-    facts = read_base_facts(base)
-    with safe_open(Path(directory) / ADAPTER_WEIGHTS, framework="pt") as file:
-        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - not a dict
-    layers = {int(match[1]) for key in shapes if (match := re.search(r"layers\.(\d+)\.", key))}
-    widths = {shape[1] for key, shape in shapes.items() if key.endswith("q_proj.lora_A.weight")}
-    if max(layers, default=-1) >= facts.layers or not widths <= {facts.hidden_size}:
+    """Compare an adapter with a base: every tensor of every adapted layer, by file headers only.
+
+    Raises:
+        ValueError: no adapter, a tensor is missing, unexpected, of another shape or no floating-point numbers, or the
+            rank or the scale is none.
+    """
+    config = read_adapter_config(directory)
+    sizes = read_layer_sizes(base)
+    check_scale(Path(directory) / ADAPTER_CONFIG, config.r, config.lora_alpha)
+    path = Path(directory) / ADAPTER_WEIGHTS
+    with safe_open(path, framework="pt") as file:
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        found = {key: tuple(entry.get_shape()) for key, entry in slices.items()}
+        others = [key for key, entry in slices.items() if entry.get_dtype() not in FLOATING]
+    problems = differences(found, _expected(config, sizes))
+    if problems:
         raise ValueError(
-            f"{directory} was trained on another base: {len(layers)} layers of width {sorted(widths)}; {base} has "
-            f"{facts.layers} layers of width {facts.hidden_size}"
+            f"{directory} was trained on another base than {sizes}, or is not whole. In {ADAPTER_WEIGHTS}: {problems}"
         )
+    if others:
+        raise ValueError(f"{path}: must hold floating-point numbers, but not so {listed(others)}")
+
+
+def check_scale(file: Path, rank: object, alpha: object) -> None:
+    """Raise ValueError, naming the file, unless rank and alpha of an adapter (scale alpha / r) are such numbers."""
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise ValueError(f"{file}: r is {rank!r}, must be a positive integer")
+    number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if not number or not math.isfinite(alpha) or alpha <= 0:
+        raise ValueError(f"{file}: lora_alpha is {alpha!r}, must be a number above 0")
+
+
+def _expected(config: LoraConfig, sizes: LayerSizes) -> dict[str, Shape]:
+    """Name → shape of the tensors that PEFT makes on a base; ranks that differ by layer are not looked at."""
+    rank = None if config.rank_pattern else config.r
+    shapes: dict[str, Shape] = {}
+    for layer in range(sizes.layers):
+        for name, widths in sizes.widths.items():
+            linear = LAYERS + module_name(layer, name)
+            if check_target_module_exists(config, linear):
+                shapes |= lora_shapes(HF_MODEL + linear, rank, widths)
+    return shapes
 
 
 def save_adapter(

@@ -12,6 +12,7 @@ one image, `D` hidden size, `V` vocabulary, `H W` pixels. Masks are bool, True m
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,10 +220,12 @@ def check_base(path: str | Path) -> None:
         fields = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{config_file} is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{config_file} holds a {type(fields).__name__}, not a JSON object")
     if fields.get("mm_vision_tower") is not None and "vision_config" not in fields:
         raise ValueError(
             f"{config_file} is an original LLaVA checkpoint (it names mm_vision_tower); convert it to the Hugging Face "
-            f"format first: bash scripts/convert_checkpoint.sh --input {path} --vision_tower DIR --output DIR"
+            f"format first: bash scripts/convert_checkpoint.sh --input {shlex.quote(str(path))} --vision_tower DIR --output DIR"
         )
     if fields.get("model_type") != "llava" or "vision_config" not in fields:
         raise ValueError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
@@ -14,6 +16,7 @@ from llava_rlhf import answer_prompts, export_policy, initialize_policy_model
 from models.adapters import AdapterBank, AdapterSpec
 from models.vlm import BaseSettings, load_base
 from tests.tiny_data import TinyData, command_line, policy_command, write_tiny_data
+from tests.tiny_models import save_unloadable_copy
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,43 @@ def test_sampling_does_not_depend_on_the_batch_size(data, tiny_base, policy, tmp
     assert any(
         len(different) == 3 for different in per_prompt.values()
     )  # the samples of a prompt are independent
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_stand_for_no_token_are_never_drawn(temperature, data, tiny_base, tmp_path):
+    """Three rows beyond the tokenizer, two of them opposite and long: one would win every time."""
+    model = LlavaForConditionalGeneration.from_pretrained(tiny_base, dtype=torch.float32)
+    tokens = model.config.text_config.vocab_size
+    direction = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    model.resize_token_embeddings(tokens + 3, mean_resizing=False)
+    with torch.no_grad():
+        model.lm_head.weight[tokens:] = torch.stack([1e3 * direction, -1e3 * direction, 0 * direction])
+    grown = shutil.copytree(tiny_base, tmp_path / "grown")
+    model.save_pretrained(grown)
+    settings = {"temperature": temperature, "samples": 2, "seed": 3}
+    expected = answers(data, tiny_base, tmp_path / "plain.jsonl", **settings)
+    assert answers(data, grown, tmp_path / "grown.jsonl", **settings) == expected
+
+
+@pytest.mark.parametrize("program", ["answer", "export"])
+def test_an_adapter_that_is_not_whole_is_refused_before_a_model_is_loaded(
+    program, data, tiny_base, policy, tmp_path
+):
+    base = save_unloadable_copy(tiny_base, tmp_path / "unloadable")
+    adapter = shutil.copytree(policy / "lora_policy", tmp_path / "adapter")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if "up_proj" not in name},
+        adapter / "adapter_model.safetensors",
+    )
+    with pytest.raises(
+        ValueError, match=r"adapter was trained on another base .*or is not whole.* 4 missing"
+    ):
+        if program == "answer":
+            answers(data, base, tmp_path / "a.jsonl", adapter=adapter)
+        else:
+            argv = command_line(base_model_name=base, adapter=adapter, output_dir=tmp_path / "merged")
+            export_policy.prepare(argv)
 
 
 def test_sampling_depends_on_the_seed(data, tiny_base, policy, tmp_path):

@@ -6,11 +6,13 @@ Weights are drawn wider than Hugging Face's 0.02, so that outputs really depend 
 from __future__ import annotations
 
 import math
+import shutil
 import string
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import (
@@ -27,6 +29,7 @@ SPACE = "▁"
 CONTROL = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 UNK, BOS, STOP, IMAGE, PAD = range(5)
 PATCH_SIZE = 14
+UNLOADABLE = "language_model.model.layers.0.input_layernorm.weight"
 LINE_STARTS = ("what", "which", "how", "is", "are", "the")
 WORDS = (
     "USER ASSISTANT a an the is are in on of and with what which how many there this that it image picture photo shows "
@@ -108,6 +111,15 @@ def tiny_llava(shape: TinyShape = TinyShape()) -> LlavaForConditionalGeneration:
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=1.0 / math.sqrt(parameter.shape[1]))
     return model.eval()
+
+
+def save_unloadable_copy(base: Path, folder: Path) -> Path:
+    """A base (in one file) that can be read and told by its weights, but not loaded: one has a wrong shape; returns it."""
+    shutil.copytree(base, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights[UNLOADABLE] = weights[UNLOADABLE][:3].clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 def save_tiny_base(folder: Path, shape: TinyShape = TinyShape()) -> Path:

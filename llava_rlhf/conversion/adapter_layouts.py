@@ -7,7 +7,8 @@
 | PPO checkpoint | `adapter_model/lora_policy/`, `adapter_model/lora_value/`, `value_head.pt` | `lora_policy/`, `lora_value/`, `value_head.safetensors` |
 
 Released copies of the original's folders are found too: adapters with or without the folders `adapter_model` and
-`lora_*` around them, and a reward head beside the folder that is named.
+`lora_*` around them. A head is looked for in the folder that is named and nowhere else: what lies around it may belong to
+another run.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def find_original(source: Path, reward_head: Path | None = None) -> AdapterFiles
 
     Args:
         source: what the user named: a run, a checkpoint, or the folder of an adapter.
-        reward_head: the head of a reward model, where it does not lie in `source` or beside it.
+        reward_head: the head of a reward model, where it does not lie in `source`; makes a reward model of an adapter.
 
     Raises:
         ValueError: several candidates, a PPO checkpoint that lacks a part, or a folder of ours.
@@ -97,10 +98,9 @@ def find_original(source: Path, reward_head: Path | None = None) -> AdapterFiles
     value_head = source / ORIGINAL_VALUE_HEAD
     if values or value_head.is_file():
         return _original_ppo(source, others, values)
-    folder = others[0]
-    head = None
-    if folder.name != "lora_policy":  # only policies are called so
-        head = reward_head or _find_head(source, folder, ORIGINAL_REWARD_HEAD)
+    folder, head = others[0], reward_head
+    if head is None and folder.name != "lora_policy":  # only policies are called so
+        head = _find_head(source, folder, ORIGINAL_REWARD_HEAD)
     kind, role = (POLICY_KIND, POLICY) if head is None else (REWARD_KIND, REWARD)
     return AdapterFiles(kind, {role: folder}, head, _left_out(source, folder, head))
 
@@ -134,12 +134,18 @@ def _ours(kind: str, source: Path, adapters: Mapping[str, Path]) -> AdapterFiles
 def _original_ppo(source: Path, policies: list[Path], values: list[Path]) -> AdapterFiles:
     folder = (policies + values)[0]
     head = _find_head(source, folder, ORIGINAL_VALUE_HEAD)
+    if policies == [source]:
+        raise ValueError(
+            f"{source} holds one adapter and {ORIGINAL_VALUE_HEAD} side by side; in a PPO checkpoint there are "
+            f"{ORIGINAL_PARENT}/lora_policy and {ORIGINAL_PARENT}/lora_value beside that head. To convert the adapter as a "
+            f"policy, copy {ADAPTER_CONFIG} and its weights into a folder of their own and name that"
+        )
     parts = {"lora_policy": policies, "lora_value": values, ORIGINAL_VALUE_HEAD: head}
     missing = [name for name, part in parts.items() if not part]
     if missing:
         raise ValueError(
-            f"{source} is not a whole PPO checkpoint: it lacks {', '.join(missing)}. "
-            "To convert its policy alone, name the folder of that adapter."
+            f"{source} is not a whole PPO checkpoint: it lacks {', '.join(missing)}. Name the folder that holds "
+            f"{ORIGINAL_PARENT} and {ORIGINAL_VALUE_HEAD}; to convert its policy alone, name the folder of that adapter."
         )
     adapters = {POLICY: policies[0], VALUE: values[0]}
     return AdapterFiles(PPO_KIND, adapters, head, _left_out(source, *adapters.values(), head))
@@ -150,11 +156,8 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _find_head(source: Path, folder: Path, name: str) -> Path | None:
-    """A head lies between the adapter's folder and the one that holds `source`. Raises ValueError for two of them."""
+    """A head lies in `source`, or between it and the adapter's folder. Raises ValueError for two of them."""
     places = [place for place in (folder, *folder.parents) if place == source or source in place.parents]
-    places.append(source.parent)
-    if source.parent.name == ORIGINAL_PARENT:
-        places.append(source.parent.parent)
     heads = [place / name for place in places if (place / name).is_file()]
     if len(heads) > 1:
         raise ValueError(

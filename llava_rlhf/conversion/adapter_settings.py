@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from transformers import AutoConfig, LlamaConfig
+from transformers import LlamaConfig
 
-from models.adapter_files import ADAPTER_CONFIG
+from llava_rlhf.conversion.original_config import read_original_config
+from models.adapter_files import ADAPTER_CONFIG, check_scale
+from models.adapter_shapes import LayerSizes, layer_sizes, read_layer_sizes
 from models.adapters import LoraSettings
-from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, check_base, lora_target_pattern
+from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, lora_target_pattern
 
 # Settings that are taken over, replaced, or without effect on trained weights.
 _FREE = frozenset(
@@ -27,31 +28,8 @@ _FREE = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class LayerSizes:
-    """Shape of a base's language model.
-
-    Attributes:
-        base: the directory, for messages.
-        layers: number of transformer layers.
-        widths: name of a linear layer → (inputs, outputs).
-    """
-
-    base: str
-    layers: int
-    widths: Mapping[str, tuple[int, int]]
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the hidden states that heads read."""
-        return self.widths["q_proj"][0]
-
-    def __str__(self) -> str:
-        return f"{self.base} ({self.layers} layers, hidden size {self.hidden_size})"
-
-
-def read_layer_sizes(base: str | Path, allow_original: bool = False) -> LayerSizes:
-    """Read `LayerSizes` from `config.json`.
+def read_base_sizes(base: str | Path, allow_original: bool = False) -> LayerSizes:
+    """Read the shape of a base's language model from `config.json`.
 
     Args:
         base: directory of a LLaVA model in Hugging Face format.
@@ -61,25 +39,9 @@ def read_layer_sizes(base: str | Path, allow_original: bool = False) -> LayerSiz
         ValueError: the directory is no such model.
     """
     file = Path(base) / "config.json"
-    content = _read_json(file) if file.is_file() else {}
-    if allow_original and "mm_vision_tower" in content:
-        text = LlamaConfig.from_dict(content)
-    else:
-        check_base(base)
-        text = AutoConfig.from_pretrained(base).get_text_config()
-    hidden, inner = text.hidden_size, text.intermediate_size
-    head = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
-    queries, keys = head * text.num_attention_heads, head * text.num_key_value_heads
-    widths = {
-        "q_proj": (hidden, queries),
-        "k_proj": (hidden, keys),
-        "v_proj": (hidden, keys),
-        "o_proj": (queries, hidden),
-        "gate_proj": (hidden, inner),
-        "up_proj": (hidden, inner),
-        "down_proj": (inner, hidden),
-    }
-    return LayerSizes(str(base), text.num_hidden_layers, widths)
+    if allow_original and file.is_file() and "mm_vision_tower" in _read_json(file):
+        return layer_sizes(base, LlamaConfig.from_dict(read_original_config(Path(base)).fields))
+    return read_layer_sizes(base)
 
 
 def read_settings(folder: Path) -> LoraSettings:
@@ -97,10 +59,7 @@ def read_settings(folder: Path) -> LoraSettings:
         raise ValueError(f"{file}: task_type is {content['task_type']!r}, can convert CAUSAL_LM only")
     _refuse_beyond_plain_lora(file, content)
     rank, alpha, dropout = (content.get(name) for name in ("r", "lora_alpha", "lora_dropout"))
-    if not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"{file}: r is {rank!r}, must be a positive integer")
-    if not isinstance(alpha, (int, float)):
-        raise ValueError(f"{file}: lora_alpha is {alpha!r}, must be a number")
+    check_scale(file, rank, alpha)
     if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise ValueError(f"{file}: lora_dropout is {dropout!r}, must be at least 0 and below 1")
     return LoraSettings(rank, alpha, dropout, _layer_names(file, content.get("target_modules")))

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from llava_rlhf.conversion.adapter_settings import LayerSizes, read_settings
+from llava_rlhf.conversion.adapter_settings import read_settings
 from llava_rlhf.conversion.original_files import open_weights
 from models.adapter_files import (
     ADAPTER_CONFIG,
@@ -26,11 +26,17 @@ from models.adapter_files import (
     ORIGINAL_LAYERS,
     save_adapter,
 )
+from models.adapter_shapes import (
+    LayerSizes,
+    Shape,
+    differences,
+    listed,
+    lora_shapes,
+    module_name,
+    natural_order,
+)
 from models.adapters import LoraSettings
 from models.vlm import lora_target_pattern
-
-SHOWN_KEYS = 6  # of each kind in an error
-_MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 def weights_file(folder: Path) -> Path:
@@ -60,34 +66,42 @@ def check_tensors(folder: Path, layers_at: str, sizes: LayerSizes | None) -> Non
         sizes: the base; None takes the number of layers from the names, and any width.
 
     Raises:
-        ValueError: missing, unexpected or wrongly shaped tensors, with their names; or unfit settings.
+        ValueError: missing, unexpected or wrongly shaped tensors, values that are no finite floating-point numbers, with
+            their names; or unfit settings.
     """
     path = weights_file(folder)
     settings = read_settings(folder)
-    found = {name: tuple(tensor.shape) for name, tensor in open_weights(path).items()}
+    weights = open_weights(path)
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     other, layout = (
         (HF_LAYERS, "Hugging Face") if layers_at == ORIGINAL_LAYERS else (ORIGINAL_LAYERS, "original")
     )
     if any(name.startswith(other) for name in found):
         raise ValueError(f"{path} is in the {layout} layout already: its tensors are named {other}…")
-    expected = _expected_shapes(settings, layers_at, sizes, _count_layers(found))
-    misshapen = [
-        f"{name} is {list(found[name])}, should be {[size or 'any' for size in expected[name]]}"
-        for name in expected.keys() & found.keys()
-        if not _matches(found[name], expected[name])
-    ]
-    problems = {
-        "missing": expected.keys() - found.keys(),
-        "unexpected": found.keys() - expected.keys(),
-        "of another shape": misshapen,
-    }
-    texts = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
-    if texts:
+    problems = differences(found, _expected_shapes(settings, layers_at, sizes, _count_layers(found)))
+    if problems:
         layers = ", ".join(settings.layers)
         raise ValueError(
-            f"{path} is not an adapter of rank {settings.r} for {layers} of {sizes or 'a base'}. "
-            + "; ".join(texts)
+            f"{path} is not an adapter of rank {settings.r} for {layers} of {sizes or 'a base'}. {problems}"
         )
+    check_numbers(path, weights)
+
+
+def check_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, naming the tensors, unless all values are finite floating-point numbers. Reads them all."""
+    kinds = {"no floating-point numbers": [], "not finite (nan or inf)": []}
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            kinds["no floating-point numbers"].append(name)
+        elif not bool(tensor.isfinite().all()):
+            kinds["not finite (nan or inf)"].append(name)
+    texts = [
+        f"{len(names)} tensor(s) hold values that are {kind}: {listed(names)}"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if texts:
+        raise ValueError(f"{path}: {'; '.join(texts)}; copy it again, or choose another checkpoint")
 
 
 def convert_to_ours(folder: Path, target: Path, base: str) -> None:
@@ -136,22 +150,13 @@ def save_pickle(state: Mapping[str, Tensor], path: Path) -> None:
 
 def _expected_shapes(
     settings: LoraSettings, layers_at: str, sizes: LayerSizes | None, layers: int
-) -> dict[str, tuple[int | None, int | None]]:
-    """Name → shape of every tensor; None is any size."""
-    shapes: dict[str, tuple[int | None, int | None]] = {}
+) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
     for layer in range(sizes.layers if sizes else layers):
         for name in settings.layers:
-            inputs, outputs = sizes.widths[name] if sizes else (None, None)
-            linear = f"{layers_at}{layer}.{'mlp' if name in _MLP else 'self_attn'}.{name}"
-            shapes[f"{linear}.lora_A.weight"] = (settings.r, inputs)
-            shapes[f"{linear}.lora_B.weight"] = (outputs, settings.r)
+            widths = sizes.widths[name] if sizes else (None, None)
+            shapes |= lora_shapes(layers_at + module_name(layer, name), settings.r, widths)
     return shapes
-
-
-def _matches(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(expected) and all(
-        wanted in (None, size) for size, wanted in zip(shape, expected, strict=True)
-    )
 
 
 def _count_layers(names: Iterable[str]) -> int:
@@ -159,17 +164,6 @@ def _count_layers(names: Iterable[str]) -> int:
     return max(numbers, default=0) + 1
 
 
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names, key=_natural)
-    more = f" and {len(ordered) - SHOWN_KEYS} more" if len(ordered) > SHOWN_KEYS else ""
-    return ", ".join(ordered[:SHOWN_KEYS]) + more
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sort key that puts layer 2 before layer 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
 def _renamed(folder: Path, old: str, new: str) -> dict[str, Tensor]:
     state = read_weights(weights_file(folder))
-    return {new + name.removeprefix(old): state[name] for name in sorted(state, key=_natural)}
+    return {new + name.removeprefix(old): state[name] for name in sorted(state, key=natural_order)}

@@ -14,21 +14,20 @@ from llava_rlhf.conversion.adapter_layouts import (
     PPO_KIND,
     AdapterFiles,
 )
-from llava_rlhf.conversion.adapter_settings import (
-    LayerSizes,
-    read_layer_sizes,
-    recorded_base,
-)
+from llava_rlhf.conversion.adapter_settings import read_base_sizes, recorded_base
 from llava_rlhf.conversion.adapter_weights import (
+    check_numbers,
     check_tensors,
     convert_to_original,
     convert_to_ours,
     read_weights,
     save_pickle,
+    weights_file,
 )
 from llava_rlhf.conversion.original_files import open_weights
 from llava_rlhf.role_files import REWARD, VALUE, RewardModelCard
 from models.adapter_files import HF_LAYERS, ORIGINAL_LAYERS, save_safetensors
+from models.adapter_shapes import LayerSizes
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,12 @@ class AdapterConversion:
     head: str | None
     to_original: bool
     card: RewardModelCard | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files that are read, which those that are written come near to."""
+        files = [weights_file(folder) for folder in self.files.adapters.values()]
+        return sum(file.stat().st_size for file in [*files, *filter(None, [self.files.head])])
 
     def write(self, output: Path) -> None:
         """Write the folder `output`, which must not exist, whole or not at all."""
@@ -78,7 +83,7 @@ def plan_to_ours(
     Raises:
         ValueError: an adapter or head is incomplete, or does not fit its base.
     """
-    sizes = {role: read_layer_sizes(bases[role]) for role in files.adapters}
+    sizes = {role: read_base_sizes(bases[role]) for role in files.adapters}
     _check(files, ORIGINAL_LAYERS, sizes)
     names = {role: role for role in files.adapters}
     return AdapterConversion(files, names, dict(bases), HEADS.get(files.kind), False, card)
@@ -96,7 +101,7 @@ def plan_to_original(files: AdapterFiles, bases: Mapping[str, str | None]) -> Ad
         ValueError: an adapter or head is incomplete, or does not fit its base.
     """
     sizes = {
-        role: read_layer_sizes(base, allow_original=True) if base is not None else None
+        role: read_base_sizes(base, allow_original=True) if base is not None else None
         for role, base in bases.items()
     }
     _check(files, HF_LAYERS, sizes)
@@ -112,11 +117,13 @@ def _check(files: AdapterFiles, layers_at: str, sizes: Mapping[str, LayerSizes |
 
 
 def _check_head(path: Path, sizes: LayerSizes | None) -> None:
-    """A head is `weight` [1, D] and `bias` [1]."""
-    shapes = {name: list(tensor.shape) for name, tensor in open_weights(path).items()}
+    """A head is `weight` [1, D] and `bias` [1], finite."""
+    weights = open_weights(path)
+    shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
     width = sizes.hidden_size if sizes else (shapes.get("weight") or [0])[-1]
     expected = {"weight": [1, width], "bias": [1]}
     if shapes != expected:
         raise ValueError(
             f"{path} is not a head for {sizes or 'a base'}: it holds {shapes}, should hold {expected}"
         )
+    check_numbers(path, weights)

@@ -6,7 +6,6 @@ converted; `BaseConversion.write` then copies the weights. Number formats stay a
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +19,11 @@ from llava_rlhf.conversion.original_config import (
     read_original_config,
     read_vision_config,
 )
+from llava_rlhf.conversion.original_files import refuse_two_formats
+from llava_rlhf.conversion.output_place import check_output
 from llava_rlhf.conversion.processor_files import build_processor, build_tokenizer
 from llava_rlhf.conversion.safetensors_shards import MAX_SHARD_BYTES, write_shards
-from llava_rlhf.conversion.weight_plan import TargetWeight, plan_weights
+from llava_rlhf.conversion.weight_plan import TOWER, TargetWeight, plan_weights
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,22 @@ class BaseConversion:
         """Bytes of all weights of the converted model."""
         return sum(weight.nbytes for weight in self.weights)
 
+    @property
+    def tower_line(self) -> str:
+        """Which tower the converted model has, for the user."""
+        size = self.config.vision_config.image_size
+        line = f"vision tower: {self.vision_tower} ({size} x {size} pixels)"
+        if any(w.stored is not None and w.stored.name.startswith(TOWER) for w in self.weights):
+            line += f"; its weights are those that {self.source} holds itself, not those of that directory"
+        return line
+
     def write(self, output: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         """Write the Hugging Face directory, whole or not at all; each weight is read once and written once.
 
-        Raises ValueError when `output` exists or the disk has no room for it.
+        Raises ValueError when `output` exists, or can't be written.
         """
-        if output.exists():
-            raise ValueError(f"{output} exists already; choose another output directory")
+        check_output(output, self.nbytes)
         output.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(output.parent).free
-        if free < self.nbytes:
-            raise ValueError(
-                f"{output} needs {self.nbytes / 1e9:.1f} GB, {output.parent} has {free / 1e9:.1f} GB left"
-            )
         with new_folder(output) as staged:
             write_shards(self.weights, staged, max_shard_bytes)
             self.config.save_pretrained(staged)
@@ -80,6 +84,7 @@ def plan_base(source: Path, vision_tower: Path | None) -> BaseConversion:
         ValueError: something about it cannot be converted, is missing or does not fit; the message says what.
     """
     original = read_original_config(source)
+    refuse_two_formats(source)
     tower = find_tower(original, vision_tower)
     vision = read_vision_config(tower, original)
     tokenizer = build_tokenizer(source)

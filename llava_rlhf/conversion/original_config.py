@@ -7,13 +7,21 @@ than CLIP.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from data_utils.images import ASPECT_RATIOS
+from llava_rlhf.conversion.config_values import (
+    check_activation,
+    check_counts,
+    check_multiple,
+    check_numbers,
+    rope_parameters,
+)
 from llava_rlhf.conversion.original_files import check_whole
 
 ORIGINAL_MODEL_TYPES = ("llava", "llava_llama")
@@ -33,6 +41,8 @@ VISION_FIELDS = (
 )
 # Rows of the embeddings are padded to a multiple of this, as other LLaVA models in Hugging Face format have them.
 VOCABULARY_MULTIPLE = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,9 +89,12 @@ def read_original_config(source: Path) -> OriginalConfig:
         raise ValueError(f"{file} is in Hugging Face format already: use the directory as it is")
     if not fields.get("mm_vision_tower"):
         raise ValueError(f"{file} names no mm_vision_tower: it is a language model without image input")
+    if not isinstance(fields["mm_vision_tower"], str):
+        raise ValueError(f"{file}: mm_vision_tower is {fields['mm_vision_tower']!r}, must be a name")
     if fields.get("mm_use_im_start_end"):
         raise ValueError(f"{file}: mm_use_im_start_end is true; image start and end tokens are not supported")
     _require(file, fields, (*SIZE_FIELDS, "mm_vision_select_layer"))
+    _check_language_model(file, fields)
     _one_of(file, "image_aspect_ratio", fields.get("image_aspect_ratio"), (None, *ASPECT_RATIOS))
     projector = fields.get("mm_projector_type") or "linear"
     _one_of(file, "mm_projector_type", projector, tuple(PROJECTOR_ACTIVATIONS))
@@ -115,17 +128,26 @@ def read_vision_config(tower: Path, original: OriginalConfig) -> CLIPVisionConfi
     file = tower / "config.json"
     fields = read_json(file)
     if fields.get("model_type") == "clip":
-        fields = {**(fields.get("vision_config") or {}), **(fields.get("vision_config_dict") or {})}
+        halves = [fields.get(name) or {} for name in ("vision_config", "vision_config_dict")]
+        if not all(isinstance(half, dict) for half in halves):
+            raise ValueError(f"{file}: vision_config must be a JSON object")
+        fields = {**halves[0], **halves[1]}
     elif fields.get("model_type") != "clip_vision_model":
         raise ValueError(
             f"{file}: model_type {fields.get('model_type')!r} is no CLIP model (clip, clip_vision_model)"
         )
-    config = CLIPVisionConfig(**{name: fields[name] for name in VISION_FIELDS if name in fields})
+    config = _clip_config(file, {name: fields[name] for name in VISION_FIELDS if name in fields})
     wanted = original.fields.get("mm_hidden_size", config.hidden_size)
     if config.hidden_size != wanted:
         raise ValueError(
             f"{file}: hidden_size {config.hidden_size}, but {original.file} was trained with mm_hidden_size {wanted} "
             f"({original.fields['mm_vision_tower']}); pass that tower: --vision_tower DIR"
+        )
+    named = named_image_size(original.fields["mm_vision_tower"])
+    if named not in (None, config.image_size):
+        raise ValueError(
+            f"{file}: image_size {config.image_size}, but {original.file} was trained with the tower "
+            f"{original.fields['mm_vision_tower']} (mm_vision_tower), of {named} pixels; pass that tower: --vision_tower DIR"
         )
     layer, states = original.fields["mm_vision_select_layer"], config.num_hidden_layers + 1
     if not (isinstance(layer, int) and -states <= layer < states):
@@ -133,6 +155,17 @@ def read_vision_config(tower: Path, original: OriginalConfig) -> CLIPVisionConfi
             f"{original.file}: mm_vision_select_layer {layer!r}; {tower} has {states} hidden states"
         )
     return config
+
+
+def named_image_size(tower: str) -> int | None:
+    """Pixels that the name of a CLIP tower tells, as in `clip-vit-large-patch14-336`; None: it tells none.
+
+    OpenAI's names tell none where it is 224.
+    """
+    name = tower.rstrip("/")
+    if told := re.search(r"patch\d+-(\d+)$", name):
+        return int(told[1])
+    return 224 if re.search(r"openai/clip-vit-(base|large)-patch\d+$", name) else None
 
 
 def llava_config(
@@ -150,8 +183,9 @@ def llava_config(
     rows = max(fields["vocab_size"], image_token_id + 1)
     text = {name: fields[name] for name in TEXT_FIELDS if fields.get(name) is not None}
     text["vocab_size"] = -(-rows // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    rope = rope_parameters(original.file, fields)
     config = LlavaConfig(
-        text_config=LlamaConfig(**text, **special_ids, rope_parameters=_rope_parameters(fields)),
+        text_config=_built(original.file, LlamaConfig, **text, **special_ids, rope_parameters=rope),
         vision_config=vision,
         image_token_index=image_token_id,
         image_seq_length=_positions(vision, original.select_strategy),
@@ -170,12 +204,36 @@ def _positions(vision: CLIPVisionConfig, select_strategy: str) -> int:
     return patches + 1 if select_strategy == "full" else patches
 
 
-def _rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings under their present names: `rope_scaling` called the kind `type`, and theta stood beside it."""
-    scaling = dict(fields.get("rope_scaling") or {})
-    kind = scaling.pop("type", None) or scaling.pop("rope_type", None) or "default"
-    theta = 10000.0 if fields.get("rope_theta") is None else fields["rope_theta"]
-    return {**scaling, "rope_type": kind, "rope_theta": float(theta)}
+def _check_language_model(file: Path, fields: dict[str, Any]) -> None:
+    check_counts(file, fields, (*SIZE_FIELDS, "num_key_value_heads", "max_position_embeddings"))
+    check_multiple(file, fields, "hidden_size", "num_attention_heads")
+    check_multiple(file, fields, "num_attention_heads", "num_key_value_heads")
+    check_numbers(file, fields, ("initializer_range", "rms_norm_eps"))
+    check_activation(file, fields)
+    rope_parameters(file, fields)
+
+
+def _clip_config(file: Path, fields: dict[str, Any]) -> CLIPVisionConfig:
+    counts = (
+        "hidden_size",
+        "intermediate_size",
+        "projection_dim",
+        "num_hidden_layers",
+        "num_attention_heads",
+    )
+    check_counts(file, fields, (*counts, "num_channels", "image_size", "patch_size"))
+    check_multiple(file, fields, "hidden_size", "num_attention_heads")
+    check_numbers(file, fields, ("layer_norm_eps", "attention_dropout"))
+    check_activation(file, fields)
+    return _built(file, CLIPVisionConfig, **fields)
+
+
+def _built(file: Path, config_class: type[T], **fields: Any) -> T:
+    """A configuration; what its class complains of is said with the file's name."""
+    try:
+        return config_class(**fields)
+    except Exception as error:  # of many types, most of them no ValueError
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _require(file: Path, fields: dict[str, Any], names: tuple[str, ...]) -> None:

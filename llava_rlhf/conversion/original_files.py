@@ -123,6 +123,20 @@ def open_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+def refuse_two_formats(folder: Path) -> None:
+    """Raise ValueError when a folder holds weights as safetensors and as pickles: they may differ.
+
+    For models only: CLIP's own directories hold one model in many formats.
+    """
+    kinds = {
+        ending: sorted(path.name for path in folder.glob(f"{stem}*.{ending}"))
+        for stem, ending in WEIGHT_FILES
+    }
+    if all(kinds.values()):
+        names = " and ".join(files[0] for files in kinds.values())
+        raise ValueError(f"{folder} holds weights in two formats, {names}; move those of one format away")
+
+
 def read_headers(folder: Path) -> dict[str, StoredTensor]:
     """Every weight of a model folder by name, without its values; shards in order.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from PIL import Image
 from tokenizers import AddedToken, processors
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlavaProcessor, PreTrainedTokenizerFast
 
@@ -16,8 +18,10 @@ from llava_rlhf.conversion.original_files import check_whole
 
 # Messages as `apply_chat_template` takes them. The first user message carries the system text; a message's images stand
 # in front of its text, which is then stripped; a space separates the parts of a turn, and nothing follows the stop.
+# No begin-of-text token: the tokenizer's post-processor puts it in front of a text that the processor takes, whether in
+# one step with rendering or later. Written here, it would be there twice in the latter case.
 _CHAT_TEMPLATE = """
-{{- bos_token + SYSTEM -}}
+{{- SYSTEM -}}
 {%- for message in messages -%}
   {%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}
     {{- raise_exception('roles must alternate user, assistant, user, ...') -}}
@@ -49,7 +53,7 @@ _CHAT_TEMPLATE = """
 
 
 def chat_template(template: ConversationTemplate) -> str:
-    """A conversation template in Jinja, with the begin-of-text token in front."""
+    """A conversation template in Jinja. The begin-of-text token is not in it: the tokenizer puts it in front."""
     opening = f"{template.system}{template.separator}" if template.system else ""
     values = {
         "SYSTEM": opening,
@@ -114,12 +118,17 @@ def build_processor(
     Raises ValueError when the tower's `preprocessor_config.json` is missing or makes images of another size.
     """
     file = tower / "preprocessor_config.json"
-    check_whole(file)
-    images = CLIPImageProcessorPil.from_pretrained(tower)
-    size = images.crop_size if images.do_center_crop else images.size
+    _check_image_settings(file, read_json(file))
+    try:
+        images = CLIPImageProcessorPil.from_pretrained(tower)
+        size = images.crop_size if images.do_center_crop else images.size
+        size = dict(size)
+        images(images=Image.new("RGB", (8, 8)))  # settings of a wrong type are noticed in use only
+    except Exception as error:  # of many types
+        raise ValueError(f"{file} can't be used as image processor settings: {error!r}") from error
     if (size.get("height"), size.get("width")) != (vision.image_size, vision.image_size):
         raise ValueError(
-            f"{file} makes images of {dict(size)}, the tower takes {vision.image_size} x {vision.image_size} pixels"
+            f"{file} makes images of {size}, the tower takes {vision.image_size} x {vision.image_size} pixels"
         )
     return LlavaProcessor(
         image_processor=images,
@@ -132,8 +141,23 @@ def build_processor(
     )
 
 
+def _check_image_settings(file: Path, fields: dict[str, Any]) -> None:
+    resample = fields.get("resample", 3)
+    if type(resample) is not int or resample not in range(6):
+        raise ValueError(f"{file}: resample is {resample!r}, must be an integer from 0 to 5")
+    for name in ("image_mean", "image_std"):
+        value = fields.get(name, [1.0] * 3)
+        numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
+        if not (numbers and len(value) == 3 and (name == "image_mean" or min(value) > 0)):
+            above = " above 0" if name == "image_std" else ""
+            raise ValueError(f"{file}: {name} is {value!r}, must be three numbers{above}")
+
+
 def _add_tokens(tokenizer: PreTrainedTokenizerFast, file: Path) -> None:
     added = read_json(file) if file.is_file() else {}
+    unfit = {token: index for token, index in added.items() if type(index) is not int}
+    if unfit:
+        raise ValueError(f"{file}: ids must be integers, not so {unfit}")
     for token, index in sorted(added.items(), key=lambda item: item[1]):
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
         if tokenizer.convert_tokens_to_ids(token) != index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from llava_rlhf import answer_prompts, convert_checkpoint, export_policy, train_rl_model
+from llava_rlhf import convert_checkpoint, export_policy
 from llava_rlhf.conversion.adapter_layouts import POLICY_KIND, PPO_KIND, REWARD_KIND
-from llava_rlhf.role_files import RewardModelCard, find_policy_adapter, read_reward_card
+from llava_rlhf.role_files import RewardModelCard, read_reward_card
 from models.adapter_files import read_adapter_config
-from models.adapters import AdapterBank, AdapterSpec
+from models.base_fingerprint import base_fingerprint
 from models.vlm import BaseSettings, load_base
 from tests.conversion.original_adapters import write_adapter, write_head
-from tests.tiny_data import FACT_PROMPT, TinyData, command_line, ppo_command, write_tiny_data
+from tests.tiny_data import FACT_PROMPT, TinyData, command_line, write_tiny_data
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,12 +90,26 @@ def test_a_base_is_converted_by_the_same_program(pair, convert, converted):
 
 def test_the_card_of_a_reward_model(convert, checkpoints, data, small_base, tmp_path):
     output, _ = convert(checkpoints[REWARD_KIND], reward_prompt_file=data.fact_prompt)
-    assert read_reward_card(output) == RewardModelCard(str(small_base), FACT_PROMPT, True, "v1", "pad")
+    told = base_fingerprint(small_base)
+    assert read_reward_card(output) == RewardModelCard(str(small_base), FACT_PROMPT, True, "v1", "pad", told)
     changes = {"reward_prompt_file": data.plain_prompt, "version": "tiny", "image_aspect_ratio": "square"}
     output, _ = convert(checkpoints[REWARD_KIND], output=tmp_path / "other", **changes)
     assert read_reward_card(output) == RewardModelCard(
-        str(small_base), data.plain_prompt.read_text(), False, "tiny", "square"
+        str(small_base), data.plain_prompt.read_text(), False, "tiny", "square", told
     )
+
+
+def test_images_are_made_square_as_the_base_says(convert, checkpoints, data, small_base, tmp_path):
+    base = shutil.copytree(small_base, tmp_path / "square")
+    config = json.loads((base / "config.json").read_text())
+    for told, flag, expected in (("square", None, "square"), ("square", "pad", "pad"), ("pad", None, "pad")):
+        (base / "config.json").write_text(json.dumps({**config, "image_aspect_ratio": told}))
+        settings = {"reward_prompt_file": data.fact_prompt, "image_aspect_ratio": flag, "base_model": base}
+        output, _ = convert(checkpoints[REWARD_KIND], output=tmp_path / f"{told} {flag}", **settings)
+        assert read_reward_card(output).image_aspect_ratio == expected
+    (base / "config.json").write_text(json.dumps({**config, "image_aspect_ratio": "anyres"}))
+    with pytest.raises(ValueError, match=r"image_aspect_ratio 'anyres' is not one of .*--image_aspect_ratio"):
+        convert(checkpoints[REWARD_KIND], reward_prompt_file=data.fact_prompt, base_model=base)
 
 
 def test_a_head_elsewhere_makes_a_reward_model(convert, weights, data, tmp_path):
@@ -130,6 +145,7 @@ def test_a_relative_base_is_recorded_so_that_it_is_found_from_anywhere(
         (PPO_KIND, {"reward_head": "x"}, "--reward_head does not belong here: .* is a PPO checkpoint"),
         (PPO_KIND, {"input": "/no/such/input"}, "--input /no/such/input is no directory"),
         (PPO_KIND, {"output": "."}, r"--output \. exists already"),
+        (POLICY_KIND, {"reward_prompt_file": "p"}, r"is a policy \(.*name one that lies elsewhere: --reward_head FILE"),
     ],
 )  # fmt: skip
 def test_what_a_user_can_get_wrong(kind, changes, message, convert, checkpoints, tmp_path):
@@ -172,71 +188,6 @@ def test_a_conversion_that_breaks_off_leaves_nothing(checkpoints, small_base, tm
     with pytest.raises(ValueError, match=r"value_head\.pt: no such file"):
         convert_checkpoint.run(prepared)
     assert list((tmp_path / "results").iterdir()) == []
-
-
-def command_in(text: str, **words: object) -> list[str]:
-    """Arguments of the conversion that a message tells to run, with BASE, DIR and FILE filled in."""
-    (line,) = re.findall(r"^bash scripts/convert_checkpoint\.sh (.*)$", text, re.MULTILINE)
-    return [str(words.get(word, word)) for word in shlex.split(line)]
-
-
-def test_ppo_given_original_folders_tells_how_to_convert_them(checkpoints, small_base, data, tmp_path):
-    policy, judge = (
-        shutil.move(checkpoints[kind], tmp_path / f"my {kind}") for kind in (POLICY_KIND, REWARD_KIND)
-    )
-    words = {"BASE": small_base, "FILE": data.fact_prompt}
-
-    def prepare():
-        return train_rl_model.prepare(ppo_command(data, small_base, policy, judge, tmp_path / "run"))
-
-    with pytest.raises(ValueError, match="was written by the original LLaVA-RLHF code") as refused:
-        prepare()
-    argv = command_in(str(refused.value), **words, DIR=tmp_path / "policy")
-    assert argv == command_line(input=policy, base_model=small_base, output=tmp_path / "policy")
-    convert_checkpoint.run(convert_checkpoint.prepare(argv))
-    policy = tmp_path / "policy"
-    with pytest.raises(ValueError, match="was written by the original LLaVA-RLHF code") as refused:
-        prepare()
-    argv = command_in(str(refused.value), **words, DIR=tmp_path / "judge")
-    assert argv[:2] == ["--input", str(judge)]
-    convert_checkpoint.run(convert_checkpoint.prepare([*argv, "--version", "tiny"]))
-    judge = tmp_path / "judge"
-    prepared = prepare()
-    assert prepared.judge_base == str(small_base) and len(prepared.prompts) == 16
-
-
-@pytest.mark.parametrize("kind", [POLICY_KIND, PPO_KIND])
-def test_tools_given_an_original_policy_tell_how_to_convert_it(kind, checkpoints, small_base, data, tmp_path):
-    common = {"base_model_name": small_base, "adapter": checkpoints[kind]}
-    answers = {
-        "dataset_path": data.prompts,
-        "image_folder": data.images,
-        "output_file": tmp_path / "answers.jsonl",
-    }
-    for program, flags in ((export_policy, {"output_dir": tmp_path / "merged"}), (answer_prompts, answers)):
-        with pytest.raises(ValueError) as refused:
-            program.prepare(command_line(**common, **flags))
-        argv = command_in(str(refused.value), BASE=small_base, DIR=tmp_path / "ours")
-        convert_checkpoint.prepare(argv)
-
-
-@pytest.mark.parametrize("ending", ["bin", "safetensors"])
-def test_every_form_of_an_original_adapter_is_recognised(ending, small_base, weights, tmp_path):
-    for place in (".", "lora_default", "adapter_model/lora_policy"):
-        folder = tmp_path / f"at {place.replace('/', ' ')}"
-        write_adapter(folder / place, weights, ending)
-        for read in (find_policy_adapter, read_reward_card, read_adapter_config):
-            with pytest.raises(ValueError, match=r"convert_checkpoint\.sh --input '.*' --base_model BASE"):
-                read(folder)
-    with pytest.raises(ValueError, match=r"convert_checkpoint\.sh"):
-        AdapterBank(load_base(small_base, BaseSettings()), {"policy": AdapterSpec(folder / place, False)})
-
-
-def test_a_cut_off_adapter_is_named(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is cut off or no safetensors file"):
-        find_policy_adapter(tmp_path)
 
 
 def test_the_next_command_can_be_run(convert, checkpoints, data, pair, tmp_path):

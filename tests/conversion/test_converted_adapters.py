@@ -30,7 +30,9 @@ MASK = torch.ones_like(TEXT, dtype=torch.bool)
 def to_ours(source: Path, output: Path, base: Path, reward_head: Path | None = None) -> Path:
     files = find_original(source, reward_head)
     card = (
-        RewardModelCard(str(base), "is it good?", False, "v1", "pad") if files.kind == REWARD_KIND else None
+        RewardModelCard(str(base), "is it good?", False, "v1", "pad", "")
+        if files.kind == REWARD_KIND
+        else None
     )
     plan_to_ours(files, dict.fromkeys(files.adapters, str(base)), card).write(output)
     return output

@@ -40,7 +40,7 @@ def conversation(*contents: str | list, generate: bool) -> list[dict]:
 
 
 def joined(segments: list[Segment]) -> str:
-    return "<s>" + "".join(segment.text for segment in segments)
+    return "".join(segment.text for segment in segments)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,12 @@ def test_an_image_question_through_hugging_face_alone(converted, processor, tmp_
     encoder = SegmentEncoder(load_tokenizer(converted.output), 380)
     ids = encoder.encode(query_segments(TEMPLATES["v1"], [Turn("human", "What is in the field?")], 1)).ids
     assert inputs.input_ids[0].tolist() == expand_image_tokens(ids, 380, 25)
+    assert (inputs.input_ids == 1).sum() == 1
+    with Image.open(tmp_path / "i.png") as image:
+        text = processor.apply_chat_template(messages, add_generation_prompt=True)
+        in_two_steps = processor(text=text, images=image, return_tensors="pt")
+    assert torch.equal(in_two_steps.input_ids, inputs.input_ids)
+    assert torch.equal(in_two_steps.pixel_values, inputs.pixel_values)
     with Image.open(tmp_path / "i.png") as image:
         pixels = load_image_processor(converted.output)(images=[image], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(inputs.pixel_values, pixels, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""What a user can get wrong is refused by `prepare`, which loads no model: this base has no weights."""
+"""What a user can get wrong is refused by `prepare`, which loads no model: this base can't be loaded."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from data_utils.facts import RewardPrompt
 from data_utils.schema import DataError
 from llava_rlhf import score
 from tests.evaluation.scoring import score_command, train_reward, with_card, write_scoring_data
 from tests.tiny_data import FACT_PROMPT, TinyData, changed
+from tests.tiny_models import TinyShape, save_tiny_base, save_unloadable_copy
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +27,17 @@ def reward(data, tiny_base, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weightless(tiny_base, tmp_path_factory) -> Path:
+def unloadable(tiny_base, tmp_path_factory) -> Path:
     """A base that can't be loaded, only read."""
-    folder = tmp_path_factory.mktemp("score") / "weightless"
-    shutil.copytree(tiny_base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    return folder
+    return save_unloadable_copy(tiny_base, tmp_path_factory.mktemp("score") / "unloadable")
 
 
 @pytest.fixture
-def prepare(data, reward, weightless, tmp_path):
+def prepare(data, reward, unloadable, tmp_path):
     """prepare(**changes): check a command line; no model could be loaded."""
 
     def _prepare(**changes):
-        changes = {"base_model_name": weightless, **changes}
+        changes = {"base_model_name": unloadable, **changes}
         return score.prepare(score_command(data, reward, tmp_path / "scores.jsonl", **changes))
 
     return _prepare
@@ -83,7 +83,12 @@ def test_all_differences_are_listed(prepare, data):
 
 
 def test_a_judge_without_facts_reads_none(data, tiny_base, tmp_path):
-    """Trained with --facts False on the factual prompt: the same file and flags fit, and so does no flag."""
+    """Trained with --facts False on the factual prompt: the same file and flags fit, and so does no flag.
+
+    The file alone asks for facts, as it does in training and PPO.
+    """
+    blind_prompt = tmp_path / "blind.txt"
+    blind_prompt.write_text(RewardPrompt(FACT_PROMPT).without_facts().text)
     blind = train_reward(data, tiny_base, tmp_path / "blind", max_steps=1, facts=False)
     runs = [
         score.prepare(score_command(data, blind, tmp_path / "s.jsonl", **settings))
@@ -91,14 +96,18 @@ def test_a_judge_without_facts_reads_none(data, tiny_base, tmp_path):
             {},
             {"image_to_caption_file": None},
             {"reward_prompt_file": data.fact_prompt, "facts": False},
-            {"reward_prompt_file": data.fact_prompt},
-            {"reward_prompt_file": data.plain_prompt},
+            {"reward_prompt_file": blind_prompt},
+            {"reward_prompt_file": blind_prompt, "facts": False},
         )
     ]
     ids = [[item.input_ids for item in run.dataset] for run in runs]
     assert all(other == ids[0] for other in ids)
     with pytest.raises(ValueError, match="facts: trained with False, now True"):
         score.prepare(score_command(data, blind, tmp_path / "s.jsonl", facts=True))
+    with pytest.raises(
+        ValueError, match=r"prompt: trained with .*, now .*factual_prompt.*facts: trained with False"
+    ):
+        score.prepare(score_command(data, blind, tmp_path / "s.jsonl", reward_prompt_file=data.fact_prompt))
 
 
 def test_a_base_that_does_not_fit_is_refused(prepare, reward, tiny_base, tiny_judge_base, tmp_path):
@@ -111,8 +120,7 @@ def test_a_base_that_does_not_fit_is_refused(prepare, reward, tiny_base, tiny_ju
         prepare(reward_model_name_or_path=gone, base_model_name=None)
     assert len(prepare(reward_model_name_or_path=gone).dataset) == 16
     # The same language model with another tower: only the base of the training, if it is still there, tells.
-    larger = tmp_path / "larger images"
-    shutil.copytree(tiny_base, larger, ignore=shutil.ignore_patterns("*.safetensors"))
+    larger = shutil.copytree(tiny_base, tmp_path / "larger images")
     config = json.loads((larger / "config.json").read_text())
     config["vision_config"]["image_size"] = 42
     (larger / "config.json").write_text(json.dumps(config))
@@ -122,9 +130,21 @@ def test_a_base_that_does_not_fit_is_refused(prepare, reward, tiny_base, tiny_ju
         prepare(base_model_name=larger)
 
 
-def test_a_base_elsewhere_is_named(prepare, caplog, weightless):
-    assert prepare().base == str(weightless)
-    assert "the scores are taken on" in caplog.text and str(weightless) in caplog.text
+def test_a_base_of_the_same_shape_with_other_weights_is_refused(prepare, tiny_base, reward, tmp_path):
+    other = save_tiny_base(tmp_path / "other", TinyShape(seed=5))
+    with pytest.raises(
+        ValueError, match=r"reward was trained on a base with other weights than .*--base_model_name"
+    ):
+        prepare(base_model_name=other)
+    # Also where the card names the base of its training, and that has changed since.
+    changed_since = with_card(reward, tmp_path / "changed", base_model=str(other))
+    with pytest.raises(ValueError, match="other weights than"):
+        prepare(reward_model_name_or_path=changed_since, base_model_name=None)
+
+
+def test_a_base_elsewhere_is_named(prepare, caplog, unloadable):
+    assert prepare().base == str(unloadable)
+    assert "the scores are taken on" in caplog.text and str(unloadable) in caplog.text
 
 
 def test_a_card_that_nobody_here_understands_is_refused(prepare, reward, tmp_path):
@@ -192,8 +212,8 @@ def test_outputs_that_cannot_be_written_are_refused(prepare, data, tmp_path):
         prepare(batch_size=0)
 
 
-def test_without_weights_run_notices_and_writes_nothing(prepare, tmp_path):
+def test_broken_weights_are_noticed_by_run_and_nothing_is_written(prepare, tmp_path):
     prepared = prepare()
-    with pytest.raises(OSError, match=r"safetensors|no file named"):
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         score.run(prepared)
     assert list(tmp_path.iterdir()) == []

@@ -66,7 +66,10 @@ def test_flash_attention_is_refused_where_it_cannot_run():
 def test_an_adapter_of_another_base_is_refused_by_its_header(policy_run, tiny_base, tiny_judge_base):
     adapter = policy_run / "lora_policy"
     check_adapter_fits(adapter, tiny_base)
-    with pytest.raises(ValueError, match="was trained on another base: 2 layers of width \\[64\\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"was trained on another base than .*hidden size 128\), or is not whole. In .*: 28 of another",
+    ):
         check_adapter_fits(adapter, tiny_judge_base)
 
 

@@ -1,4 +1,4 @@
-"""What a user can get wrong is refused by `prepare`, which never loads a model: this base has no weights."""
+"""What a user can get wrong is refused by `prepare`, which never loads a model: this base can't be loaded."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ from data_utils.schema import DataError
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.run_folder import read_json_lines
 from tests.tiny_data import FACT_PROMPT, changed, policy_command, ppo_command, reward_command
+from tests.tiny_models import TinyShape, save_tiny_base, save_unloadable_copy
 
 PROGRAMS = {"reward": train_reward_model, "policy": initialize_policy_model, "ppo": train_rl_model}
 FILES = {"reward": "preferences", "policy": "dialogues", "ppo": "prompts"}
 
 
 @pytest.fixture(scope="module")
-def weightless_base(tiny_base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bases") / "weightless"
-    shutil.copytree(tiny_base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    assert (folder / "config.json").is_file() and not list(folder.glob("*.safetensors*"))
-    return folder
+def unloadable_base(tiny_base, tmp_path_factory):
+    return save_unloadable_copy(tiny_base, tmp_path_factory.mktemp("bases") / "unloadable")
 
 
 @pytest.fixture
-def prepare(weightless_base, tiny_data, policy_run, reward_run, tmp_path):
+def prepare(unloadable_base, tiny_data, policy_run, reward_run, tmp_path):
     """prepare(program, **changes): check a command line."""
 
     def _prepare(program, **changes):
         output = tmp_path / "run"
         if program == "ppo":
-            changes = {"reward_base_model_name": weightless_base, **changes}
-            argv = ppo_command(tiny_data, weightless_base, policy_run, reward_run, output, **changes)
+            changes = {"reward_base_model_name": unloadable_base, **changes}
+            argv = ppo_command(tiny_data, unloadable_base, policy_run, reward_run, output, **changes)
         else:
             make = reward_command if program == "reward" else policy_command
-            argv = make(tiny_data, weightless_base, output, **changes)
+            argv = make(tiny_data, unloadable_base, output, **changes)
         return PROGRAMS[program].prepare(argv)
 
     return _prepare
@@ -52,7 +50,7 @@ def edited(tiny_data, request):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_good_data_passes_without_weights(program, prepare):
+def test_good_data_passes_without_loading(program, prepare):
     prepared = prepare(program)
     dataset = prepared.prompts if program == "ppo" else prepared.train_set
     assert len(dataset) == 16
@@ -170,6 +168,14 @@ def test_ppo_judges_as_the_reward_model_was_trained_or_says_so(settings, message
     assert len(prepare("ppo", **settings, allow_prompt_change=True).prompts) == 16
 
 
+def test_the_judges_base_must_have_the_weights_of_its_training(prepare, tiny_base, tmp_path):
+    moved = shutil.copytree(tiny_base, tmp_path / "moved")
+    assert prepare("ppo", reward_base_model_name=moved).judge_base == str(moved)
+    other = save_tiny_base(tmp_path / "other", TinyShape(seed=5))
+    with pytest.raises(ValueError, match=r"other weights than .*other \(on .*tiny.*--reward_base_model_name"):
+        prepare("ppo", reward_base_model_name=other)
+
+
 def test_another_prompt_file_needs_the_flag(prepare, tmp_path):
     other = tmp_path / "prompt.txt"
     other.write_text(FACT_PROMPT.replace("good", "bad"))
@@ -193,7 +199,7 @@ def test_summary_only_stops_before_a_model_is_loaded(program, prepare, capsys, t
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_without_that_flag_the_missing_weights_are_noticed_by_run_only(program, prepare):
+def test_without_that_flag_the_broken_weights_are_noticed_by_run_only(program, prepare):
     prepared = prepare(program)
-    with pytest.raises(OSError, match=r"safetensors|no file named"):
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         PROGRAMS[program].run(prepared)

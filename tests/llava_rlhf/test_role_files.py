@@ -10,7 +10,7 @@ import pytest
 
 from llava_rlhf.role_files import RewardModelCard, find_policy_adapter, read_reward_card
 
-CARD = RewardModelCard("some/base", "is it good? {factual_prompt}\nDies", True, "v1", "pad")
+CARD = RewardModelCard("some/base", "is it good? {factual_prompt}\nDies", True, "v1", "pad", "0a1b")
 
 
 def test_a_card_survives_a_round_trip(reward_run, tmp_path):
@@ -21,7 +21,7 @@ def test_a_card_survives_a_round_trip(reward_run, tmp_path):
 
 
 def test_differences_name_what_changed_but_not_where_the_base_lies():
-    assert CARD.differences(replace(CARD, base_model="moved/base")) == []
+    assert CARD.differences(replace(CARD, base_model="moved/base", base_fingerprint="2c3d")) == []
     changed = CARD.differences(replace(CARD, prompt="other", facts=False))
     assert len(changed) == 2
     assert changed[0].startswith("prompt: trained with 'is it good?") and changed[0].endswith("now 'other'")
@@ -54,5 +54,9 @@ def test_a_policy_is_found_in_a_run_a_checkpoint_or_a_plain_peft_folder(policy_r
     checkpoint = policy_run / "checkpoint-25"
     assert find_policy_adapter(checkpoint) == checkpoint / "lora_policy"
     assert find_policy_adapter(policy_run / "lora_policy") == policy_run / "lora_policy"
+    for role in ("lora_value", "lora_reward"):
+        folder = shutil.copytree(policy_run / "lora_policy", tmp_path / role)
+        with pytest.raises(ValueError, match=f"{role} is the adapter of a value or reward model.*no policy"):
+            find_policy_adapter(folder)
     with pytest.raises(ValueError, match=r"holds no policy adapter.*lora_policy/adapter_config\.json"):
         find_policy_adapter(tmp_path)

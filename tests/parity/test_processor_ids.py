@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from transformers import AutoProcessor
 
 from data_utils.tokens import expand_image_tokens
@@ -61,6 +62,12 @@ def test_recorded_image_questions(processor, golden):
             return_dict=True,
             return_tensors="pt",
         )
+        text = processor.apply_chat_template(
+            conversation([image(), text_part(question)]), add_generation_prompt=True
+        )
+        with Image.open(golden / "images" / record["image"]) as opened:
+            in_two_steps = processor(text=text, images=opened.convert("RGB"))
+        assert in_two_steps.input_ids[0] == inputs.input_ids[0].tolist(), record["id"]
         expected = expand_image_tokens([i for i in row["query"] if i != 0], ORIGINAL_IMAGE_ID, POSITIONS)
         assert inputs.input_ids[0].tolist() == [
             IMAGE_ID if i == ORIGINAL_IMAGE_ID else i for i in expected
@@ -84,5 +91,5 @@ def test_recorded_dialogues(processor, golden):
                 assert index == us
                 expected[place] = prefixed_us
                 later_turns += 1
-        assert tokenizer(text, add_special_tokens=False).input_ids == expected, row["id"]
+        assert tokenizer(text).input_ids == expected, row["id"]
     assert later_turns == 4

@@ -49,7 +49,7 @@ def replay(recordings, converted_base, converted_rm0, tmp_path_factory):
     scorer = PairScorer(reward_model)
     scores: list[Tensor] = []
     scorer.register_forward_hook(lambda module, inputs, output: scores.append(output.detach().clone()))
-    card = RewardModelCard(str(converted_base), "unused", False, "v1", "pad")
+    card = RewardModelCard(str(converted_base), "unused", False, "v1", "pad", "unused")
     arguments = LlavaTrainingArguments(
         model_name_or_path=str(converted_base),
         output_dir=str(folder),

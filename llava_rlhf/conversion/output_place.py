@@ -1,0 +1,40 @@
+"""Where a conversion may write: a new folder, in a place that can be written to, on a disk with room for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+SMALL_FILES = 16 * 10**6  # tokenizer, configurations and cards, generously
+
+
+def check_output(output: Path, weight_bytes: int) -> None:
+    """Raise ValueError unless `output` is new and its files, with `weight_bytes` of weights, can be written there."""
+    if os.path.lexists(output):
+        broken = " (a symbolic link to nothing)" if output.is_symlink() and not output.exists() else ""
+        raise ValueError(f"--output {output} exists already{broken}; choose another output directory")
+    parent = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        raise ValueError(f"--output {output} can't be made: {parent} is no directory")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--output {output} can't be made: {parent} can't be written to ({error})"
+        ) from error
+    needed, free = weight_bytes + SMALL_FILES, shutil.disk_usage(parent).free
+    if free < needed:
+        raise ValueError(f"--output {output} needs {readable(needed)}, {parent} has {readable(free)} left")
+
+
+def readable(size: int) -> str:
+    """A number of bytes in decimal units, such as `26.4 GB`."""
+    value, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
