@@ -58,7 +58,7 @@ class PromptItem:
     query_ids: list[int]
     reward_prompt_ids: list[int]
     image_names: tuple[str, ...]
-    images: torch.Tensor
+    images: torch.Tensor | None
     reward_images: torch.Tensor | None
     answer_type: AnswerType
     length_bonus: float

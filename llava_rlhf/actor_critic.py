@@ -1,4 +1,4 @@
-"""Policy and value in one module: one forward, one total loss, one backward, so that DDP and DeepSpeed need no tricks."""
+"""Prompts with responses, what policy and value say of them, and both in one module, as DeepSpeed's engine needs them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from data_utils.batches import ImageBatch, left_pad
+from data_utils.batches import left_pad, right_pad
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.functional.log_probs import head_log_probs
 from models.roles import Policy, ValueModel
@@ -20,14 +21,16 @@ class Sequences(NamedTuple):
     """Prompts with responses, as one base sees them.
 
     Attributes:
-        input_ids: int64[B, P + T], prompts left-padded, responses right-padded.
-        mask: bool[B, P + T], True at real tokens.
+        input_ids: int64[B, L], each prompt with its response behind it, padded behind.
+        mask: bool[B, L], True at real tokens; None where what stands at padding is not read.
         image_features: float[S, K, D] for the slots of these rows, or None.
+        columns: int64[B, T], where the response's tokens stand; a column that does not count may point anywhere.
     """
 
     input_ids: Tensor
-    mask: Tensor
+    mask: Tensor | None
     image_features: Tensor | None
+    columns: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,74 +41,63 @@ class ScoringSettings:
         temperature: logits are divided by it, as in sampling.
         chunk_size: response tokens per vocabulary projection.
         banned_ids: tokens that can't be sampled, so that they take no probability.
+        entropy: whether it is computed; a number to look at, no loss needs it.
     """
 
     temperature: float
     chunk_size: int
     banned_ids: Tensor | None
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """Features of the distinct images of a batch, encoded once.
-
-    Attributes:
-        features: float[N, K, D], or None when there are no images.
-        slots: for each row the indices of its images.
-    """
-
-    features: Tensor | None
-    slots: list[list[int]]
-
-    @staticmethod
-    def encode(vlm: VisionLanguageModel, images: ImageBatch, images_per_row: Sequence[int]) -> ImageFeatures:
-        """Run the vision tower over the distinct images of a batch."""
-        index = images.image_index.tolist()
-        slots, start = [], 0
-        for count in images_per_row:
-            slots.append(index[start : start + count])
-            start += count
-        if images.pixel_values is None:
-            return ImageFeatures(None, slots)
-        return ImageFeatures(
-            vlm.encode_images(images.pixel_values, torch.arange(len(images.pixel_values))), slots
-        )
-
-    def select(self, rows: Sequence[int]) -> Tensor | None:
-        """float[S, K, D] for the image slots of these rows in order."""
-        index = [slot for row in rows for slot in self.slots[row]]
-        if self.features is None or not index:
-            return None
-        return self.features[torch.tensor(index, device=self.features.device)]
-
-    @staticmethod
-    def join(parts: Sequence[ImageFeatures]) -> ImageFeatures:
-        """Features of several batches as one."""
-        slots, start = [], 0
-        for part in parts:
-            slots.extend([[slot + start for slot in row] for row in part.slots])
-            start += 0 if part.features is None else len(part.features)
-        present = [part.features for part in parts if part.features is not None]
-        return ImageFeatures(torch.cat(present) if present else None, slots)
+    entropy: bool = True
 
 
 def expanded_queries(
     queries: Sequence[Sequence[int]], vlm: VisionLanguageModel, pad_id: int
 ) -> tuple[Tensor, Tensor]:
     """Queries with each image at its full width, left-padded: int64[B, P] and mask bool[B, P] on the model's device."""
-    rows = [expand_image_tokens(ids, vlm.image_token_id, vlm.tokens_per_image) for ids in queries]
-    ids, mask = left_pad(rows, pad_id)
+    ids, mask = left_pad(_expanded(queries, vlm), pad_id)
     return ids.to(vlm.device), mask.to(vlm.device)
 
 
 def join_responses(
-    queries: tuple[Tensor, Tensor], responses: Tensor, response_mask: Tensor, image_features: Tensor | None
+    queries: Sequence[Sequence[int]],
+    responses: Tensor,
+    mask: Tensor,
+    counted: Tensor,
+    image_features: Tensor | None,
+    vlm: VisionLanguageModel,
+    pad_id: int,
+    padding_read: bool,
 ) -> Sequences:
-    """Put responses int64[B, T] (mask bool[B, T]) behind left-padded queries."""
-    ids, mask = queries
-    return Sequences(
-        torch.cat([ids, responses], dim=1), torch.cat([mask, response_mask], dim=1), image_features
+    """Put responses behind their queries, without padding between them.
+
+    Args:
+        queries: ids, an image as one.
+        responses: int64[B, T], right-padded.
+        mask: bool[B, T], True at real tokens.
+        counted: bool[B, T], True at the columns that will be read.
+        image_features: float[S, K, D] for the slots of these rows.
+        vlm, pad_id: of the base that will look at them.
+        padding_read: whether padding counts too; the result then has a mask.
+    """
+    rows = _expanded(queries, vlm)
+    ids, real = (tensor.to(responses.device) for tensor in right_pad(rows, pad_id))
+    lengths = torch.tensor([len(row) for row in rows])
+    columns = lengths.to(responses.device).unsqueeze(1) + torch.arange(
+        responses.shape[1], device=responses.device
     )
+    ids = pad(ids, (0, responses.shape[1]), value=pad_id).scatter(1, columns, responses)
+    real = pad(real, (0, responses.shape[1]), value=False).scatter(1, columns, mask)
+    width = int((columns * counted).max()) + 1
+    return Sequences(
+        ids[:, :width],
+        real[:, :width] if padding_read else None,
+        image_features,
+        columns.clamp(max=width - 1),
+    )
+
+
+def _expanded(queries: Sequence[Sequence[int]], vlm: VisionLanguageModel) -> list[list[int]]:
+    return [expand_image_tokens(ids, vlm.image_token_id, vlm.tokens_per_image) for ids in queries]
 
 
 def response_log_probs(
@@ -114,7 +106,7 @@ def response_log_probs(
     counted: Tensor,
     settings: ScoringSettings,
     training: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Log-probability and entropy (nats) of every response token that counts; 0 elsewhere.
 
     Padding that counts (`Numerics.PUBLISHED`) has the entropy predicted there, but log-probability 0: the original took
@@ -122,28 +114,29 @@ def response_log_probs(
 
     Args:
         policy: the role that is asked.
-        sequences: prompts + responses; the last T columns are the responses.
+        sequences: prompts with responses.
         counted: bool[B, T], True where they are wanted.
         settings: temperature, chunks, banned tokens.
         training: keep the graph and recompute activations if the bank is set so.
 
     Returns:
-        float32[B, T], float32[B, T] (the entropy without gradient).
+        float32[B, T], float32[B, T] (the entropy without gradient; None where it was not asked for).
     """
-    width = counted.shape[1]
-    states = policy.response_states(*sequences, width, training)
-    targets = sequences.input_ids[:, -width:]
+    states = policy.response_states(*sequences, training)
+    targets = sequences.input_ids.gather(1, sequences.columns)
     log_probs, entropy = head_log_probs(
         states[counted],
         targets[counted],
         policy.project,
         settings.temperature,
         settings.chunk_size,
-        with_entropy=True,
+        with_entropy=settings.entropy,
         banned_ids=settings.banned_ids,
     )
-    real = sequences.mask[:, -width:]
-    return _spread(log_probs, counted).masked_fill(~real, 0.0), _spread(entropy, counted)
+    log_probs = _spread(log_probs, counted)
+    if sequences.mask is not None:
+        log_probs = log_probs.masked_fill(~sequences.mask.gather(1, sequences.columns), 0.0)
+    return log_probs, None if entropy is None else _spread(entropy, counted)
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
@@ -161,13 +154,17 @@ class ActorCritic(nn.Module):
 
     def forward(
         self, policy_sequences: Sequences, value_sequences: Sequences, counted: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Log-probabilities, entropies and values, each float32[B, T], of response columns counted bool[B, T]."""
-        log_probs, entropy = response_log_probs(
-            self.policy, policy_sequences, counted, self.settings, training=True
-        )
-        values = self.value(*value_sequences, counted.shape[1], training=True)
-        return log_probs, entropy, values
+        return *self.policy_outputs(policy_sequences, counted), self.value_outputs(value_sequences)
+
+    def policy_outputs(self, sequences: Sequences, counted: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities and entropies, with a graph for the former."""
+        return response_log_probs(self.policy, sequences, counted, self.settings, training=True)
+
+    def value_outputs(self, sequences: Sequences) -> Tensor:
+        """Values with their graph; columns that do not count hold anything."""
+        return self.value(*sequences, training=True)
 
     def roles(self) -> dict[str, list[nn.Parameter]]:
         """The trained weights of each role."""

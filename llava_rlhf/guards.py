@@ -50,9 +50,16 @@ class Guard:
         bad = (~torch.isfinite(rewards.sum(dim=1))).nonzero().flatten().tolist()
         self._stop_if(bool(bad), "a reward", experience, bad, step)
 
-    def check_loss(self, loss: Tensor, experience: Experience, rows: Sequence[int], step: int) -> None:
-        """Refuse a non-finite loss before its backward. Raises NonFiniteError on every process."""
-        self._stop_if(not bool(torch.isfinite(loss)), "the loss", experience, rows, step)
+    def check_losses(
+        self, losses: Sequence[Tensor], experience: Experience, rows: Sequence[int], step: int
+    ) -> None:
+        """Refuse non-finite losses of an optimizer step's micro-batches, before its weights move (under DeepSpeed after).
+
+        Raises NonFiniteError on every process.
+        """
+        self._stop_if(
+            not bool(torch.isfinite(torch.stack(list(losses))).all()), "the loss", experience, rows, step
+        )
 
     def check_norm(self, norm: float, experience: Experience, rows: Sequence[int], step: int) -> None:
         """Refuse a non-finite gradient, before it reaches the weights unless DeepSpeed's engine has just applied it.

@@ -39,6 +39,11 @@ class Numerics(str, Enum):
         return responses, mask, torch.ones_like(mask)
 
     @property
+    def counts_padding(self) -> bool:
+        """Whether what is computed at padding behind a response is read."""
+        return self is Numerics.PUBLISHED
+
+    @property
     def clips_jointly(self) -> bool:
         """Whether policy and value are clipped by the norm of both together; else each by its own."""
         return self is Numerics.PUBLISHED

@@ -63,6 +63,16 @@ class StrictParser(HfArgumentParser):
             raise ArgumentError(f"unexpected value on the command line: {' '.join(remaining)}")
         return tuple(parsed)
 
+    def parse_values(self, argv: Sequence[str]) -> dict[str, Any]:
+        """All flags by name, without the objects that check them: for who only looks, where the files named are not.
+
+        Required flags may be missing (None). Raises ArgumentError as `parse` does.
+        """
+        self._refuse_unknown_flags(argv)
+        for action in self._actions:
+            action.required = False
+        return vars(self.parse_args(list(argv)))
+
     def _refuse_unknown_flags(self, argv: Sequence[str]) -> None:
         # Before argparse complains of missing ones: a misspelt required flag should be called misspelt.
         known = [option for option in self._option_string_actions if option.startswith("--")]

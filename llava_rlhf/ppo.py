@@ -108,6 +108,7 @@ class PPOTrainer:
         experience = self.collector.collect(
             (next(batches) for _ in passes),
             self.stream.uniforms(step, self.response_len).to(self.accelerator.device),
+            self.stream.sampling_order(step),
         )
         self.guard.check_experience(experience, step)
         # 2. Shape the reward.
@@ -168,10 +169,12 @@ class PPOTrainer:
             "response/length_mean": lengths,
             "response/stop_rate": experience.stopped,
         }
-        per_token = {
-            "objective/entropies": experience.entropies,
-            "objective/ref_entropies": experience.ref_entropies,
-        }
+        per_token = {}
+        if experience.entropies is not None:
+            per_token = {
+                "objective/entropies": experience.entropies,
+                "objective/ref_entropies": experience.ref_entropies,
+            }
         sums = {name: values.double().sum() for name, values in per_row.items()}
         sums |= {name: (values * mask).double().sum() for name, values in per_token.items()}
         totals = global_sums(self.accelerator, sums | {"rows": len(lengths), "tokens": mask.sum()})

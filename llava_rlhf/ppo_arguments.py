@@ -105,9 +105,25 @@ class PPOArguments:
     step_batch_size: int = field(
         default=256, metadata={"help": "Rollouts per optimizer step, all processes together."}
     )
-    step_per_device_batch_size: int = field(default=16, metadata={"help": "Rollouts per backward pass."})
+    step_per_device_batch_size: int = field(
+        default=16, metadata={"help": "Rollouts per backward pass, at most."}
+    )
+    tokens_per_micro_batch: int = field(
+        default=0,
+        metadata={
+            "help": "Scoring and backward passes take rows × longest row ≤ so many tokens (an image counts in full); "
+            "0: as the batch sizes say."
+        },
+    )
     noptepochs: int = field(default=2, metadata={"help": "Passes over a rollout batch."})
     temperature: float = field(default=1.0, metadata={"help": "Of sampling and of all log-probabilities."})
+    merge_adapter_for_sampling: bool = field(
+        default=True,
+        metadata={
+            "help": "Sample with a copy of the base's weights that holds the policy's adapter: faster, for the memory of "
+            "that copy. A base in 4 or 8 bits is never copied."
+        },
+    )
     stop_at_question_mark: bool = field(
         default=False,
         metadata={"help": "Also cut a response after its first '?', which then lacks the stop token."},
@@ -144,7 +160,10 @@ class PPOArguments:
         default=True, metadata={"help": "Recompute activations: less memory, slower."}
     )
     logits_chunk_size: int = field(
-        default=1024, metadata={"help": "Response tokens per vocabulary projection."}
+        default=128, metadata={"help": "Response tokens per vocabulary projection."}
+    )
+    log_entropy: bool = field(
+        default=True, metadata={"help": "Measure the entropy of policy and reference; no loss needs it."}
     )
     bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
     fp16: bool = field(default=False, metadata={"help": "Weights and activations in float16."})
@@ -173,7 +192,7 @@ class PPOArguments:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
         if not self.temperature > 0:
             raise ValueError(f"--temperature {self.temperature}: must be above 0")
-        for name in "cliprange cliprange_value vf_coef warmup_steps weight_decay save_total_limit".split():
+        for name in "cliprange cliprange_value vf_coef warmup_steps weight_decay save_total_limit tokens_per_micro_batch".split():
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 0")
         for name in ("gamma", "lam"):
@@ -222,7 +241,6 @@ class BatchPlan:
         rollouts: rows this process samples per PPO step.
         rollout_micro_batches: sampling passes per PPO step.
         optimizer_steps: per pass over the rollouts.
-        accumulation: backward passes per optimizer step.
         ppo_steps: PPO steps of the whole run.
     """
 
@@ -230,7 +248,6 @@ class BatchPlan:
     rollouts: int
     rollout_micro_batches: int
     optimizer_steps: int
-    accumulation: int
     ppo_steps: int
 
 
@@ -251,11 +268,7 @@ def plan_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> BatchPla
         ppo.rollout_batch_size,
         "rollout_batch_size must be a multiple of processes × rollout_per_device_batch_size",
     )
-    divides(
-        world_size * ppo.step_per_device_batch_size,
-        ppo.step_batch_size,
-        "step_batch_size must be a multiple of processes × step_per_device_batch_size",
-    )
+    divides(world_size, ppo.step_batch_size, "step_batch_size must be a multiple of processes")
     divides(
         ppo.step_batch_size,
         ppo.rollout_batch_size,
@@ -268,12 +281,7 @@ def plan_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> BatchPla
     if problems:
         numbers = ", ".join(
             f"{name} {getattr(ppo, name)}"
-            for name in (
-                "rollout_batch_size",
-                "rollout_per_device_batch_size",
-                "step_batch_size",
-                "step_per_device_batch_size",
-            )
+            for name in ("rollout_batch_size", "rollout_per_device_batch_size", "step_batch_size")
         )
         raise ValueError(
             f"batch sizes do not fit ({numbers}, processes {world_size}): " + "; ".join(problems)
@@ -284,6 +292,5 @@ def plan_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> BatchPla
         rollouts=ppo.rollout_batch_size // world_size,
         rollout_micro_batches=ppo.rollout_batch_size // (world_size * ppo.rollout_per_device_batch_size),
         optimizer_steps=ppo.rollout_batch_size // ppo.step_batch_size,
-        accumulation=ppo.step_batch_size // (world_size * ppo.step_per_device_batch_size),
         ppo_steps=min(steps, ppo.max_steps) if ppo.max_steps > 0 else steps,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from llava_rlhf.assemble import Cast, TextSide, unsampled_ids
 from llava_rlhf.checkpoints import leave_frozen_weights_out
 from llava_rlhf.guards import Guard
 from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
+from llava_rlhf.micro_batches import MicroBatches
 from llava_rlhf.optimization import clip_each_group, make_optimizer
 from llava_rlhf.ppo import PPOTrainer
 from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments
@@ -21,6 +22,7 @@ from llava_rlhf.ppo_checkpoints import PPOState
 from llava_rlhf.ppo_update import PPOUpdater
 from llava_rlhf.prompt_stream import PromptStream
 from llava_rlhf.rollout import RolloutCollector
+from llava_rlhf.rollout_engine import PolicyEngine
 from models.generation import SamplingSettings
 
 
@@ -42,8 +44,9 @@ def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
     if ppo.deepspeed is not None:
         config = ppo.deepspeed_config()
         config.update(
-            train_micro_batch_size_per_gpu=ppo.step_per_device_batch_size,
-            gradient_accumulation_steps=plan.accumulation,
+            # How many backward passes make an optimizer step is told to it in each of them.
+            train_micro_batch_size_per_gpu=ppo.step_batch_size // plan.world_size,
+            gradient_accumulation_steps=1,
             train_batch_size=ppo.step_batch_size,
             # Its engine clips all gradients together; 0: not at all, `clip_each_group` does it.
             gradient_clipping=ppo.max_grad_norm if ppo.numerics.clips_jointly else 0.0,
@@ -57,7 +60,6 @@ def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
     accelerator = Accelerator(
         cpu=True if ppo.use_cpu and plugin is None else None,
         mixed_precision="bf16" if ppo.bf16 else "fp16" if ppo.fp16 else "no",
-        gradient_accumulation_steps=plan.accumulation,
         deepspeed_plugin=plugin,
         log_with=None if ppo.report_to == "none" else ppo.report_to.split(","),
         project_dir=ppo.output_dir,
@@ -78,11 +80,14 @@ def assemble_trainer(
     plan: BatchPlan,
     cast: Cast,
     text: TextSide,
-    n_prompts: int,
+    prompt_lengths: Sequence[int],
     judge_base: str,
     learning_rate: Callable[[int], float],
 ) -> PPOTrainer:
-    """Put the parts of the loop together; the optimizer holds the trained weights of policy and value."""
+    """Put the parts of the loop together; the optimizer holds the trained weights of policy and value.
+
+    `prompt_lengths` are the tokens of each prompt.
+    """
     ppo = settings.ppo
     collector = make_collector(cast, text, settings, accelerator.device)
     actor_critic = ActorCritic(cast.policy, cast.value, collector.scoring)
@@ -91,9 +96,18 @@ def assemble_trainer(
     optimizer = make_optimizer(ppo.optim, list(roles), ppo.learning_rate, ppo.weight_decay)
     if ppo.deepspeed is not None and not ppo.numerics.clips_jointly:
         clip_each_group(optimizer, ppo.max_grad_norm)
-    model, optimizer = accelerator.prepare(actor_critic, optimizer)
+    if ppo.deepspeed is not None:
+        model, optimizer = accelerator.prepare(actor_critic, optimizer)
+    else:  # without DDP, see `gradients`
+        model = accelerator.prepare_model(actor_critic, evaluation_mode=True)
+        optimizer = accelerator.prepare_optimizer(optimizer)
     stream = PromptStream(
-        n_prompts, ppo.rollout_batch_size, accelerator.process_index, accelerator.num_processes, ppo.seed
+        len(prompt_lengths),
+        ppo.rollout_batch_size,
+        accelerator.process_index,
+        accelerator.num_processes,
+        ppo.seed,
+        prompt_lengths,
     )
     controller = make_kl_controller(settings.reward)
     guard = Guard(accelerator, ppo.output_dir)
@@ -105,7 +119,7 @@ def assemble_trainer(
         response_len=settings.data.response_len,
         stream=stream,
         collector=collector,
-        updater=PPOUpdater(accelerator, model, optimizer, collector, ppo, plan, stream, guard),
+        updater=PPOUpdater(accelerator, model, optimizer, collector, ppo, stream, guard),
         kl_controller=controller,
         learning_rate=learning_rate,
         state=PPOState(
@@ -135,9 +149,15 @@ def make_collector(
         ppo.temperature,
         tuple(banned.tolist()),
     )
-    scoring = ScoringSettings(ppo.temperature, ppo.logits_chunk_size, banned.to(device))
+    scoring = ScoringSettings(ppo.temperature, ppo.logits_chunk_size, banned.to(device), ppo.log_entropy)
     return RolloutCollector(
-        cast, tokenizer, sampling, scoring, ppo.reward_model_per_device_batch_size, ppo.numerics
+        cast,
+        tokenizer,
+        PolicyEngine(cast.policy, sampling, ppo.merge_adapter_for_sampling),
+        scoring,
+        MicroBatches(ppo.rollout_per_device_batch_size, ppo.tokens_per_micro_batch),
+        MicroBatches(ppo.reward_model_per_device_batch_size, ppo.tokens_per_micro_batch),
+        ppo.numerics,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +13,13 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llava_rlhf.actor_critic import ActorCritic
-from llava_rlhf.functional.losses import policy_loss, value_loss
+from llava_rlhf.actor_critic import ActorCritic, Sequences
+from llava_rlhf.functional.losses import LossSum, policy_loss, value_loss
+from llava_rlhf.gradients import Gradients
 from llava_rlhf.guards import Guard
 from llava_rlhf.metrics import global_sums
-from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments
+from llava_rlhf.micro_batches import MicroBatches, micro_batches, split_into
+from llava_rlhf.ppo_arguments import PPOArguments
 from llava_rlhf.prompt_stream import PromptStream
 from llava_rlhf.rollout import Experience, RolloutCollector
 
@@ -34,11 +36,11 @@ class PPOUpdater:
     """Runs the passes over a rollout batch.
 
     Args:
-        accelerator: its gradient accumulation must be `plan.accumulation`.
+        accelerator: processes and devices.
         model: the prepared `ActorCritic`.
         optimizer: prepared.
         collector: builds the sequences of each base.
-        arguments, plan, stream: numbers, batch sizes, and which rollouts belong together.
+        arguments, stream: numbers, and which rollouts belong together.
         guard: stops the run on a non-finite loss or gradient.
     """
 
@@ -49,7 +51,6 @@ class PPOUpdater:
         optimizer: torch.optim.Optimizer,
         collector: RolloutCollector,
         arguments: PPOArguments,
-        plan: BatchPlan,
         stream: PromptStream,
         guard: Guard,
     ):
@@ -58,11 +59,12 @@ class PPOUpdater:
         self.optimizer = optimizer
         self.collector = collector
         self.arguments = arguments
-        self.plan = plan
         self.stream = stream
         self.guard = guard
-        actor_critic: ActorCritic = accelerator.unwrap_model(model)
-        self.roles = actor_critic.roles()
+        self.actor_critic: ActorCritic = accelerator.unwrap_model(model)
+        self.roles = self.actor_critic.roles()
+        self.gradients = Gradients(accelerator, self.roles)
+        self.batches = MicroBatches(arguments.step_per_device_batch_size, arguments.tokens_per_micro_batch)
 
     def update(
         self, experience: Experience, targets: Targets, step: int, learning_rate: float
@@ -97,65 +99,110 @@ class PPOUpdater:
         # What counts in the whole optimizer step, over all processes and micro-batches: the one division.
         local_tokens = experience.counted[torch.tensor(rows, device=experience.counted.device)].sum()
         tokens = self.accelerator.reduce(local_tokens, reduction="sum")
-        size = self.arguments.step_per_device_batch_size
-        norms: dict[str, float] = {}
-        for start in range(0, len(rows), size):
-            with self.accelerator.accumulate(self.model):
-                self._backward(experience, targets, rows[start : start + size], tokens, sums, step)
-                if self.accelerator.sync_gradients:
-                    norms = self._clip()
-                    self.guard.check_norm(norms["grad_norm"], experience, rows, step)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+        losses: list[Tensor] = []
+
+        def check(found: Sequence[Tensor]) -> None:
+            self.guard.check_losses(found, experience, rows, step)
+
+        def train_on(chosen: Sequence[int], last: bool = False) -> None:
+            batch = self._micro_batch(experience, targets, [rows[index] for index in chosen])
+            policy, value = self._backward(batch, tokens, last, check)
+            losses.append(policy.sum.detach() + value.sum.detach())
+            for name, total in {
+                "count": policy.count,
+                "loss/policy": policy.sum.detach(),
+                "loss/value": value.sum.detach(),
+                **policy.stats,
+                **value.stats,
+            }.items():
+                sums[name] = sums[name] + total
+
+        lengths = [experience.sequence_lengths[row] for row in rows]
+        if self._deepspeed:
+            for group, last in self._equal_groups(lengths):
+                train_on(group, last)
+        else:
+            self.batches.run(lengths, train_on)
+            self.gradients.sum_over_processes()
+            check(losses)
+        norms = self._clip()
+        self.guard.check_norm(norms["grad_norm"], experience, rows, step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.guard.weights_changed = True
         return norms
 
-    def _backward(
-        self,
-        experience: Experience,
-        targets: Targets,
-        rows: Sequence[int],
-        tokens: Tensor,
-        sums: defaultdict[str, Tensor | float],
-        step: int,
-    ) -> None:
+    def _equal_groups(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], bool]]:
+        """As many groups on every process, and which is the last: the engine exchanges gradients in each backward."""
+        groups = micro_batches(lengths, self.batches.max_rows, self.batches.max_tokens)
+        counts = self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device))
+        groups = split_into(groups, int(counts.max()))
+        for index, group in enumerate(groups):
+            yield group, index == len(groups) - 1
+
+    def _micro_batch(self, experience: Experience, targets: Targets, rows: Sequence[int]) -> _MicroBatch:
         responses, mask, counted = experience.rows(rows)
-        width = counted.shape[1]
         items = [experience.items[row] for row in rows]
         index = torch.tensor(rows, device=mask.device)
-
-        def old(tensor: Tensor) -> Tensor:
-            return tensor[index, :width]
-
-        log_probs, entropy, values = self.model(
-            self.collector.policy_sequences(items, responses, mask, experience.policy_images.select(rows)),
-            self.collector.value_sequences(items, responses, mask, experience.judge_images.select(rows)),
+        width = counted.shape[1]
+        return _MicroBatch(
+            self.collector.policy_sequences(
+                items, responses, mask, counted, experience.policy_images.select(rows)
+            ),
+            self.collector.value_sequences(
+                items, responses, mask, counted, experience.judge_images.select(rows)
+            ),
             counted,
+            experience.log_probs[index, :width],
+            experience.values[index, :width],
+            targets.advantages[index, :width],
+            targets.returns[index, :width],
         )
-        policy = policy_loss(
-            log_probs, old(experience.log_probs), old(targets.advantages), counted, self.arguments.cliprange
-        )
-        value = value_loss(
-            values, old(experience.values), old(targets.returns), counted, self.arguments.cliprange_value
-        )
-        loss = (policy.sum + self.arguments.vf_coef * value.sum) / tokens
-        self.guard.check_loss(loss, experience, rows, step)
-        # DDP averages over processes and accelerate divides by the accumulation; `tokens` already counts both.
-        self.accelerator.backward(loss * self.accelerator.num_processes * self.plan.accumulation)
 
-        for name, total in {
-            "count": policy.count,
-            "loss/policy": policy.sum.detach(),
-            "loss/value": value.sum.detach(),
-            "policy/entropy": (entropy * counted).sum(),
-            **policy.stats,
-            **value.stats,
-        }.items():
-            sums[name] = sums[name] + total
+    def _backward(
+        self, batch: _MicroBatch, tokens: Tensor, last: bool, check: Callable[[Sequence[Tensor]], None]
+    ) -> tuple[LossSum, LossSum]:
+        """Add the gradients of one micro-batch.
+
+        Only DeepSpeed, which steps inside its last backward, reads `last` and has the loss checked here.
+        """
+        if self._deepspeed:
+            # One forward and one backward of one module, which is what an engine can follow.
+            outputs = self.model(batch.policy_sequences, batch.value_sequences, batch.counted)
+            policy, value = self._policy_loss(batch, *outputs[:2]), self._value_loss(batch, outputs[2])
+            loss = (policy.sum + self.arguments.vf_coef * value.sum) / tokens
+            check([loss.detach()])
+            self.accelerator.sync_gradients = last
+            self.accelerator.backward(
+                loss * self.accelerator.num_processes
+            )  # the engine averages over processes
+            return policy, value
+        # One role after the other: the activations of one are gone before those of the other are made.
+        actor_critic = self.actor_critic
+        policy = self._policy_loss(batch, *actor_critic.policy_outputs(batch.policy_sequences, batch.counted))
+        gradients = {"policy": self.gradients.of("policy", policy.sum / tokens)}
+        policy = policy.detached()
+        value = self._value_loss(batch, actor_critic.value_outputs(batch.value_sequences))
+        gradients["value"] = self.gradients.of("value", self.arguments.vf_coef * value.sum / tokens)
+        self.gradients.add(gradients)
+        return policy, value
+
+    def _policy_loss(self, batch: _MicroBatch, log_probs: Tensor, entropy: Tensor | None) -> LossSum:
+        loss = policy_loss(
+            log_probs, batch.old_log_probs, batch.advantages, batch.counted, self.arguments.cliprange
+        )
+        if entropy is not None:
+            loss.stats["policy/entropy"] = (entropy * batch.counted).sum()
+        return loss
+
+    def _value_loss(self, batch: _MicroBatch, values: Tensor) -> LossSum:
+        return value_loss(
+            values, batch.old_values, batch.returns, batch.counted, self.arguments.cliprange_value
+        )
 
     def _clip(self) -> dict[str, float]:
         """Clip the gradients as `--numerics` says; returns the norms before clipping."""
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if self._deepspeed:
             # The engine owns the gradients, and clips them as `ppo_assembly` told it.
             return {"grad_norm": float(self.model.get_global_grad_norm() or 0.0)}
         self.accelerator.unscale_gradients(self.optimizer)
@@ -171,6 +218,23 @@ class PPOUpdater:
             "grad_norm": float(joint),
             **{f"grad_norm_{role}": float(norm) for role, norm in norms.items()},
         }
+
+    @property
+    def _deepspeed(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    """What one backward pass needs: sequences for both bases, and float32[B, T] of rollout and targets."""
+
+    policy_sequences: Sequences
+    value_sequences: Sequences
+    counted: Tensor
+    old_log_probs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
 
 
 def _finite_mean(numbers: Sequence[float]) -> float:

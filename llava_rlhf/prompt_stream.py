@@ -6,7 +6,7 @@ can be continued at any step, and 1, 2 or 4 processes see the same batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ class PromptStream:
         rollout_batch_size: prompts of one PPO step over all processes; a last incomplete batch of an epoch is left out.
         rank, world_size: this process.
         seed: of the order (a new one each epoch).
+        lengths: tokens of each prompt; those of a step are then sampled in order of length, so that little is padded.
     """
 
     n_prompts: int
@@ -29,6 +30,7 @@ class PromptStream:
     rank: int
     world_size: int
     seed: int
+    lengths: Sequence[int] | None = None
 
     def rows(self, step: int) -> list[int]:
         """Dataset rows of this process in PPO step `step` (from 0). Global position g belongs to rank g mod world."""
@@ -41,10 +43,17 @@ class PromptStream:
         """Global positions in the rollout batch of this process's rows, in the order of `rows`."""
         return list(range(self.rank, self.rollout_batch_size, self.world_size))
 
+    def sampling_order(self, step: int) -> list[int]:
+        """In which order this process samples its rollouts: indices into `rows(step)`."""
+        rows = self.rows(step)
+        key = None if self.lengths is None else (lambda index: self.lengths[rows[index]])
+        return sorted(range(len(rows)), key=key)
+
     def micro_batches(self, first_step: int, n_steps: int, size: int) -> Iterator[list[int]]:
-        """Rows of all sampling passes of steps `first_step` … `n_steps` − 1, `size` rows each."""
+        """Rows of all sampling passes of steps `first_step` … `n_steps` − 1, `size` rows each, in sampling order."""
         for step in range(first_step, n_steps):
             rows = self.rows(step)
+            rows = [rows[index] for index in self.sampling_order(step)]
             for start in range(0, len(rows), size):
                 yield rows[start : start + size]
 

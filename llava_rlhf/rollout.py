@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.batches import PromptBatch, right_pad
 from data_utils.datasets import PromptItem
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.actor_critic import (
-    ImageFeatures,
     ScoringSettings,
     Sequences,
-    expanded_queries,
     join_responses,
     response_log_probs,
 )
 from llava_rlhf.assemble import Cast
+from llava_rlhf.image_features import ImageFeatures, SeenImages
+from llava_rlhf.micro_batches import MicroBatches
 from llava_rlhf.numerics import Numerics
-from models.generation import SamplingSettings
+from llava_rlhf.rollout_engine import RolloutEngine
 from models.vlm import VisionLanguageModel
 
 
@@ -31,17 +32,18 @@ class Experience:
     """Rollouts of one process. `R` rows; `T` columns, the longest response.
 
     Attributes:
-        items: the prompts, each with everything that belongs to it.
+        items: the prompts, each with everything that belongs to it but its pixels.
         responses: int64[R, T], right-padded; the stop token is included.
         response_mask: bool[R, T], True at real tokens.
         counted: bool[R, T], True where a column enters means and losses (`Numerics`): by default at real tokens.
         stopped: bool[R], whether the response ends with the stop token.
         texts: decoded responses without control tokens.
         log_probs, ref_log_probs: float32[R, T] in nats, of the sampling policy and the reference; 0 where not counted.
-        entropies, ref_entropies: float32[R, T] in nats.
+        entropies, ref_entropies: float32[R, T] in nats, or None where they were not asked for.
         values: float32[R, T]; 0 where not counted.
         scores: float32[R], reward model only.
         policy_images, judge_images: image features for each base.
+        sequence_lengths: positions that query and counted response take, in the base where they are more.
     """
 
     items: list[PromptItem]
@@ -52,12 +54,13 @@ class Experience:
     texts: list[str]
     log_probs: Tensor
     ref_log_probs: Tensor
-    entropies: Tensor
-    ref_entropies: Tensor
+    entropies: Tensor | None
+    ref_entropies: Tensor | None
     values: Tensor
     scores: Tensor
     policy_images: ImageFeatures
     judge_images: ImageFeatures
+    sequence_lengths: list[int]
 
     @property
     def lengths(self) -> Tensor:
@@ -72,15 +75,26 @@ class Experience:
         return self.responses[index, :width], self.response_mask[index, :width], counted[:, :width]
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """What was asked and answered, before anything is said of it; fields as in `Experience`."""
+
+    items: list[PromptItem]
+    responses: Tensor
+    mask: Tensor
+    policy_images: ImageFeatures
+    judge_images: ImageFeatures
+
+
 class RolloutCollector:
-    """Samples and scores prompts with the four roles.
+    """Samples prompts with the policy, then lets the four roles look at all answers of a step, similar lengths together.
 
     Args:
         cast: the roles.
         tokenizer: of both bases.
-        sampling: how to answer.
+        engine: answers the prompts.
         scoring: how log-probabilities are taken.
-        judge_batch_size: rows the reward model scores at once.
+        batches, judge_batches: rows that policy, reference and value, or the reward model, look at together.
         numerics: which columns count.
     """
 
@@ -88,48 +102,102 @@ class RolloutCollector:
         self,
         cast: Cast,
         tokenizer: PreTrainedTokenizerBase,
-        sampling: SamplingSettings,
+        engine: RolloutEngine,
         scoring: ScoringSettings,
-        judge_batch_size: int,
+        batches: MicroBatches,
+        judge_batches: MicroBatches,
         numerics: Numerics = Numerics.CORRECTED,
     ):
         self.cast = cast
         self.tokenizer = tokenizer
-        self.sampling = sampling
+        self.engine = engine
         self.scoring = scoring
-        self.judge_batch_size = judge_batch_size
+        self.batches = batches
+        self.judge_batches = judge_batches
         self.numerics = numerics
 
     @property
     def pad_id(self) -> int:
         """Fills padded columns; they are masked by position."""
-        return self.sampling.pad_id
+        return self.engine.settings.pad_id
 
     @torch.no_grad()
-    def collect(self, batches: Iterable[PromptBatch], uniforms: Tensor) -> Experience:
+    def collect(
+        self, batches: Iterable[PromptBatch], uniforms: Tensor, order: Sequence[int] | None = None
+    ) -> Experience:
         """Roll out the sampling passes of one PPO step.
 
         Args:
             batches: the prompts of this process, pass by pass.
-            uniforms: float[R, max_new_tokens], one row a prompt, in order.
+            uniforms: float[R, max_new_tokens], one row a prompt.
+            order: for each prompt, as the passes bring them, its row in `uniforms` and in the result; None: as they come.
         """
-        parts, start = [], 0
+        order = range(len(uniforms)) if order is None else order
+        # 1. Images, and answers to them.
+        seen, parts, start = SeenImages(), [], 0
         for batch in batches:
-            parts.append(self._roll_out(batch, uniforms[start : start + len(batch.items)]))
-            start += len(batch.items)
-        return _join(parts, self.pad_id)
+            rows = list(order[start : start + len(batch.items)])
+            parts.append(self._answer(batch, uniforms[rows], seen))
+            start += len(rows)
+        answers = _join(parts, order, self.pad_id)
+        responses, mask, counted = self.numerics.columns(
+            answers.responses, answers.mask, self.engine.settings.max_new_tokens, self.pad_id
+        )
+        counts = counted.sum(dim=1).tolist()
+        lengths = [
+            max(self._query_length(item, vlm) for vlm in (self._policy_vlm, self._judge_vlm)) + count
+            for item, count in zip(answers.items, counts, strict=True)
+        ]
+        # 2. What the four roles say of them.
+        looks = self._look(answers, responses, mask, counted, lengths)
+        scores = self._scores(answers.items, responses, mask, answers.judge_images)
+        texts = [
+            self.tokenizer.decode(row[real], skip_special_tokens=True).strip()
+            for row, real in zip(responses, mask, strict=True)
+        ]
+        return Experience(
+            items=answers.items,
+            responses=responses,
+            response_mask=mask,
+            counted=counted,
+            stopped=((responses == self.tokenizer.eos_token_id) & mask).any(dim=1),
+            texts=texts,
+            scores=scores,
+            policy_images=answers.policy_images,
+            judge_images=answers.judge_images,
+            sequence_lengths=lengths,
+            **looks,
+        )
 
     def policy_sequences(
-        self, items: Sequence[PromptItem], responses: Tensor, mask: Tensor, features: Tensor | None
+        self,
+        items: Sequence[PromptItem],
+        responses: Tensor,
+        mask: Tensor,
+        counted: Tensor,
+        features: Tensor | None,
     ) -> Sequences:
         """Prompts and responses as the policy's base sees them."""
-        return self._sequences(self.cast.policy.bank.vlm, items, responses, mask, features)
+        return self._sequences(self._policy_vlm, items, responses, mask, counted, features)
 
     def value_sequences(
-        self, items: Sequence[PromptItem], responses: Tensor, mask: Tensor, features: Tensor | None
+        self,
+        items: Sequence[PromptItem],
+        responses: Tensor,
+        mask: Tensor,
+        counted: Tensor,
+        features: Tensor | None,
     ) -> Sequences:
         """Prompts and responses as the judge's base sees them; the value model reads no reward prompt."""
-        return self._sequences(self.cast.value.bank.vlm, items, responses, mask, features)
+        return self._sequences(self._judge_vlm, items, responses, mask, counted, features)
+
+    @property
+    def _policy_vlm(self) -> VisionLanguageModel:
+        return self.cast.policy.bank.vlm
+
+    @property
+    def _judge_vlm(self) -> VisionLanguageModel:
+        return self.cast.reward.bank.vlm
 
     def _sequences(
         self,
@@ -137,98 +205,91 @@ class RolloutCollector:
         items: Sequence[PromptItem],
         responses: Tensor,
         mask: Tensor,
+        counted: Tensor,
         features: Tensor | None,
     ) -> Sequences:
-        queries = expanded_queries([item.query_ids for item in items], vlm, self.pad_id)
-        return join_responses(queries, responses, mask, features)
+        queries = [item.query_ids for item in items]
+        padding_read = self.numerics.counts_padding
+        return join_responses(queries, responses, mask, counted, features, vlm, self.pad_id, padding_read)
 
-    def _roll_out(self, batch: PromptBatch, uniforms: Tensor) -> Experience:
-        cast, items = self.cast, batch.items
-        # 1. Images once for each base.
-        slots = [len(item.image_names) for item in items]
-        policy_images = ImageFeatures.encode(cast.policy.bank.vlm, batch.images, slots)
+    def _query_length(self, item: PromptItem, vlm: VisionLanguageModel) -> int:
+        return len(item.query_ids) + len(item.image_names) * (vlm.tokens_per_image - 1)
+
+    def _answer(self, batch: PromptBatch, uniforms: Tensor, seen: SeenImages) -> _Answers:
+        items = batch.items
+        policy_images = seen.encode("policy", self._policy_vlm, batch.images, items)
         judge_images = policy_images
-        if not cast.shared:
-            judge_images = ImageFeatures.encode(
-                cast.reward.bank.vlm, batch.reward_images or batch.images, slots
-            )
-        every_row = range(len(items))
-        policy_features, judge_features = policy_images.select(every_row), judge_images.select(every_row)
+        if not self.cast.shared:
+            judge_images = seen.encode("judge", self._judge_vlm, batch.reward_images or batch.images, items)
+        responses, mask = self.engine.sample(batch, uniforms, policy_images.select(range(len(items))))
+        # What is kept for the update are features, not pixels.
+        items = [replace(item, images=None, reward_images=None) for item in items]
+        return _Answers(items, responses, mask, policy_images, judge_images)
 
-        # 2. Answers.
-        queries = expanded_queries([item.query_ids for item in items], cast.policy.bank.vlm, self.pad_id)
-        responses, mask = cast.policy.sample(*queries, policy_features, self.sampling, uniforms)
-        stopped = ((responses == self.tokenizer.eos_token_id) & mask).any(dim=1)
-        responses, mask, counted = self.numerics.columns(
-            responses, mask, self.sampling.max_new_tokens, self.pad_id
-        )
+    def _look(
+        self, answers: _Answers, responses: Tensor, mask: Tensor, counted: Tensor, lengths: Sequence[int]
+    ) -> dict[str, Tensor | None]:
+        """What policy, reference and value say of every response: float32[R, T], 0 where not counted."""
+        names = ["log_probs", "ref_log_probs", "values"]
+        names += ["entropies", "ref_entropies"] if self.scoring.entropy else []
+        found = {name: torch.zeros(responses.shape, device=responses.device) for name in names}
 
-        # 3. What policy and reference think of them.
-        sequences = join_responses(queries, responses, mask, policy_features)
-        log_probs, entropies = response_log_probs(cast.policy, sequences, counted, self.scoring)
-        ref_log_probs, ref_entropies = response_log_probs(cast.reference, sequences, counted, self.scoring)
+        def look(rows: list[int]) -> None:
+            index = torch.tensor(rows, device=responses.device)
+            width = int(counted[index].sum(dim=1).max())
+            parts = [tensor[index, :width] for tensor in (responses, mask, counted)]
+            items = [answers.items[row] for row in rows]
+            sequences = self.policy_sequences(items, *parts, answers.policy_images.select(rows))
+            for role, prefix in ((self.cast.policy, ""), (self.cast.reference, "ref_")):
+                log_probs, entropies = response_log_probs(role, sequences, parts[2], self.scoring)
+                found[f"{prefix}log_probs"][index, :width] = log_probs
+                if entropies is not None:
+                    found[f"{prefix}entropies"][index, :width] = entropies
+            sequences = self.value_sequences(items, *parts, answers.judge_images.select(rows))
+            found["values"][index, :width] = self.cast.value(*sequences) * parts[2]
 
-        # 4. What value and reward model think of them.
-        values = cast.value(*self.value_sequences(items, responses, mask, judge_features), mask.shape[1])
-        scores = self._scores(items, responses, mask, judge_images)
-        texts = [
-            self.tokenizer.decode(row[real], skip_special_tokens=True).strip()
-            for row, real in zip(responses, mask, strict=True)
-        ]
-        return Experience(
-            items,
-            responses,
-            mask,
-            counted,
-            stopped,
-            texts,
-            log_probs,
-            ref_log_probs,
-            entropies,
-            ref_entropies,
-            values * counted,
-            scores,
-            policy_images,
-            judge_images,
-        )
+        self.batches.run(lengths, look)
+        return {"entropies": None, "ref_entropies": None, **found}
 
     def _scores(
         self, items: Sequence[PromptItem], responses: Tensor, mask: Tensor, images: ImageFeatures
     ) -> Tensor:
-        """float32[R] of [query, response, reward prompt], scored in batches of `judge_batch_size` rows."""
-        vlm = self.cast.reward.bank.vlm
-        rows = [
+        """float32[R] of [query, response, reward prompt]."""
+        vlm = self._judge_vlm
+        answers = responses.tolist()
+        sequences = [
             expand_image_tokens(item.query_ids, vlm.image_token_id, vlm.tokens_per_image)
-            + response[real].tolist()
+            + answer[:length]
             + list(item.reward_prompt_ids)
-            for item, response, real in zip(items, responses, mask, strict=True)
+            for item, answer, length in zip(items, answers, mask.sum(dim=1).tolist(), strict=True)
         ]
-        scores = []
-        for start in range(0, len(rows), self.judge_batch_size):
-            chosen = range(start, min(start + self.judge_batch_size, len(rows)))
-            ids, real = right_pad([rows[row] for row in chosen], self.pad_id)
-            scores.append(self.cast.reward(ids.to(vlm.device), real.to(vlm.device), images.select(chosen)))
-        return torch.cat(scores)
+        scores = torch.zeros(len(items), device=vlm.device)
+
+        def score(rows: list[int]) -> None:
+            ids, real = right_pad([sequences[row] for row in rows], self.pad_id)
+            found = self.cast.reward(
+                ids.to(vlm.device), real.to(vlm.device), images.select(rows), right_padded=True
+            )
+            scores[torch.tensor(rows, device=vlm.device)] = found
+
+        self.judge_batches.run([len(sequence) for sequence in sequences], score)
+        return scores
 
 
-def _join(parts: Sequence[Experience], pad_id: int) -> Experience:
-    """Several passes as one batch, padded to a common width."""
+def _join(parts: Sequence[_Answers], order: Sequence[int], pad_id: int) -> _Answers:
+    """Several passes as one batch of a common width, each row where `order` says."""
     width = max(part.responses.shape[1] for part in parts)
+    places = sorted(range(len(order)), key=lambda index: order[index])
+    index = torch.tensor(places, device=parts[0].responses.device)
 
-    def cat(name: str) -> Tensor:
-        fill = pad_id if name == "responses" else 0
-        tensors = [getattr(part, name) for part in parts]
-        if tensors[0].ndim == 1:
-            return torch.cat(tensors)
-        return torch.cat(
-            [torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=fill) for tensor in tensors]
-        )
+    def cat(tensors: Sequence[Tensor], fill: int) -> Tensor:
+        return torch.cat([pad(tensor, (0, width - tensor.shape[1]), value=fill) for tensor in tensors])[index]
 
-    tensors = "responses response_mask counted stopped log_probs ref_log_probs entropies ref_entropies values scores".split()
-    return Experience(
-        items=[item for part in parts for item in part.items],
-        texts=[text for part in parts for text in part.texts],
-        policy_images=ImageFeatures.join([part.policy_images for part in parts]),
-        judge_images=ImageFeatures.join([part.judge_images for part in parts]),
-        **{name: cat(name) for name in tensors},
+    items = [item for part in parts for item in part.items]
+    return _Answers(
+        [items[place] for place in places],
+        cat([part.responses for part in parts], pad_id),
+        cat([part.mask for part in parts], False),
+        ImageFeatures.join([part.policy_images for part in parts]).reordered(places),
+        ImageFeatures.join([part.judge_images for part in parts]).reordered(places),
     )

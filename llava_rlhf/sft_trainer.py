@@ -13,6 +13,7 @@ from llava_rlhf.role_trainer import RoleTrainer
 from models.roles import Policy
 
 IGNORE = -100
+CHUNK_SIZE = 1024  # supervised tokens per vocabulary projection
 
 
 class DialogueLoss(nn.Module):
@@ -24,7 +25,7 @@ class DialogueLoss(nn.Module):
         chunk_size: supervised tokens per vocabulary projection.
     """
 
-    def __init__(self, policy: Policy, banned_ids: Tensor, chunk_size: int = 1024):
+    def __init__(self, policy: Policy, banned_ids: Tensor, chunk_size: int = CHUNK_SIZE):
         super().__init__()
         self.policy = policy
         self.banned_ids = banned_ids.to(policy.bank.vlm.device)

@@ -102,7 +102,7 @@ def run(prepared: PPORun) -> None:
         plan,
         cast,
         prepared.text,
-        len(prepared.prompts),
+        [len(ids) for ids in prepared.prompts.column("query_ids")],
         prepared.judge_base,
         prepared.learning_rate,
     )

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.adapter_files import ADAPTER_WEIGHTS, read_adapter_config, save_adapter
+from models.sampling_layers import lora_places, stand_ins
 from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, VisionLanguageModel, lora_target_pattern
 
 
@@ -81,7 +81,7 @@ class AdapterBank(nn.Module):
             self.peft_model.add_adapter(name, configs[name])
         self.vlm = vlm
         self.trainable = frozenset(name for name, spec in adapters.items() if spec.trainable)
-        self._lora_layers = [module for module in vlm.model.modules() if isinstance(module, LoraLayer)]
+        self._lora_places = lora_places(vlm.model)
         self._active: str | None = None
         self.autocast_dtype = None if vlm.compute_dtype == torch.float32 else vlm.compute_dtype
         self._declare_trainable()
@@ -132,6 +132,25 @@ class AdapterBank(nn.Module):
                 yield self.vlm
         finally:
             self._active = None
+
+    @contextmanager
+    def use_for_sampling(self, name: str, merge: bool = True) -> Iterator[VisionLanguageModel]:
+        """As `use(name, training=False)` without gradients, with LoRA layers that are faster on few tokens.
+
+        Args:
+            name: one of `names`.
+            merge: work with a copy of the base's weights that holds the adapter, unless they are quantised: faster, for
+                the memory of that copy.
+
+        Raises:
+            KeyError: unknown name. RuntimeError: another `use` is open.
+        """
+        with (
+            self.use(name, training=False) as vlm,
+            torch.no_grad(),
+            stand_ins(self._lora_places, name, merge, vlm.compute_dtype),
+        ):
+            yield vlm
 
     def parameters_of(self, name: str) -> dict[str, nn.Parameter]:
         """The weights of one adapter, by their full parameter name."""
@@ -191,8 +210,8 @@ class AdapterBank(nn.Module):
         self._point_layers_at(name)
 
     def _point_layers_at(self, name: str) -> None:
-        for layer in self._lora_layers:
-            layer._active_adapter = [name]
+        for place in self._lora_places:
+            place.layer._active_adapter = [name]
 
     def _refuse_outside_context(self, module: nn.Module, inputs: tuple) -> None:
         if self._active is None:

@@ -1,8 +1,9 @@
 """Policy, value model and reward model. Each enters its own adapter, so that no loop ever switches one.
 
 A *sequence batch* is `input_ids` int64[B, L] with `mask` bool[B, L] (True at real tokens), images expanded to their
-positions, and `image_features` float[S, K, D] for the slots of its rows in order. Where a response is scored its `T`
-columns are the last ones of the sequence: `L = P + T`, prompts left-padded, responses right-padded.
+positions, and `image_features` float[S, K, D] for the slots of its rows in order. `mask` may be None where padding stands
+behind every row and is not read (see `VisionLanguageModel.forward`). Where a response is scored, `columns` int64[B, T] says
+where in the sequence its tokens stand.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Policy(nn.Module):
         self.adapter = adapter
 
     def hidden_states(
-        self, input_ids: Tensor, mask: Tensor, image_features: Tensor | None, training: bool = False
+        self, input_ids: Tensor, mask: Tensor | None, image_features: Tensor | None, training: bool = False
     ) -> Tensor:
         """Final hidden states float[B, L, D] of a sequence batch."""
         with self.bank.use(self.adapter, training) as vlm:
@@ -33,17 +34,16 @@ class Policy(nn.Module):
     def response_states(
         self,
         input_ids: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         image_features: Tensor | None,
-        response_len: int,
+        columns: Tensor,
         training: bool = False,
     ) -> Tensor:
-        """Hidden states float[B, T, D] from which the last `response_len` = T columns are predicted.
+        """Hidden states float[B, T, D] from which the tokens at `columns` are predicted: those one column earlier.
 
-        The state that predicts column t stands at t − 1, so the prompt must have at least one column.
+        So the prompt must have at least one column.
         """
-        hidden = self.hidden_states(input_ids, mask, image_features, training)
-        return hidden[:, -response_len - 1 : -1]
+        return _before(self.hidden_states(input_ids, mask, image_features, training), columns)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits float[..., V] of hidden states float[..., D]."""
@@ -56,9 +56,10 @@ class Policy(nn.Module):
         image_features: Tensor | None,
         settings: SamplingSettings,
         uniforms: Tensor | None = None,
+        merge_adapter: bool = True,
     ) -> Sample:
-        """Answer left-padded prompts int64[B, P]; see `models.generation.sample`."""
-        with self.bank.use(self.adapter, training=False) as vlm:
+        """Answer left-padded prompts int64[B, P]; see `models.generation.sample`, `AdapterBank.use_for_sampling`."""
+        with self.bank.use_for_sampling(self.adapter, merge_adapter) as vlm:
             return sample(vlm, input_ids, mask, image_features, settings, uniforms)
 
 
@@ -74,15 +75,15 @@ class ValueModel(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         image_features: Tensor | None,
-        response_len: int,
+        columns: Tensor,
         training: bool = False,
     ) -> Tensor:
         """float32[B, T]: the value before each response token is emitted (read one position earlier)."""
         with self.bank.use(self.adapter, training) as vlm:
             hidden = vlm(input_ids, mask, image_features)
-        return self.head(hidden[:, -response_len - 1 : -1])
+        return self.head(_before(hidden, columns))
 
 
 class RewardModel(nn.Module):
@@ -95,12 +96,26 @@ class RewardModel(nn.Module):
         self.head = head
 
     def forward(
-        self, input_ids: Tensor, mask: Tensor, image_features: Tensor | None, training: bool = False
+        self,
+        input_ids: Tensor,
+        mask: Tensor,
+        image_features: Tensor | None,
+        training: bool = False,
+        right_padded: bool = False,
     ) -> Tensor:
-        """float32[B] scores of a sequence batch, padded on either side. No vocabulary logits are computed."""
+        """float32[B] scores of a sequence batch. No vocabulary logits are computed.
+
+        Rows may be padded on either side; `right_padded` promises that they are padded behind, which is faster.
+        """
         with self.bank.use(self.adapter, training) as vlm:
-            hidden = vlm(input_ids, mask, image_features)
+            hidden = vlm(input_ids, None if right_padded else mask, image_features)
         rows = torch.arange(len(mask), device=mask.device)
         columns = torch.arange(mask.shape[1], device=mask.device)
         last = (mask * columns).argmax(dim=1)  # the largest column index among the real tokens
         return self.head(hidden[rows, last])
+
+
+def _before(hidden: Tensor, columns: Tensor) -> Tensor:
+    """float[B, T, D]: the states one column before int64[B, T]."""
+    rows = torch.arange(len(columns), device=columns.device).unsqueeze(1)
+    return hidden[rows, columns - 1]

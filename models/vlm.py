@@ -29,6 +29,9 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 
+from models.matrix_products import use_frozen_products
+from models.quantized import compute_alike_in_both_modes
+
 LANGUAGE_MODEL_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # bitsandbytes matches these against the start of the full module name; without them it would quantise the vision
@@ -83,7 +86,7 @@ class VisionLanguageModel(nn.Module):
 
     def __init__(self, model: LlavaForConditionalGeneration, compute_dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.model = model.requires_grad_(False)
+        self.model = use_frozen_products(model.requires_grad_(False))
         self.compute_dtype = compute_dtype
         config = model.config
         self.image_token_id: int = config.image_token_id
@@ -116,7 +119,7 @@ class VisionLanguageModel(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         image_features: Tensor | None = None,
         past_key_values: Cache | None = None,
     ) -> Tensor:
@@ -124,7 +127,8 @@ class VisionLanguageModel(nn.Module):
 
         Args:
             input_ids: int64[B, L], each image as `tokens_per_image` image tokens.
-            mask: bool[B, L], True at real tokens; with a cache bool[B, past + L].
+            mask: bool[B, L], True at real tokens; with a cache bool[B, past + L]. None: padding stands behind every row,
+                and nobody reads what is computed there, so that causal attention needs no mask.
             image_features: float[S, K, D] for the slots of these rows in order.
             past_key_values: a key/value cache, extended in place.
 
@@ -141,18 +145,42 @@ class VisionLanguageModel(nn.Module):
                 raise ValueError(f"{n_places} image positions in the text, {n_features} image features")
         if image_features is not None:
             embeds = embeds.masked_scatter(places.unsqueeze(-1), image_features.to(embeds.dtype))
-        # Real tokens are counted; columns behind a row's last one, which matter where padding counts, are counted on.
-        columns = torch.arange(mask.shape[1], device=mask.device)
-        behind_last = (columns - (mask * columns).amax(dim=1, keepdim=True)).clamp(min=0)
-        position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0) + behind_last
+        columns = torch.arange(input_ids.shape[1] if mask is None else mask.shape[1], device=input_ids.device)
+        position_ids = columns.unsqueeze(0)
+        if mask is not None:
+            # Real tokens are counted; columns behind a row's last one, which matter where padding counts, are counted on.
+            behind_last = (columns - (mask * columns).amax(dim=1, keepdim=True)).clamp(min=0)
+            position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0) + behind_last
         output = self.model.model.language_model(
             inputs_embeds=embeds,
-            attention_mask=mask.long(),
+            attention_mask=None if mask is None else mask.long(),
             position_ids=position_ids[:, -input_ids.shape[1] :],
             past_key_values=past_key_values,
             use_cache=past_key_values is not None,
         )
         return output.last_hidden_state
+
+    def decode(self, token: Tensor, mask: Tensor | None, position_ids: Tensor, cache: Cache) -> Tensor:
+        """One decoding step: a single token behind what the cache holds. Returns final normed hidden states float[B, D].
+
+        Args:
+            token: int64[B], no image tokens.
+            mask: bool[B, past + 1], True at real tokens; None when all are.
+            position_ids: int64[B, 1], counted from a row's first real token.
+            cache: keys and values, extended in place.
+        """
+        if mask is not None and self.model.config.get_text_config()._attn_implementation == "sdpa":
+            # The shape that attention needs: for any other transformers first looks whether all is True, and so waits
+            # for the device at every token.
+            mask = mask[:, None, None, :]
+        output = self.model.model.language_model(
+            inputs_embeds=self.model.get_input_embeddings()(token.unsqueeze(1)),
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[:, -1]
 
     def project(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits float[..., V] of hidden states float[..., D]."""
@@ -185,29 +213,9 @@ def load_base(path: str | Path, settings: BaseSettings) -> VisionLanguageModel:
     if quantization is None:
         model.to(settings.device)
     else:
-        _compute_alike_in_both_modes(model)
+        compute_alike_in_both_modes(model)
     model.eval()
     return VisionLanguageModel(model, settings.compute_dtype)
-
-
-def _compute_alike_in_both_modes(model: nn.Module) -> None:
-    """Let quantised layers compute in eval mode what they compute in train mode: what is sampled is what is trained.
-
-    On a CPU bitsandbytes goes by the mode. 4-bit weights are repacked in place at the first forward in eval mode (with
-    AVX512-BF16): rounded, for good, and into a product without gradient, so whoever samples first and trains afterwards
-    gets wrong gradients without any error. 8-bit layers round their inputs to 8 bits too, but only in eval mode.
-    """
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt  # only quantised bases need the package
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-        elif isinstance(module, Linear8bitLt):
-            module.register_forward_pre_hook(_pretend_training)
-
-
-def _pretend_training(module: nn.Module, inputs: tuple) -> None:
-    module.training = True
 
 
 def check_base(path: str | Path) -> None:

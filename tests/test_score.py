@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from data_utils.batches import PairCollator, right_pad
 from llava_rlhf import answer_prompts, initialize_policy_model, score, train_reward_model
-from llava_rlhf.actor_critic import ImageFeatures
 from llava_rlhf.assemble import trained_reward_model
 from llava_rlhf.evaluation.reward_scoring import score_dataset
 from llava_rlhf.evaluation.reward_summary import pair_numbers
 from llava_rlhf.evaluation.score_records import json_line
+from llava_rlhf.image_features import SeenImages
 from llava_rlhf.reward_trainer import PairScorer
 from llava_rlhf.run_folder import read_json_lines
 from models.vlm import BaseSettings
@@ -156,8 +156,7 @@ def test_answers_score_as_in_ppo(answers, data, tiny_base, policy, reward, tmp_p
         (encoder.encode_response(line["answer"]) if line["answer"] else []) + [STOP] * line["stopped"]
         for line in lines
     ]
-    slots = [len(item.image_names) for item in batch.items]
-    images = ImageFeatures.encode(judge.bank.vlm, batch.images, slots)
+    images = SeenImages().encode("judge", judge.bank.vlm, batch.images, batch.items)
     with torch.no_grad():
         expected = assembled.trainer.collector._scores(batch.items, *right_pad(responses, PAD), images)
     got = torch.tensor([line["score"] for line in lines])

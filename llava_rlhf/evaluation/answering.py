@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from data_utils.batches import collate_prompts
 from data_utils.datasets import PromptDataset
-from llava_rlhf.actor_critic import ImageFeatures, expanded_queries
+from llava_rlhf.actor_critic import expanded_queries
 from llava_rlhf.assemble import TextSide
+from llava_rlhf.image_features import SeenImages
 from llava_rlhf.role_files import POLICY
 from models.adapters import AdapterBank, AdapterSpec
 from models.generation import Sample, SamplingSettings, sample
@@ -73,7 +74,7 @@ class Answerer:
         uniforms: Tensor,
     ) -> Iterator[dict[str, Any]]:
         batch = collate_prompts([dataset[row] for row, _ in jobs])
-        images = ImageFeatures.encode(self.vlm, batch.images, [len(item.image_names) for item in batch.items])
+        images = SeenImages().encode("policy", self.vlm, batch.images, batch.items)
         queries = expanded_queries([item.query_ids for item in batch.items], self.vlm, settings.pad_id)
         ids, mask = self._sample(*queries, images.select(range(len(jobs))), settings, uniforms)
         for item, (_, number), row, real in zip(batch.items, jobs, ids, mask, strict=True):

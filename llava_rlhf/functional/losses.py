@@ -26,6 +26,10 @@ class LossSum(NamedTuple):
     count: Tensor
     stats: dict[str, Tensor]
 
+    def detached(self) -> LossSum:
+        """The same numbers without the graph."""
+        return self._replace(sum=self.sum.detach())
+
 
 def policy_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float

@@ -56,8 +56,8 @@ def record_experience(monkeypatch) -> list[Experience]:
     seen: list[Experience] = []
     collect = RolloutCollector.collect
 
-    def recording(self, batches, uniforms):
-        seen.append(collect(self, batches, uniforms))
+    def recording(self, *arguments):
+        seen.append(collect(self, *arguments))
         return seen[-1]
 
     monkeypatch.setattr(RolloutCollector, "collect", recording)
@@ -115,7 +115,7 @@ def assemble(argv: list[str], spread: float = 0.0) -> Assembled:
         prepared.plan,
         cast,
         prepared.text,
-        len(prepared.prompts),
+        [len(ids) for ids in prepared.prompts.column("query_ids")],
         prepared.judge_base,
         prepared.learning_rate,
     )

@@ -21,9 +21,9 @@ def settings(**changes):
 
 def test_the_published_numbers_on_eight_processes():
     plan = plan_batches(settings(), world_size=8, n_prompts=72_000)
-    # 512 / 8 = 64 a process in 2 passes of 32; 2 optimizer steps of 256 = 8 × 16 × 2; ⌊72000 / 512⌋ = 140, × 4 epochs.
+    # 512 / 8 = 64 a process in 2 passes of 32; 2 optimizer steps of 256; ⌊72000 / 512⌋ = 140, × 4 epochs.
     assert (plan.rollouts, plan.rollout_micro_batches) == (64, 2)
-    assert (plan.optimizer_steps, plan.accumulation, plan.ppo_steps) == (2, 2, 560)
+    assert (plan.optimizer_steps, plan.ppo_steps) == (2, 560)
 
 
 def test_max_steps_only_shortens():
@@ -35,7 +35,12 @@ def test_max_steps_only_shortens():
     ("changes", "world_size", "n_prompts", "message"),
     [
         ({"rollout_per_device_batch_size": 48}, 8, 1000, "512 is not a multiple of 384"),
-        ({"step_per_device_batch_size": 24}, 8, 1000, "256 is not a multiple of 192"),
+        (
+            {"step_batch_size": 4},
+            8,
+            1000,
+            "step_batch_size must be a multiple of processes: 4 is not a multiple of 8",
+        ),
         ({"step_batch_size": 384}, 8, 1000, "rollout_batch_size must be a multiple of step_batch_size: 512"),
         ({}, 3, 1000, "512 is not a multiple of 96"),
         ({}, 8, 511, "rollout_batch_size 512 needs as many prompts; the data has 511"),
@@ -52,8 +57,8 @@ def test_sizes_that_do_not_divide_are_refused_with_all_numbers(changes, world_si
 
 def test_all_problems_are_named_at_once():
     with pytest.raises(ValueError, match="multiple of processes × rollout_per_device") as refused:
-        plan_batches(settings(rollout_per_device_batch_size=48, step_per_device_batch_size=24), 8, 10)
-    assert "step_per_device" in str(refused.value) and "the data has 10" in str(refused.value)
+        plan_batches(settings(rollout_per_device_batch_size=48, step_batch_size=4), 8, 10)
+    assert "step_batch_size must" in str(refused.value) and "the data has 10" in str(refused.value)
 
 
 @pytest.mark.parametrize(

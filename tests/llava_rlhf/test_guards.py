@@ -32,8 +32,8 @@ def spoil_scores(monkeypatch, name="scores", row=3):
     """From step KILL_STEP on, one number of one row is NaN."""
     collect, calls, items = RolloutCollector.collect, [], []
 
-    def collecting(self, batches, uniforms):
-        experience = collect(self, batches, uniforms)
+    def collecting(self, *arguments):
+        experience = collect(self, *arguments)
         calls.append(None)
         if len(calls) > KILL_STEP:
             getattr(experience, name)[row] = NAN
@@ -46,19 +46,19 @@ def spoil_scores(monkeypatch, name="scores", row=3):
 
 def spoil_forward(monkeypatch, at_call, gradient):
     """In the `at_call`th training forward (from 0) the values, or only their gradient, become NaN."""
-    forward, calls = ActorCritic.forward, []
+    forward, calls = ActorCritic.value_outputs, []
 
-    def spoiled(self, *inputs):
-        log_probs, entropy, values = forward(self, *inputs)
+    def spoiled(self, sequences):
+        values = forward(self, sequences)
         if len(calls) == at_call:
             if gradient:
                 values.register_hook(lambda grad: grad * NAN)
             else:
                 values = values * NAN
         calls.append(None)
-        return log_probs, entropy, values
+        return values
 
-    monkeypatch.setattr(ActorCritic, "forward", spoiled)
+    monkeypatch.setattr(ActorCritic, "value_outputs", spoiled)
 
 
 def run_until_it_stops(command, message):

@@ -42,8 +42,12 @@ def test_where_nothing_is_padded_or_clipped_both_are_the_same_run(command, tmp_p
     settings = {"response_len": 1, "max_grad_norm": 1e9}
     run_ppo(command("corrected", **settings))
     run_ppo(command("published", **settings, **PUBLISHED))
-    assert metrics_of(tmp_path / "published") == metrics_of(tmp_path / "corrected")
-    assert largest_difference(trained(tmp_path / "published"), trained(tmp_path / "corrected")) == 0
+    # To the last digits: attention with and without a mask sums in another order.
+    for one, other in zip(
+        metrics_of(tmp_path / "published"), metrics_of(tmp_path / "corrected"), strict=True
+    ):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    assert largest_difference(trained(tmp_path / "published"), trained(tmp_path / "corrected")) < 1e-5
 
 
 def test_padding_that_counts_has_an_entropy_and_no_log_probability(command):

@@ -44,7 +44,9 @@ def test_two_steps_equal_ppo_written_out(
     argv = ppo_command(
         tiny_data, tiny_base, policy_run, reward, tmp_path, **{**ONE_BATCH, **VARIANTS[variant]}
     )
-    settings = run_ppo(argv).settings
+    prepared = run_ppo(argv)
+    settings = prepared.settings
+    prompts = {item.row: item for item in (prepared.prompts[row] for row in range(len(prepared.prompts)))}
     twin = LiteralPPO(
         tiny_base, judge_base, policy_run, reward, settings.ppo, settings.reward, settings.data.response_len
     )
@@ -58,7 +60,8 @@ def test_two_steps_equal_ppo_written_out(
         ]
         assert len({len(response) for response in responses}) > 1, "rows of one length would not test padding"
         cut_off.append(sum(response[-1] != STOP for response in responses))
-        rows = [Row(*row) for row in zip(experience.items, responses, experience.texts, strict=True)]
+        items = [prompts[item.row] for item in experience.items]
+        rows = [Row(*row) for row in zip(items, responses, experience.texts, strict=True)]
         for name, expected in twin.step(rows).items():
             assert metrics[name] == pytest.approx(expected, rel=1e-4, abs=1e-6), name
     assert 0 < sum(cut_off) < 16, "the missing-stop penalty must fall on some rows"

@@ -80,9 +80,9 @@ def test_the_vocabulary_projection_sees_sampled_and_response_tokens_only(parts, 
         one_step(parts)
     lengths = seen[0].lengths
     tokens = int(lengths.sum())
-    sampled = sum(ROWS * int(lengths[start : start + ROWS].max()) for start in range(0, 8, ROWS))
-    # Scored once each for policy and reference; in every pass of the update forward, and again in backward.
-    assert sum(projected) == sampled + 2 * tokens + PASSES * 2 * tokens
+    assert len(set(lengths.tolist())) > 1
+    # Sampled; scored once each for policy and reference; in every pass of the update forward, and again in backward.
+    assert sum(projected) == tokens + 2 * tokens + PASSES * 2 * tokens
     assert max(projected) == max(ROWS, CHUNK) < tokens
     assert len(heads) == 1 or judged == []
 
@@ -97,7 +97,8 @@ def test_no_table_of_logits_is_larger_than_a_chunk(parts, monkeypatch):
 
 def test_each_image_is_encoded_once_a_step_and_base(parts):
     rows = parts.trainer.stream.rows(0)
-    images = sum(len(parts.prepared.prompts[row].image_names) for row in rows)
+    images = len({name for row in rows for name in parts.prepared.prompts[row].image_names})
+    assert images < sum(len(parts.prepared.prompts[row].image_names) for row in rows), "none is shown twice"
     towers = {
         id(vlm): vlm.model.model.vision_tower
         for vlm in (parts.cast.policy.bank.vlm, parts.cast.reward.bank.vlm)
@@ -107,4 +108,4 @@ def test_each_image_is_encoded_once_a_step_and_base(parts):
         with sizes_of_inputs(tower, "pixel_values", 3) as encoded:
             one_step(parts)
         assert sum(encoded) == images > 0
-        assert len(encoded) == 8 // ROWS, "one call for each batch of prompts"
+        assert len(encoded) <= 8 // ROWS, "at most one call for each batch of prompts"

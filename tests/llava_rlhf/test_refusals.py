@@ -129,7 +129,7 @@ def test_an_unreadable_image_is_refused(prepare, tiny_data, tmp_path):
         ("reward", {"eval_strategy": "steps", "eval_steps": 1}, "--eval_strategy steps needs --eval_size"),
         ("ppo", {"rollout_batch_size": 6}, "6 is not a multiple of 4"),
         ("ppo", {"rollout_batch_size": 32}, "needs as many prompts; the data has 16"),
-        ("ppo", {"step_per_device_batch_size": 3}, "4 is not a multiple of 3"),
+        ("ppo", {"step_batch_size": 3}, "8 is not a multiple of 3"),
         ("ppo", {"optim": "adamw"}, "--optim adamw: choose from adamw_torch"),
         ("ppo", {"lr_scheduler_type": "wavy"}, "wavy"),
         ("ppo", {"resume": "no_such/checkpoint-3"}, "not a complete checkpoint"),

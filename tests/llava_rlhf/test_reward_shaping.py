@@ -9,7 +9,7 @@ import torch
 
 from data_utils.datasets import PromptItem
 from data_utils.schema import AnswerType
-from llava_rlhf.actor_critic import ImageFeatures
+from llava_rlhf.image_features import ImageFeatures
 from llava_rlhf.ppo_arguments import RewardArguments
 from llava_rlhf.reward_shaping import shape_rewards
 from llava_rlhf.rollout import Experience
@@ -37,7 +37,7 @@ def item(answer_type=AnswerType.GENERAL, length_bonus=1.0):
 
 def experience(texts=("", ""), types=(AnswerType.GENERAL, AnswerType.GENERAL), multipliers=(1.0, 1.0)):
     nothing = torch.zeros(2, 4)
-    none = ImageFeatures(None, [[], []])
+    none = ImageFeatures([], [[], []])
     return Experience(
         items=[item(kind, bonus) for kind, bonus in zip(types, multipliers, strict=True)],
         responses=torch.ones(2, 4, dtype=torch.long),
@@ -53,6 +53,7 @@ def experience(texts=("", ""), types=(AnswerType.GENERAL, AnswerType.GENERAL), m
         scores=SCORES,
         policy_images=none,
         judge_images=none,
+        sequence_lengths=[4, 4],
     )
 
 

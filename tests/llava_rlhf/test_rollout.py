@@ -95,8 +95,9 @@ def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, t
         base = role.bank.vlm.model.config._name_or_path
         plain[role.adapter] = PlainRole(base, tmp_path / role.adapter, head)
     with torch.no_grad():
-        for row, item in enumerate(experience.items):
+        for row, item in enumerate(assembled.batch(ROWS).items):
             response, numbers = rows_of(experience, row)
+            assert experience.items[row].row == item.row and experience.items[row].images is None
             judged = item.images if item.reward_images is None else item.reward_images
             mine = plain["lora_policy"].response_log_probs(item.query_ids, response, item.images, 1.0)
             its = plain["lora_ref_policy"].response_log_probs(item.query_ids, response, item.images, 1.0)
@@ -152,10 +153,10 @@ def test_temperature_divides_the_logits_of_every_log_probability(command):
     collector = parts.trainer.collector
     features = experience.policy_images.select([0, 1])
     sequences = collector.policy_sequences(
-        experience.items, experience.responses, experience.response_mask, features
+        experience.items, experience.responses, experience.response_mask, experience.counted, features
     )
     with torch.no_grad():
-        states = parts.cast.policy.response_states(*sequences, experience.responses.shape[1])
+        states = parts.cast.policy.response_states(*sequences)
         logits = parts.cast.policy.project(states) * 2.0
         logits[..., IMAGE] = -torch.inf
         expected = logits.log_softmax(-1).gather(-1, experience.responses.unsqueeze(-1)).squeeze(-1)

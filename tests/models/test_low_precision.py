@@ -11,7 +11,7 @@ from models.heads import ScalarHead
 from models.roles import Policy, ValueModel
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
-from tests.models.tiny_rows import MIXED, PIXELS, pad
+from tests.models.tiny_rows import MIXED, PIXELS, last_columns, pad
 from tests.tiny_models import IMAGE, PAD
 
 LORA = LoraSettings(r=4, alpha=8.0)
@@ -41,10 +41,16 @@ def inputs(bank):
 def losses(bank, head):
     """Negative log-probability of the last tokens, and the mean square of their values."""
     ids, mask, features = inputs(bank)
-    states = Policy(bank, "policy").response_states(ids, mask, features, RESPONSE, training=True)
+    states = Policy(bank, "policy").response_states(
+        ids, mask, features, last_columns(ids, RESPONSE), training=True
+    )
     log_probs = bank.vlm.project(states).float().log_softmax(dim=-1)
     policy_loss = -log_probs.gather(-1, ids[:, -RESPONSE:].unsqueeze(-1)).mean()
-    value_loss = ValueModel(bank, "value", head)(ids, mask, features, RESPONSE, training=True).pow(2).mean()
+    value_loss = (
+        ValueModel(bank, "value", head)(ids, mask, features, last_columns(ids, RESPONSE), training=True)
+        .pow(2)
+        .mean()
+    )
     return policy_loss, value_loss
 
 

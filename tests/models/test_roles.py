@@ -15,7 +15,7 @@ from models.heads import ScalarHead
 from models.roles import Policy, RewardModel, ValueModel
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
-from tests.models.tiny_rows import IMAGE_ROW, MIXED, PIXELS, TEXT, TWO_IMAGES, pad
+from tests.models.tiny_rows import IMAGE_ROW, MIXED, PIXELS, TEXT, TWO_IMAGES, last_columns, pad
 from tests.tiny_models import PAD, STOP
 
 LORA = LoraSettings(r=4, alpha=8.0)
@@ -121,7 +121,9 @@ def test_a_reward_is_read_behind_a_padded_response(bank, head):
 def test_a_value_is_read_before_its_token_is_emitted(bank, head):
     batch, mask = sequences()
     with torch.no_grad():
-        found = ValueModel(bank, "value", head)(*inputs(bank, batch), mask.shape[1])
+        found = ValueModel(bank, "value", head)(
+            *inputs(bank, batch), last_columns(batch.input_ids, mask.shape[1])
+        )
     assert found.shape == mask.shape
     for index, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         states = states_alone(bank, "value", prompt._replace(ids=prompt.ids + response))
@@ -136,8 +138,8 @@ def test_a_value_does_not_see_its_token(bank, head):
     changed = batch.input_ids.clone()
     changed[:, -mask.shape[1] + 1] = 77  # the second response token of every row
     with torch.no_grad():
-        before = model(*inputs(bank, batch), mask.shape[1])
-        after = model(*inputs(bank, batch._replace(input_ids=changed)), mask.shape[1])
+        before = model(*inputs(bank, batch), last_columns(batch.input_ids, mask.shape[1]))
+        after = model(*inputs(bank, batch._replace(input_ids=changed)), last_columns(changed, mask.shape[1]))
     assert torch.equal(before[:, :2], after[:, :2])
     assert (before[0, 2:4] != after[0, 2:4]).all()
 
@@ -149,7 +151,7 @@ def test_response_states_predict_the_response(bank):
     batch, mask = sequences()
     policy = Policy(bank, "policy")
     with torch.no_grad():
-        states = policy.response_states(*inputs(bank, batch), mask.shape[1])
+        states = policy.response_states(*inputs(bank, batch), last_columns(batch.input_ids, mask.shape[1]))
         found = policy.project(states).log_softmax(dim=-1)
     response = batch.input_ids[:, -mask.shape[1] :]
     for index, (prompt, ids) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
@@ -167,8 +169,11 @@ def test_roles_enter_their_own_adapter(bank, head):
     batch, mask = sequences()
     arguments = inputs(bank, batch)
     with torch.no_grad():
-        states = {n: Policy(bank, n).response_states(*arguments, mask.shape[1]) for n in bank.names}
-        values = ValueModel(bank, "value", head)(*arguments, mask.shape[1])
+        states = {
+            n: Policy(bank, n).response_states(*arguments, last_columns(arguments[0], mask.shape[1]))
+            for n in bank.names
+        }
+        values = ValueModel(bank, "value", head)(*arguments, last_columns(arguments[0], mask.shape[1]))
     assert bank.active is None
     assert torch.equal(values, head(states["value"]).detach())
     assert not torch.allclose(states["policy"], states["value"])
@@ -187,7 +192,9 @@ def test_sampling_answers_what_the_role_says(bank):
             tuple(row._replace(ids=row.ids + answers[name][i].tolist()) for i, row in enumerate(PROMPTS))
         )
         with torch.no_grad():
-            logits = policy.project(policy.response_states(*inputs(bank, rows), 4))
+            logits = policy.project(
+                policy.response_states(*inputs(bank, rows), last_columns(rows.input_ids, 4))
+            )
         assert torch.equal(logits.argmax(dim=-1), answers[name])
     assert not torch.equal(answers["policy"], answers["reward"])
 
@@ -199,9 +206,9 @@ def test_gradients_reach_the_role_and_its_head_only(tiny_base, head, training):
     )
     randomise(bank, "policy", "value")
     batch, mask = sequences()
-    ValueModel(bank, "value", head)(*inputs(bank, batch), mask.shape[1], training=training)[
-        mask
-    ].sum().backward()
+    ValueModel(bank, "value", head)(
+        *inputs(bank, batch), last_columns(batch.input_ids, mask.shape[1]), training=training
+    )[mask].sum().backward()
     assert bank.vlm.model.training is training
     assert all(p.grad.any() for p in bank.parameters_of("value").values())
     assert all(p.grad is None for p in bank.parameters_of("policy").values())
@@ -214,7 +221,9 @@ def test_gradients_reach_the_role_and_its_head_only(tiny_base, head, training):
 def test_a_zero_head_gives_exactly_zero(bank):
     head = ScalarHead(bank.vlm.hidden_size, zero=True)
     batch, mask = sequences()
-    values = ValueModel(bank, "value", head)(*inputs(bank, batch), mask.shape[1])
+    values = ValueModel(bank, "value", head)(
+        *inputs(bank, batch), last_columns(batch.input_ids, mask.shape[1])
+    )
     assert torch.equal(values, torch.zeros(mask.shape))
     values.sum().backward()
     assert head.linear.weight.grad.any()  # it can leave zero

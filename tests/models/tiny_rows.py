@@ -60,3 +60,9 @@ def pad(rows: tuple[Row, ...], side: str = "left", extra: int = 0) -> Batch:
         mask[index, columns] = True
     images = [image for row in rows for image in row.images]
     return Batch(input_ids, mask, torch.tensor(images, dtype=torch.long))
+
+
+def last_columns(input_ids: torch.Tensor, width: int) -> torch.Tensor:
+    """int64[B, width]: the last columns of int64[B, L], where responses stand behind left-padded prompts."""
+    length = input_ids.shape[1]
+    return torch.arange(length - width, length).expand(len(input_ids), width)

@@ -70,6 +70,10 @@ class RecordedOrder:
         self.step = step
         return torch.zeros(ROWS, columns)
 
+    def sampling_order(self, step: int) -> list[int]:
+        """As recorded."""
+        return list(range(ROWS))
+
     def optimizer_batches(self, step: int, epoch: int, step_batch_size: int) -> list[list[int]]:
         """One batch of all rows in each pass."""
         return [self.recording.losses(step, "policy")[epoch]["rows"]]
@@ -176,10 +180,11 @@ def test_our_log_probabilities_of_likely_tokens_are_the_exact_ones(replay, comma
         experience.items,
         experience.responses,
         experience.response_mask,
+        experience.counted,
         experience.policy_images.select(range(ROWS)),
     )
     with torch.no_grad():
-        states = parts.cast.policy.response_states(*sequences, RESPONSE_LEN)
+        states = parts.cast.policy.response_states(*sequences)
     recorded = recording.of(0, "rollout/logprobs")
     likely = (recorded.exp() > 0.5) & experience.response_mask
     weight = parts.cast.policy.bank.vlm.model.lm_head.weight.detach()[:IMAGE_ID].double()

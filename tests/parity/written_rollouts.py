@@ -20,6 +20,7 @@ from data_utils.datasets import PromptItem
 from data_utils.schema import AnswerType
 from llava_rlhf.actor_critic import ScoringSettings
 from llava_rlhf.assemble import Cast, TextSide
+from llava_rlhf.micro_batches import MicroBatches
 from llava_rlhf.numerics import Numerics
 from llava_rlhf.ppo import PPOTrainer
 from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments
@@ -27,6 +28,7 @@ from llava_rlhf.ppo_assembly import stop_ids
 from llava_rlhf.ppo_update import Targets
 from llava_rlhf.reward_shaping import ShapedReward, shape_rewards
 from llava_rlhf.rollout import Experience, RolloutCollector
+from llava_rlhf.rollout_engine import PolicyEngine
 from models.generation import Sample, SamplingSettings, sample
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel, ValueModel
@@ -42,28 +44,44 @@ class WrittenModel:
 
     Args:
         says: int64[B, T], the tokens that it says when asked for one after the other.
-        states: (ids, mask) of whole sequences int64, bool[B, L] → hidden states [B, L, D].
+        states: (ids, mask) of whole sequences int64, bool[B, L] → hidden states [B, L, D]; no mask where all is real.
     """
 
     image_token_id, tokens_per_image, device = ORIGINAL_IMAGE_ID, 1, torch.device("cpu")
 
     def __init__(self, says: Tensor | None = None, states: Callable[[Tensor, Tensor], Tensor] | None = None):
-        self.says, self.states, self.said = says, states, 0
+        self.says, self.states = says, states
         self.model, self.vlm = nn.Identity().eval(), self
         self.read: tuple[Tensor, Tensor] | None = None
+        self.real: Tensor | None = None
 
     @contextmanager
     def use(self, adapter: str, training: bool) -> Iterator[WrittenModel]:
         """All its adapters are one."""
         yield self
 
+    use_for_sampling = use
+
     def __call__(self, input_ids, mask, image_features=None, past_key_values=None) -> Tensor:
-        """The next state (token, log-probability 0) while there is a cache, else the given states."""
+        """The first state (token, log-probability 0) when there is a cache, else the given states."""
         if past_key_values is None:
+            mask = self.real if mask is None else mask
             self.read = (input_ids, mask)
             return self.states(input_ids, mask)
-        token = self.says[:, self.said : self.said + 1]
+        self.rows, self.said = torch.arange(len(input_ids)), 0
+        past_key_values.keep = self._keep
+        return self._say().unsqueeze(1)
+
+    def decode(self, token: Tensor, mask, position_ids, past_key_values) -> Tensor:
+        """The next state of the rows that still answer."""
         self.said += 1
+        return self._say()
+
+    def _keep(self, kept: Tensor, columns: int) -> None:
+        self.rows = self.rows[kept]
+
+    def _say(self) -> Tensor:
+        token = self.says[self.rows, self.said]
         return torch.stack([token, torch.zeros_like(token)], dim=-1).float()
 
     def project(self, states: Tensor) -> Tensor:
@@ -74,12 +92,34 @@ class WrittenModel:
         return logits.scatter_(-1, token, log_prob)
 
 
-def before_each(*numbers: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Hidden states that hold these numbers [B, T] one position before each response column, elsewhere NaN."""
+class WatchedReward(RewardModel):
+    """Its model is told which columns are real, though attention needs no mask."""
+
+    def forward(self, input_ids, mask, image_features, training=False, right_padded=False) -> Tensor:
+        self.bank.real = mask
+        return super().forward(input_ids, mask, image_features, training, right_padded)
+
+
+class InOrder(MicroBatches):
+    """All rows at once, in their order: what is written stands by the number of its row."""
+
+    def run(self, lengths, work) -> None:
+        work(list(range(len(lengths))))
+
+
+def before_each(*numbers: Tensor, queries: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Hidden states that hold these numbers [B, T] one position before each response column, elsewhere NaN.
+
+    `queries` are the lengths of the queries in front; a row is as long as its response columns.
+    """
 
     def states(ids: Tensor, mask: Tensor) -> Tensor:
         hidden = torch.full((*ids.shape, len(numbers)), torch.nan)
-        hidden[:, -RESPONSE_LEN - 1 : -1] = torch.stack([x.float() for x in numbers], dim=-1)
+        for row, start in enumerate(queries):
+            width = min(RESPONSE_LEN, ids.shape[1] - start)
+            hidden[row, start - 1 : start - 1 + width] = torch.stack(
+                [x[row, :width].float() for x in numbers], dim=-1
+            )
         return hidden
 
     return states
@@ -141,23 +181,33 @@ def play(
         policy: the role that speaks.
     """
     responses = recorded["responses"]
+    items = _items(given, reward_prompts)
+    lengths = [len(item.query_ids) for item in items]
     speaks, refers = (
-        before_each(responses, given[name] - LOWERED)
+        before_each(responses, given[name] - LOWERED, queries=lengths)
         for name in ("logprobs_unmasked", "ref_logprobs_unmasked")
     )
     judge = WrittenModel(states=at_the_end(given["rewards_from_model"]))
     cast = Cast(
         policy(WrittenModel(given["raw_responses"], speaks), "policy"),
         Policy(WrittenModel(states=refers), "reference"),
-        ValueModel(WrittenModel(states=before_each(given["values"])), "value", _identity()),
-        RewardModel(judge, "reward", _identity()),
+        ValueModel(WrittenModel(states=before_each(given["values"], queries=lengths)), "value", _identity()),
+        WatchedReward(judge, "reward", _identity()),
         shared=True,
     )
     sampling = SamplingSettings(RESPONSE_LEN, stop_ids(text, at_question_mark=True), PAD)
     scoring = ScoringSettings(temperature=1.0, chunk_size=128, banned_ids=None)
-    collector = RolloutCollector(cast, text.tokenizer, sampling, scoring, len(responses), numerics)
+    collector = RolloutCollector(
+        cast,
+        text.tokenizer,
+        PolicyEngine(cast.policy, sampling),
+        scoring,
+        InOrder(len(responses)),
+        InOrder(len(responses)),
+        numerics,
+    )
     uniforms = torch.rand(len(responses), RESPONSE_LEN, generator=torch.Generator().manual_seed(0))
-    experience = collector.collect([collate_prompts(_items(given, reward_prompts))], uniforms)
+    experience = collector.collect([collate_prompts(items)], uniforms)
     return Played(
         recorded, experience, shape_rewards(experience, RESPONSE_LEN, RewardArguments(), 0.1), judge.read
     )

@@ -1,0 +1,115 @@
+"""What a PPO step computes: tokens through the language model, images through the tower, seconds of each part, FLOP."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava_rlhf.ppo import PPOTrainer
+from models.roles import Policy, RewardModel, ValueModel
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def matrix_product_rate(size: int = 2048, repeats: int = 3) -> float:
+    """GFLOP per CPU second of a float32 matrix product on one thread: how fast this machine is."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    left @ right
+    started = time.process_time()
+    for _ in range(repeats):
+        left @ right
+    return 2 * size**3 * repeats / (time.process_time() - started) / 1e9
+
+
+class StepMeter:
+    """CPU and wall seconds of the parts of a PPO step, and how much goes through the models.
+
+    Attributes:
+        seconds: part → CPU seconds; `sampling`, `scoring <role>`, `rollout`, `update`.
+        counts: LM tokens (padding included), tokens projected on the vocabulary, tower calls and images.
+    """
+
+    def __init__(self, trainer: PPOTrainer):
+        self.trainer = trainer
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+        cast = trainer.collector.cast
+        for owner, name, part in (
+            (cast.policy, "sample", "sampling"),
+            (cast.policy, "response_states", "scoring policy"),
+            (cast.reference, "response_states", "scoring reference"),
+            (cast.value, "forward", "scoring value"),
+            (cast.reward, "forward", "scoring reward"),
+            (trainer.collector, "collect", "rollout"),
+            (trainer.updater, "update", "update"),
+        ):
+            self._time(owner, name, part)
+        model = cast.policy.bank.vlm.model.model
+        model.language_model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
+        cast.policy.bank.vlm.model.lm_head.register_forward_pre_hook(self._count_projected)
+        model.vision_tower.register_forward_pre_hook(self._count_images, with_kwargs=True)
+
+    def _time(self, owner: Policy | ValueModel | RewardModel | Any, name: str, part: str) -> None:
+        method = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.process_time()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                # The update calls the same methods with a graph: they belong to it.
+                if not torch.is_grad_enabled() or part in ("rollout", "update"):
+                    self.seconds[part] += time.process_time() - started
+
+        setattr(owner, name, timed)
+
+    def _count_tokens(self, module: Any, args: tuple, kwargs: dict) -> None:
+        rows, columns = kwargs["inputs_embeds"].shape[:2]
+        self.counts["LM tokens"] += rows * columns
+        self.counts["trained LM tokens"] += rows * columns * torch.is_grad_enabled()
+
+    def _count_images(self, module: Any, args: tuple, kwargs: dict) -> None:
+        pixels = kwargs.get("pixel_values", args[0] if args else None)
+        self.counts["tower calls"] += 1
+        self.counts["images"] += len(pixels)
+
+    def _count_projected(self, module: Any, args: tuple) -> None:
+        tokens = args[0].numel() // args[0].shape[-1]
+        self.counts["projected"] += tokens
+        self.counts["projected with gradient"] += tokens * torch.is_grad_enabled()
+
+    def gflop(self) -> float:
+        """Matrix products with weights, attention left out, of the counts so far.
+
+        Trained tokens: forward, recomputed (gradient checkpointing), and backward to the activations. Trained projections
+        are counted when they are recomputed too; their backward is one more.
+        """
+        vlm = self.trainer.collector.cast.policy.bank.vlm
+        config = vlm.model.config.get_text_config()
+        layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+        tokens = self.counts["LM tokens"] + 2 * self.counts["trained LM tokens"]
+        projected = self.counts["projected"] + self.counts["projected with gradient"] / 2
+        total = tokens * layer * config.num_hidden_layers + projected * config.hidden_size * vlm.vocab_size
+        return 2 * total / 1e9
+
+    @contextmanager
+    def step(self) -> Iterator[dict[str, float]]:
+        """Measure one step; the dictionary is filled at the end."""
+        self.seconds.clear()
+        self.counts.clear()
+        found: dict[str, float] = {}
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield found
+        found |= {"wall s": time.perf_counter() - wall, "cpu s": time.process_time() - cpu}
+        found |= {f"{part} cpu s": seconds for part, seconds in self.seconds.items()}
+        found |= self.counts | {"GFLOP": self.gflop()}

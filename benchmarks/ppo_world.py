@@ -1,0 +1,228 @@
+"""Random models and prompts of stated sizes, put together into the PPO loop as the program does it.
+
+Answer lengths are part of a size: they are steered by the numbers that sampling is given, so that everything that is
+timed really runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from data_utils.batches import PromptBatch, collate_prompts
+from data_utils.datasets import PromptItem
+from data_utils.schema import AnswerType
+from llava_rlhf.assemble import Cast, TextSide
+from llava_rlhf.ppo import PPOTrainer
+from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments, plan_batches
+from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelerator
+from llava_rlhf.role_files import POLICY, REFERENCE, REWARD, VALUE
+from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.heads import ScalarHead
+from models.roles import Policy, RewardModel, ValueModel
+from models.vlm import VisionLanguageModel
+
+VOCABULARY = 32000
+UNK, BOS, STOP, IMAGE = 0, 1, 2, VOCABULARY - 1
+PATCH = 14
+JUDGE_TOKENS = 269  # factual prompt and captions
+QUERY_TOKENS = 48  # of 64 allowed; the image is one of them
+
+
+@dataclass(frozen=True)
+class Size:
+    """One configuration: language model, tower, answers (one length a row), and the adapters' rank."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    heads: int
+    image: int
+    vision_hidden: int
+    vision_layers: int
+    response_len: int
+    lengths: tuple[int, ...]
+    lora_r: int = 8
+    judge_tokens: int = JUDGE_TOKENS
+
+    @property
+    def positions(self) -> int:
+        """Places of one image."""
+        return (self.image // PATCH) ** 2
+
+
+SIZES = {
+    # 2 answers up to their limit, as many tokens in all as the recorded run had.
+    "tiny": Size(64, 3, 176, 4, 56, 32, 3, 32, (3, 32, 32, 4, 32, 3, 11, 3)),
+    "mid": Size(256, 6, 688, 8, 112, 128, 6, 64, (64,) * 8),
+    "short answers": Size(128, 4, 344, 4, 112, 64, 4, 128, (3, 4, 5, 5, 6, 7, 8, 10)),
+    # The shapes of the published models, for a GPU.
+    "7b": Size(4096, 32, 11008, 32, 224, 1024, 24, 256, (256, 200, 150, 100) * 8, lora_r=64),
+    "13b": Size(5120, 40, 13824, 40, 336, 1024, 24, 256, (256, 200, 150, 100) * 4, lora_r=64),
+}
+
+
+class BenchmarkStream:
+    """All rows in every batch; sampling numbers that end each answer where it should end."""
+
+    def __init__(self, lengths: Sequence[int], seed: int = 0):
+        self.lengths = lengths
+        self.seed = seed
+
+    def uniforms(self, step: int, columns: int) -> Tensor:
+        """float[R, columns]: 0 draws the first token that can be drawn, which is the stop; others are far from it."""
+        generator = torch.Generator().manual_seed(self.seed + step)
+        numbers = 0.01 + 0.98 * torch.rand(len(self.lengths), columns, generator=generator)
+        for row, length in enumerate(self.lengths):
+            if length < columns:
+                numbers[row, length - 1] = 0.0
+        return numbers
+
+    def sampling_order(self, step: int) -> list[int]:
+        """As they come."""
+        return list(range(len(self.lengths)))
+
+    def optimizer_batches(self, step: int, epoch: int, step_batch_size: int) -> list[list[int]]:
+        """One optimizer step of all rows."""
+        order = torch.randperm(len(self.lengths), generator=torch.Generator().manual_seed(step * 2 + epoch))
+        return [order.tolist()]
+
+
+def random_model(size: Size, dtype: torch.dtype, device: str) -> VisionLanguageModel:
+    """A LLaVA of this size with random weights."""
+    config = LlavaConfig(
+        text_config=LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=size.hidden,
+            intermediate_size=size.intermediate,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            max_position_embeddings=4096,
+            pad_token_id=UNK,
+        ),
+        vision_config=CLIPVisionConfig(
+            hidden_size=size.vision_hidden,
+            intermediate_size=2 * size.vision_hidden,
+            num_hidden_layers=size.vision_layers,
+            num_attention_heads=4,
+            image_size=size.image,
+            patch_size=PATCH,
+        ),
+        image_token_index=IMAGE,
+        image_seq_length=size.positions,
+    )
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = LlavaForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
+    return VisionLanguageModel(model.eval(), dtype)
+
+
+def stand_in_tokenizer() -> PreTrainedTokenizerFast:
+    """32 000 words: only its size and its special tokens matter."""
+    words = ["<unk>", "<s>", "</s>", *map(str, range(3, IMAGE)), "<image>"]
+    backend = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+    )
+
+
+def random_prompts(size: Size, rows: int) -> PromptBatch:
+    """Prompts of one image each; every row has its own."""
+    generator = torch.Generator().manual_seed(1)
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(3, IMAGE, (count,), generator=generator).tolist()
+
+    items = [
+        PromptItem(
+            row=row,
+            id=str(row),
+            query_ids=[BOS, *ids(30), IMAGE, *ids(QUERY_TOKENS - 32)],
+            reward_prompt_ids=ids(size.judge_tokens),
+            image_names=(f"{row}.jpg",),
+            images=torch.randn(1, 3, size.image, size.image, generator=generator),
+            reward_images=None,
+            answer_type=AnswerType.GENERAL,
+            length_bonus=1.0,
+            captions=(),
+            question="",
+        )
+        for row in range(rows)
+    ]
+    return collate_prompts(items)
+
+
+def build_trainer(
+    size: Size, output_dir: str, dtype: torch.dtype = torch.float32, device: str = "cpu", **ppo_settings
+) -> tuple[PPOTrainer, PromptBatch]:
+    """The loop of `train_rl_model` on random roles over one base, and the prompts of its steps."""
+    rows = len(size.lengths)
+    settings = {
+        "gradient_checkpointing": True,
+        "noptepochs": 2,
+        "rollout_per_device_batch_size": rows,
+        "reward_model_per_device_batch_size": rows,
+        "step_per_device_batch_size": rows,
+        "use_cpu": device == "cpu",
+        "bf16": dtype == torch.bfloat16,
+        **ppo_settings,
+    }
+    ppo = PPOArguments(
+        base_model_name="random",
+        policy_model_name_or_path="random",
+        reward_model_name_or_path="random",
+        output_dir=output_dir,
+        rollout_batch_size=rows,
+        step_batch_size=rows,
+        **settings,
+    )
+    plan = plan_batches(ppo, 1, rows)
+    accelerator = make_accelerator(ppo, plan)
+    vlm = random_model(size, dtype, device)
+    lora = LoraSettings(r=size.lora_r)
+    adapters = {
+        name: AdapterSpec(lora, trainable=name in (POLICY, VALUE))
+        for name in (POLICY, REFERENCE, VALUE, REWARD)
+    }
+    bank = AdapterBank(vlm, adapters, ppo.gradient_checkpointing)
+    head = ScalarHead(size.hidden).requires_grad_(False).to(device)
+    cast = Cast(
+        Policy(bank, POLICY),
+        Policy(bank, REFERENCE),
+        ValueModel(bank, VALUE, ScalarHead(size.hidden, zero=True).to(device)),
+        RewardModel(bank, REWARD, head),
+        shared=True,
+    )
+    text = TextSide(stand_in_tokenizer(), None, IMAGE, size.positions, None)
+    everything = PPOSettings(
+        ppo, RewardArguments(), SimpleNamespace(response_len=size.response_len), None, None, None
+    )
+    trainer = assemble_trainer(
+        accelerator, everything, plan, cast, text, [1] * rows, "random", lambda step: 1e-4
+    )
+    trainer.stream = trainer.updater.stream = BenchmarkStream(size.lengths)
+    # The first token that can be drawn is the stop.
+    engine = trainer.collector.engine
+    banned = (UNK, BOS, *engine.settings.banned_ids)
+    trainer.collector.engine = replace(engine, settings=replace(engine.settings, banned_ids=banned))
+    return trainer, random_prompts(size, rows)

@@ -1,0 +1,77 @@
+"""Features of images: each distinct image of a PPO step goes through a vision tower once, whoever looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data_utils.batches import ImageBatch
+from data_utils.datasets import PromptItem
+from models.vlm import VisionLanguageModel
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of the distinct images of a batch, encoded once.
+
+    Attributes:
+        features: for each image float[K, D]; several batches may share the tensors.
+        slots: for each row the indices of its images.
+    """
+
+    features: list[Tensor]
+    slots: list[list[int]]
+
+    def select(self, rows: Sequence[int]) -> Tensor | None:
+        """float[S, K, D] for the image slots of these rows in order; None when they have no images."""
+        index = [slot for row in rows for slot in self.slots[row]]
+        return torch.stack([self.features[slot] for slot in index]) if index else None
+
+    def reordered(self, rows: Sequence[int]) -> ImageFeatures:
+        """The same with row i taken from row `rows[i]`."""
+        return ImageFeatures(self.features, [self.slots[row] for row in rows])
+
+    @staticmethod
+    def join(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+        """Features of several batches as one."""
+        slots, features = [], []
+        for part in parts:
+            slots.extend([[slot + len(features) for slot in row] for row in part.slots])
+            features.extend(part.features)
+        return ImageFeatures(features, slots)
+
+
+class SeenImages:
+    """The images of one PPO step, by tower and name: a name stands for one picture, which is encoded once."""
+
+    def __init__(self):
+        self._features: dict[tuple[str, str], Tensor] = {}
+
+    def encode(
+        self, tower: str, vlm: VisionLanguageModel, images: ImageBatch, items: Sequence[PromptItem]
+    ) -> ImageFeatures:
+        """Run the vision tower over the images of a batch that it has not seen yet.
+
+        Args:
+            tower: name of the tower, to keep several apart.
+            vlm: the base with that tower.
+            images: pixels; `image_index` lists the slots of all rows in order.
+            items: the rows, whose `image_names` name their slots in order.
+        """
+        names = [(tower, name) for item in items for name in item.image_names]
+        new = {
+            name: int(slot)
+            for name, slot in zip(names, images.image_index, strict=True)
+            if name not in self._features
+        }
+        if new:
+            pixels = images.pixel_values[torch.tensor(list(new.values()))]
+            self._features |= zip(new, vlm.encode_images(pixels, torch.arange(len(pixels))), strict=True)
+        slots, start = [], 0
+        for item in items:
+            slots.append(list(range(start, start + len(item.image_names))))
+            start += len(item.image_names)
+        return ImageFeatures([self._features[name] for name in names], slots)

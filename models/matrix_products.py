@@ -1,0 +1,74 @@
+"""Products with frozen weights on a CPU, by the faster one of the two libraries that PyTorch brings.
+
+PyTorch gives float32 products to MKL, which on processors of other makers than its own does without AVX-512: oneDNN takes
+half the time there (measured on an AMD EPYC: 113 against 240 GFLOP/s), forward and backward.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.functional import linear
+
+Model = TypeVar("Model", bound=nn.Module)
+
+# Multiply-adds from which on oneDNN is asked: below, what it costs to call (and, for every new shape, to compile) counts.
+ENOUGH_WORK = 2**22
+
+
+class FrozenLinear(nn.Linear):
+    """x Wᵀ + b with weights that do not train."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[..., in] → float[..., out]."""
+        return frozen_linear(x, self.weight, self.bias)
+
+
+def use_frozen_products(model: Model) -> Model:
+    """Let the plain linear layers of a frozen model compute by `frozen_linear`; returns the model."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = FrozenLinear
+    return model
+
+
+def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b: float[..., in] → float[..., out], differentiable once in `x`, and in the weights as long as they train."""
+    trains = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if trains or not _goes_to_onednn(x, weight):
+        return linear(x, weight, bias)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Product.apply(x, weight, bias)
+    return _onednn_product(x, weight, bias)
+
+
+def _goes_to_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * weight.shape[0] >= ENOUGH_WORK
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # The operator that `torch.compile` puts in the place of a linear layer; plain PyTorch offers oneDNN's product only
+    # with tensors that have been converted before.
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _onednn_product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _onednn_product(gradient, weight.t(), None), None, None
