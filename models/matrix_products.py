@@ -17,6 +17,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 # Multiply-adds from which on oneDNN is asked: below, what it costs to call (and, for every new shape, to compile) counts.
 ENOUGH_WORK = 2**22
+# The operator that `torch.compile` puts in the place of a linear layer; all else that PyTorch offers of oneDNN's products
+# takes tensors that have been converted before.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class FrozenLinear(nn.Linear):
@@ -50,14 +53,12 @@ def _goes_to_onednn(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * weight.shape[0] >= ENOUGH_WORK
-        and torch.backends.mkldnn.is_available()
+        and HAS_ONEDNN
         and not torch.is_autocast_enabled("cpu")
     )
 
 
 def _onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    # The operator that `torch.compile` puts in the place of a linear layer; plain PyTorch offers oneDNN's product only
-    # with tensors that have been converted before.
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

@@ -13,7 +13,7 @@ from models.matrix_products import ENOUGH_WORK, FrozenLinear, frozen_linear, use
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import build_bank
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+pytestmark = pytest.mark.skipif(not matrix_products.HAS_ONEDNN, reason="PyTorch without oneDNN")
 IN, OUT = 96, 160
 MANY = ENOUGH_WORK // (IN * OUT) + 1  # rows from which on oneDNN is asked
 

@@ -119,6 +119,13 @@ def test_in_bfloat16_they_are_as_near_to_float32_as_peft(tiny_base, merge):
     assert ours.dtype == torch.bfloat16
     error = (ours[BATCH.mask].float() - expected).norm()
     assert 0 < error < 1.5 * (theirs - expected).norm() < 0.05 * expected.norm()
+    if merge:  # summed in float32, rounded once
+        path = "model.language_model.layers.0.mlp.up_proj"
+        layer = rounded.vlm.model.get_submodule(path)
+        wanted = layer.base_layer.weight.double() + layer.get_delta_weight("policy").double()
+        with rounded.use_for_sampling("policy") as vlm:
+            found = vlm.model.get_submodule(path).weight
+        assert (found == wanted.bfloat16()).float().mean() > 0.999
 
 
 # --- what stays
