@@ -1,18 +1,20 @@
 """Items → typed, padded batches. Padding is known by position: no mask here ever comes from comparing ids.
 
 Pixels of all rows lie in one tensor; `image_index` says, for each image slot in row order, which of them fills it.
-Rows with several images, one image and none mix freely.
+Rows with several images, one image and none mix freely. Where a feature cache spares images their decoding, features
+stand behind the pixels: index i < N is image i of `pixel_values` [N, …], index N + i entry i of `image_features`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers.utils import ModelOutput
 
 from data_utils.datasets import DialogueItem, PairItem, PromptItem
+from data_utils.feature_files import StoredImages
 from data_utils.tokens import expand_image_tokens
 
 NO_LOSS = -100
@@ -49,7 +51,8 @@ class PairBatch(_Batch):
 
     input_ids int64 [2B, L], image tokens expanded; attention_mask bool [2B, L], True = real token;
     choice int64 [B], 1 where output 2 is preferred, else 0; image_index int64 [S] into pixel_values (both
-    rows of a pair name the same images); pixel_values float32 [N, 3, H, W], absent without images.
+    rows of a pair name the same images); pixel_values float32 [N, 3, H, W], absent without images. With a feature cache
+    image_keys uint8 [N, 32] say which images they are, and image_features bfloat16 [C, K, D] are those of C others.
     """
 
     input_ids: torch.Tensor
@@ -57,6 +60,8 @@ class PairBatch(_Batch):
     choice: torch.Tensor | None = None
     image_index: torch.Tensor | None = None
     pixel_values: torch.Tensor | None = None
+    image_features: torch.Tensor | None = None
+    image_keys: torch.Tensor | None = None
 
 
 @dataclass
@@ -64,8 +69,8 @@ class DialogueBatch(_Batch):
     """B right-padded dialogues.
 
     input_ids int64 [B, L], image tokens expanded; attention_mask bool [B, L], True = real token; labels
-    int64 [B, L], the token itself where it carries loss, else -100 (unshifted); image_index int64 [S] and
-    pixel_values float32 [N, 3, H, W] as in PairBatch.
+    int64 [B, L], the token itself where it carries loss, else -100 (unshifted); image_index int64 [S],
+    pixel_values float32 [N, 3, H, W], image_features and image_keys as in PairBatch.
     """
 
     input_ids: torch.Tensor
@@ -73,14 +78,31 @@ class DialogueBatch(_Batch):
     labels: torch.Tensor | None = None
     image_index: torch.Tensor | None = None
     pixel_values: torch.Tensor | None = None
+    image_features: torch.Tensor | None = None
+    image_keys: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """pixel_values float32 [N, 3, H, W], None without images; image_index int64 [S], one entry a slot."""
+    """pixel_values float32 [N, 3, H, W], None without any; image_index int64 [S], one entry a slot; others as in PairBatch."""
 
     pixel_values: torch.Tensor | None
     image_index: torch.Tensor
+    image_features: torch.Tensor | None = None
+    image_keys: torch.Tensor | None = None
+
+    def only(self, images: Sequence[int]) -> ImageBatch:
+        """These images alone, by their index, with one slot each."""
+        count = 0 if self.pixel_values is None else len(self.pixel_values)
+        new = [image for image in images if image < count]
+        stored = [image - count for image in images if image >= count]
+        places = {image: place for place, image in enumerate([*new, *(index + count for index in stored)])}
+        return ImageBatch(
+            self.pixel_values[new] if new else None,
+            torch.tensor([places[image] for image in images], dtype=torch.int64),
+            self.image_features[stored] if stored else None,
+            self.image_keys[new] if new and self.image_keys is not None else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,9 +129,9 @@ class PairCollator:
             for ids in item.input_ids
         ]
         input_ids, mask = right_pad(rows, self.pad_id)
-        images = _images([item.images for item in items], uses=2)
+        images = _images([(item.images, item.stored) for item in items], uses=2)
         choice = torch.tensor([int(item.preference == 2) for item in items])
-        return PairBatch(input_ids, mask, choice, images.image_index, images.pixel_values)
+        return PairBatch(input_ids, mask, choice, **vars(images))
 
 
 @dataclass(frozen=True)
@@ -132,31 +154,45 @@ class DialogueCollator:
             rows.append(row)
             labels.append(target)
         input_ids, mask = right_pad(rows, self.pad_id)
-        images = _images([item.images for item in items], uses=1)
-        return DialogueBatch(
-            input_ids, mask, right_pad(labels, NO_LOSS)[0], images.image_index, images.pixel_values
-        )
+        images = _images([(item.images, item.stored) for item in items], uses=1)
+        return DialogueBatch(input_ids, mask, right_pad(labels, NO_LOSS)[0], **vars(images))
 
 
 def collate_prompts(items: Sequence[PromptItem]) -> PromptBatch:
     """PromptItems → PromptBatch, in order."""
-    judged = [item.reward_images for item in items]
-    shared = all(images is None for images in judged)
+    judged = [(item.reward_images, item.reward_stored) for item in items]
+    shared = all(images is None for images, _ in judged)
     return PromptBatch(
-        items=list(items),
-        images=_images([item.images for item in items], uses=1),
+        # A worker process copies what it hands over: features once.
+        items=[replace(item, stored=None, reward_stored=None) for item in items],
+        images=_images([(item.images, item.stored) for item in items], uses=1),
         reward_images=None if shared else _images(judged, uses=1),
     )
 
 
-def _images(images: Iterable[torch.Tensor], uses: int) -> ImageBatch:
-    """Pixels of rows [n_i, 3, H, W] in one tensor; each row's slots are listed `uses` times in a row."""
-    images = list(images)
-    index, start = [], 0
-    for pixels in images:
-        index += list(range(start, start + len(pixels))) * uses
-        start += len(pixels)
-    return ImageBatch(torch.cat(images) if start else None, torch.tensor(index, dtype=torch.int64))
+def _images(rows: Iterable[tuple[torch.Tensor, StoredImages | None]], uses: int) -> ImageBatch:
+    """Images of rows, pixels [n_i, 3, H, W] and what is stored, in one batch; a row's slots are listed `uses` times."""
+    rows = list(rows)
+    pixels = torch.cat([images for images, _ in rows]) if any(len(images) for images, _ in rows) else None
+    new, behind = 0, 0 if pixels is None else len(pixels)
+    index, keys, features = [], [], []
+    for images, stored in rows:
+        known = (None,) * len(images) if stored is None else stored.features
+        slots = []
+        for found in known:
+            slots.append(new if found is None else behind + len(features))
+            new += found is None
+            features += [] if found is None else [found]
+        index += slots * uses
+        if stored is not None:
+            asked = [key for key, found in zip(stored.keys, known, strict=True) if found is None]
+            keys += [list(bytes.fromhex(key)) for key in asked]
+    return ImageBatch(
+        pixels,
+        torch.tensor(index, dtype=torch.int64),
+        torch.stack(features) if features else None,
+        torch.tensor(keys, dtype=torch.uint8) if keys else None,
+    )
 
 
 def _matrix(rows: list[list], dtype: torch.dtype, length: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ import datasets as hf
 import torch
 from datasets import Value
 
+from data_utils.feature_files import FeatureFiles, StoredImages, read_images
 from data_utils.images import ImagePipeline
 from data_utils.schema import AnswerType
 from data_utils.summary import DataReport
@@ -27,21 +28,24 @@ ItemT = TypeVar("ItemT")
 class PairItem:
     """A judged pair: ids of query + response + reward prompt for each output, shared images, 1 or 2 preferred.
 
-    `images` is float32 [n, 3, H, W], n = 0 for text alone.
+    `images` is float32 [n, 3, H, W], n = 0 for text alone. With a feature cache `stored` knows the n images, and `images`
+    are those whose features it lacks.
     """
 
     input_ids: tuple[list[int], list[int]]
     images: torch.Tensor
     preference: int
+    stored: StoredImages | None = None
 
 
 @dataclass(frozen=True)
 class DialogueItem:
-    """A dialogue: ids, True where a token carries loss, images float32 [n, 3, H, W]."""
+    """A dialogue: ids, True where a token carries loss, images float32 [n, 3, H, W]; `stored` as in PairItem."""
 
     input_ids: list[int]
     supervised: list[bool]
     images: torch.Tensor
+    stored: StoredImages | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class PromptItem:
 
     `images` float32 [n, 3, h, w] are the policy's, `reward_images` float32 [n, 3, H, W] the judge's (None when
     both look through one tower); `captions` are the facts in the order the judge reads them (the row's own captions
-    where nobody judges); `question` is the text as the query reads it, without image markers.
+    where nobody judges); `question` is the text as the query reads it, without image markers. `stored` and
+    `reward_stored` belong to `images` and `reward_images` as in PairItem.
     """
 
     row: int
@@ -64,6 +69,8 @@ class PromptItem:
     length_bonus: float
     captions: tuple[str, ...]
     question: str
+    stored: StoredImages | None = None
+    reward_stored: StoredImages | None = None
 
 
 class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
@@ -81,6 +88,7 @@ class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
         self._rows = hf.Dataset.from_list(rows, features=self.features)
         self._image_folder = image_folder or ""
         self._pipeline = pipeline
+        self._files: FeatureFiles | None = None
         self.report = report
 
     def __len__(self) -> int:
@@ -92,6 +100,12 @@ class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
     def column(self, name: str) -> list[Any]:
         """One column of the table, in the order of the rows; no image is opened."""
         return list(self._rows[name])
+
+    def with_features(self, files: FeatureFiles | None) -> ExampleDataset[ItemT]:
+        """The same, without decoding images whose features are stored."""
+        other = copy.copy(self)
+        other._files = files
+        return other
 
     def split(self, eval_size: int, seed: int) -> tuple[ExampleDataset[ItemT], ExampleDataset[ItemT] | None]:
         """A random (train, eval) split with `eval_size` rows in eval; 0 gives no eval set.
@@ -110,8 +124,8 @@ class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
         other._rows = rows
         return other
 
-    def _images(self, row: dict[str, Any]) -> torch.Tensor:
-        return self._pipeline(self._image_folder, row["images"])
+    def _images(self, row: dict[str, Any]) -> tuple[torch.Tensor, StoredImages | None]:
+        return read_images(self._pipeline, self._files, self._image_folder, row["images"])
 
     @abstractmethod
     def _item(self, row: dict[str, Any]) -> ItemT:
@@ -132,7 +146,8 @@ class PreferenceDataset(ExampleDataset[PairItem]):
     )
 
     def _item(self, row: dict[str, Any]) -> PairItem:
-        return PairItem((row["ids_1"], row["ids_2"]), self._images(row), row["preference"])
+        images, stored = self._images(row)
+        return PairItem((row["ids_1"], row["ids_2"]), images, row["preference"], stored)
 
 
 class DialogueDataset(ExampleDataset[DialogueItem]):
@@ -143,7 +158,7 @@ class DialogueDataset(ExampleDataset[DialogueItem]):
     )
 
     def _item(self, row: dict[str, Any]) -> DialogueItem:
-        return DialogueItem(row["ids"], row["supervised"], self._images(row))
+        return DialogueItem(row["ids"], row["supervised"], *self._images(row))
 
 
 class PromptDataset(ExampleDataset[PromptItem]):
@@ -173,20 +188,36 @@ class PromptDataset(ExampleDataset[PromptItem]):
     ):
         super().__init__(rows, image_folder, pipeline, report)
         self._reward_pipeline = reward_pipeline
+        self._reward_files: FeatureFiles | None = None
+
+    def with_features(
+        self, files: FeatureFiles | None, reward_files: FeatureFiles | None = None
+    ) -> PromptDataset:
+        """As in the base class; `reward_files` are of the judge's tower where it has its own."""
+        other = super().with_features(files)
+        other._reward_files = reward_files
+        return other
 
     def _item(self, row: dict[str, Any]) -> PromptItem:
         names = tuple(row["images"])
-        judge = self._reward_pipeline
+        images, stored = self._images(row)
+        reward_images, reward_stored = None, None
+        if self._reward_pipeline is not None:
+            reward_images, reward_stored = read_images(
+                self._reward_pipeline, self._reward_files, self._image_folder, names
+            )
         return PromptItem(
             row=row["row"],
             id=row["id"],
             query_ids=row["query_ids"],
             reward_prompt_ids=row["reward_prompt_ids"],
             image_names=names,
-            images=self._images(row),
-            reward_images=None if judge is None else judge(self._image_folder, names),
+            images=images,
+            reward_images=reward_images,
             answer_type=AnswerType(row["answer_type"]),
             length_bonus=row["length_bonus"],
             captions=tuple(row["captions"]),
             question=row["question"],
+            stored=stored,
+            reward_stored=reward_stored,
         )

@@ -168,6 +168,13 @@ class RunArguments:
             "help": "auto: continue from the newest complete checkpoint of --output_dir, if any; no; or its path."
         },
     )
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps the features of images, for later epochs and runs: neither decoded nor encoded again. "
+            "They are rounded to bfloat16, which changes numbers unless --bf16 does so anyway."
+        },
+    )
     summary_only: bool = field(
         default=False,
         metadata={"help": "Validate the data, print the summary and stop before a model is loaded."},

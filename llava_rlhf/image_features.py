@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data_utils.batches import ImageBatch
 from data_utils.datasets import PromptItem
+from data_utils.feature_files import DTYPE, FeatureFiles
 from models.vlm import VisionLanguageModel
 
 
@@ -45,9 +46,14 @@ class ImageFeatures:
 
 
 class SeenImages:
-    """The images of one PPO step, by tower and name: a name stands for one picture, which is encoded once."""
+    """The images of one PPO step, by tower and name: a name stands for one picture, which is encoded once.
 
-    def __init__(self):
+    Args:
+        caches: tower → the files that keep its features from step to step, where there are any.
+    """
+
+    def __init__(self, caches: Mapping[str, FeatureFiles] | None = None):
+        self._caches = caches or {}
         self._features: dict[tuple[str, str], Tensor] = {}
 
     def encode(
@@ -68,10 +74,39 @@ class SeenImages:
             if name not in self._features
         }
         if new:
-            pixels = images.pixel_values[torch.tensor(list(new.values()))]
-            self._features |= zip(new, vlm.encode_images(pixels, torch.arange(len(pixels))), strict=True)
+            features = encode_images(vlm, images.only(list(new.values())), self._caches.get(tower))
+            self._features |= zip(new, features, strict=True)
         slots, start = [], 0
         for item in items:
             slots.append(list(range(start, start + len(item.image_names))))
             start += len(item.image_names)
         return ImageFeatures([self._features[name] for name in names], slots)
+
+
+def encode_images(
+    vlm: VisionLanguageModel, images: ImageBatch, files: FeatureFiles | None = None
+) -> Tensor | None:
+    """Features float[S, K, D] of the image slots of a batch, in order; None when it has none.
+
+    With `files` they are bfloat16, and what had to be encoded is stored: from the first time on an image has the numbers
+    that every later look at it will read.
+    """
+    if files is None:
+        return vlm.encode_images(images.pixel_values, images.image_index)
+    parts = []
+    if images.pixel_values is not None:
+        parts.append(_encode_and_store(vlm, images.pixel_values, images.image_keys, files))
+    if images.image_features is not None:
+        parts.append(images.image_features.to(vlm.device, DTYPE))
+    return torch.cat(parts)[images.image_index.to(vlm.device)] if parts else None
+
+
+def _encode_and_store(vlm: VisionLanguageModel, pixels: Tensor, keys: Tensor, files: FeatureFiles) -> Tensor:
+    names = [bytes(key).hex() for key in keys.tolist()]
+    # Pixels wait in the data loader's queue: their features may have been stored since.
+    found = {name: files.load(name) for name in names}
+    new = {name: place for place, name in enumerate(names) if found[name] is None}
+    if new:
+        encoded = vlm.encode_images(pixels[list(new.values())], torch.arange(len(new)))
+        found |= {name: files.store(name, one) for name, one in zip(new, encoded.cpu(), strict=True)}
+    return torch.stack([found[name] for name in names]).to(vlm.device)

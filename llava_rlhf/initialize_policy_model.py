@@ -11,9 +11,11 @@ from data_utils.batches import DialogueCollator
 from data_utils.building import build_dialogues
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import DialogueDataset
+from data_utils.feature_files import FeatureFiles
 from llava_rlhf.arguments import AdapterArguments, DataArguments, LlavaTrainingArguments, RunArguments
 from llava_rlhf.assemble import TextSide, load_text_side, new_policy, unsampled_ids
 from llava_rlhf.checkpoints import resume_folder
+from llava_rlhf.feature_cache import with_feature_cache
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import POLICY
 from llava_rlhf.sft_trainer import DialogueLoss, SFTTrainer
@@ -35,6 +37,7 @@ class PolicyRun:
     train_set: DialogueDataset
     eval_set: DialogueDataset | None
     checkpoint: Path | None
+    files: FeatureFiles | None
 
 
 def prepare(argv: Sequence[str]) -> PolicyRun:
@@ -55,8 +58,9 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
         response_len=data.response_len,
         skip_invalid=data.skip_invalid,
     )
+    dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
     train_set, eval_set = announce_and_split(dataset, training)
-    return PolicyRun(training, data, model, run, text, train_set, eval_set, checkpoint)
+    return PolicyRun(training, data, model, run, text, train_set, eval_set, checkpoint, files)
 
 
 def run(prepared: PolicyRun) -> None:
@@ -73,7 +77,7 @@ def run(prepared: PolicyRun) -> None:
     )
     # 2. Training.
     trainer = SFTTrainer(
-        model=DialogueLoss(policy, unsampled_ids(text, policy.bank.vlm.vocab_size)),
+        model=DialogueLoss(policy, unsampled_ids(text, policy.bank.vlm.vocab_size), files=prepared.files),
         args=training,
         train_dataset=prepared.train_set,
         eval_dataset=prepared.eval_set,

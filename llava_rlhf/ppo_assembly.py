@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 
+from data_utils.feature_files import FeatureFiles
 from llava_rlhf.actor_critic import ActorCritic, ScoringSettings
 from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
 from llava_rlhf.assemble import Cast, TextSide, unsampled_ids
@@ -83,17 +84,18 @@ def assemble_trainer(
     prompt_lengths: Sequence[int],
     judge_base: str,
     learning_rate: Callable[[int], float],
+    caches: Mapping[str, FeatureFiles] | None = None,
 ) -> PPOTrainer:
-    """Put the parts of the loop together; the optimizer holds the trained weights of policy and value.
+    """Put the parts of the loop together; `prompt_lengths` in tokens, `caches` as for `RolloutCollector`.
 
-    `prompt_lengths` are the tokens of each prompt.
+    The optimizer holds the trained weights of policy and value.
     """
     ppo = settings.ppo
-    collector = make_collector(cast, text, settings, accelerator.device)
+    collector = make_collector(cast, text, settings, accelerator.device, caches)
     actor_critic = ActorCritic(cast.policy, cast.value, collector.scoring)
     leave_frozen_weights_out(actor_critic)
-    roles = actor_critic.roles().values()
-    optimizer = make_optimizer(ppo.optim, list(roles), ppo.learning_rate, ppo.weight_decay)
+    roles = list(actor_critic.roles().values())
+    optimizer = make_optimizer(ppo.optim, roles, ppo.learning_rate, ppo.weight_decay)
     if ppo.deepspeed is not None and not ppo.numerics.clips_jointly:
         clip_each_group(optimizer, ppo.max_grad_norm)
     if ppo.deepspeed is not None:
@@ -101,13 +103,9 @@ def assemble_trainer(
     else:  # without DDP, see `gradients`
         model = accelerator.prepare_model(actor_critic, evaluation_mode=True)
         optimizer = accelerator.prepare_optimizer(optimizer)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
     stream = PromptStream(
-        len(prompt_lengths),
-        ppo.rollout_batch_size,
-        accelerator.process_index,
-        accelerator.num_processes,
-        ppo.seed,
-        prompt_lengths,
+        len(prompt_lengths), ppo.rollout_batch_size, rank, world_size, ppo.seed, prompt_lengths
     )
     controller = make_kl_controller(settings.reward)
     guard = Guard(accelerator, ppo.output_dir)
@@ -137,7 +135,11 @@ def assemble_trainer(
 
 
 def make_collector(
-    cast: Cast, text: TextSide, settings: PPOSettings, device: torch.device
+    cast: Cast,
+    text: TextSide,
+    settings: PPOSettings,
+    device: torch.device,
+    caches: Mapping[str, FeatureFiles] | None = None,
 ) -> RolloutCollector:
     """How responses are sampled and scored."""
     ppo, tokenizer = settings.ppo, text.tokenizer
@@ -158,6 +160,7 @@ def make_collector(
         MicroBatches(ppo.rollout_per_device_batch_size, ppo.tokens_per_micro_batch),
         MicroBatches(ppo.reward_model_per_device_batch_size, ppo.tokens_per_micro_batch),
         ppo.numerics,
+        caches,
     )
 
 

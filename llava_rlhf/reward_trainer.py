@@ -9,17 +9,26 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
+from data_utils.batches import ImageBatch
+from data_utils.feature_files import FeatureFiles
 from llava_rlhf.functional.losses import pairwise_accuracy, pairwise_reward_loss
+from llava_rlhf.image_features import encode_images
 from llava_rlhf.role_trainer import RoleTrainer
 from models.roles import RewardModel
 
 
 class PairScorer(nn.Module):
-    """Scores a `data_utils.batches.PairBatch`; the module that DDP and DeepSpeed wrap."""
+    """Scores a `data_utils.batches.PairBatch`; the module that DDP and DeepSpeed wrap.
 
-    def __init__(self, reward_model: RewardModel):
+    Args:
+        reward_model: the trained role.
+        files: the feature cache of its tower, if there is one.
+    """
+
+    def __init__(self, reward_model: RewardModel, files: FeatureFiles | None = None):
         super().__init__()
         self.reward_model = reward_model
+        self.files = files
 
     def forward(
         self,
@@ -27,9 +36,12 @@ class PairScorer(nn.Module):
         attention_mask: Tensor,
         image_index: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_keys: Tensor | None = None,
     ) -> Tensor:
         """float32[B, 2]: the scores of both responses of each pair, from rows 2i and 2i + 1."""
-        features = self.reward_model.bank.vlm.encode_images(pixel_values, image_index)
+        images = ImageBatch(pixel_values, image_index, image_features, image_keys)
+        features = encode_images(self.reward_model.bank.vlm, images, self.files)
         scores = self.reward_model(input_ids, attention_mask.bool(), features, training=self.training)
         return rearrange(scores, "(pairs two) -> pairs two", two=2)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.batches import PromptBatch, right_pad
 from data_utils.datasets import PromptItem
+from data_utils.feature_files import FeatureFiles
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.actor_critic import (
     ScoringSettings,
@@ -96,6 +97,7 @@ class RolloutCollector:
         scoring: how log-probabilities are taken.
         batches, judge_batches: rows that policy, reference and value, or the reward model, look at together.
         numerics: which columns count.
+        caches: where features of images are kept from step to step, by tower as in `SeenImages`; None: nowhere.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class RolloutCollector:
         batches: MicroBatches,
         judge_batches: MicroBatches,
         numerics: Numerics = Numerics.CORRECTED,
+        caches: Mapping[str, FeatureFiles] | None = None,
     ):
         self.cast = cast
         self.tokenizer = tokenizer
@@ -115,6 +118,7 @@ class RolloutCollector:
         self.batches = batches
         self.judge_batches = judge_batches
         self.numerics = numerics
+        self.caches = caches
 
     @property
     def pad_id(self) -> int:
@@ -134,7 +138,7 @@ class RolloutCollector:
         """
         order = range(len(uniforms)) if order is None else order
         # 1. Images, and answers to them.
-        seen, parts, start = SeenImages(), [], 0
+        seen, parts, start = SeenImages(self.caches), [], 0
         for batch in batches:
             rows = list(order[start : start + len(batch.items)])
             parts.append(self._answer(batch, uniforms[rows], seen))

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
+from data_utils.batches import ImageBatch
+from data_utils.feature_files import FeatureFiles
 from llava_rlhf.functional.log_probs import head_log_probs
+from llava_rlhf.image_features import encode_images
 from llava_rlhf.role_trainer import RoleTrainer
 from models.roles import Policy
 
@@ -23,13 +26,21 @@ class DialogueLoss(nn.Module):
         policy: the trained role.
         banned_ids: int64[K] tokens that no answer holds and that can't be sampled: they take no probability.
         chunk_size: supervised tokens per vocabulary projection.
+        files: the feature cache of the policy's tower, if there is one.
     """
 
-    def __init__(self, policy: Policy, banned_ids: Tensor, chunk_size: int = CHUNK_SIZE):
+    def __init__(
+        self,
+        policy: Policy,
+        banned_ids: Tensor,
+        chunk_size: int = CHUNK_SIZE,
+        files: FeatureFiles | None = None,
+    ):
         super().__init__()
         self.policy = policy
         self.banned_ids = banned_ids.to(policy.bank.vlm.device)
         self.chunk_size = chunk_size
+        self.files = files
 
     def forward(
         self,
@@ -38,9 +49,12 @@ class DialogueLoss(nn.Module):
         labels: Tensor,
         image_index: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_keys: Tensor | None = None,
     ) -> Tensor:
         """float32[B]: each row's sum over its supervised tokens, in nats; `labels` int64[B, L] stand at their token."""
-        features = self.policy.bank.vlm.encode_images(pixel_values, image_index)
+        images = ImageBatch(pixel_values, image_index, image_features, image_keys)
+        features = encode_images(self.policy.bank.vlm, images, self.files)
         hidden = self.policy.hidden_states(input_ids, attention_mask.bool(), features, training=self.training)
         predicts = labels[:, 1:] != IGNORE  # the state at t predicts the token at t + 1
         log_probs, _ = head_log_probs(

@@ -11,6 +11,7 @@ from data_utils.batches import PairCollator
 from data_utils.building import build_preferences
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PreferenceDataset
+from data_utils.feature_files import FeatureFiles
 from llava_rlhf.arguments import (
     AdapterArguments,
     DataArguments,
@@ -20,6 +21,7 @@ from llava_rlhf.arguments import (
 )
 from llava_rlhf.assemble import TextSide, load_facts, load_text_side, new_reward_model
 from llava_rlhf.checkpoints import resume_folder
+from llava_rlhf.feature_cache import with_feature_cache
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
@@ -44,6 +46,7 @@ class RewardRun:
     train_set: PreferenceDataset
     eval_set: PreferenceDataset | None
     checkpoint: Path | None
+    files: FeatureFiles | None
 
 
 def prepare(argv: Sequence[str]) -> RewardRun:
@@ -68,6 +71,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
         seed=training.seed,
         skip_invalid=data.skip_invalid,
     )
+    dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
     train_set, eval_set = announce_and_split(dataset, training)
     card = RewardModelCard(
         training.model_name_or_path,
@@ -77,7 +81,9 @@ def prepare(argv: Sequence[str]) -> RewardRun:
         data.image_aspect_ratio,
         base_fingerprint(training.model_name_or_path),
     )
-    return RewardRun(training, data, fact_arguments, model, run, text, card, train_set, eval_set, checkpoint)
+    return RewardRun(
+        training, data, fact_arguments, model, run, text, card, train_set, eval_set, checkpoint, files
+    )
 
 
 def run(prepared: RewardRun) -> None:
@@ -94,7 +100,7 @@ def run(prepared: RewardRun) -> None:
     )
     # 2. Training.
     trainer = RewardTrainer(
-        model=PairScorer(reward_model),
+        model=PairScorer(reward_model, prepared.files),
         args=training,
         train_dataset=prepared.train_set,
         eval_dataset=prepared.eval_set,

@@ -15,9 +15,11 @@ from data_utils.batches import collate_prompts
 from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
+from data_utils.feature_files import FeatureFiles
 from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
 from llava_rlhf.assemble import TextSide, cast_for_ppo, check_stop, load_facts, load_text_side
 from llava_rlhf.checkpoints import resume_folder
+from llava_rlhf.feature_cache import open_feature_cache
 from llava_rlhf.optimization import check_optimizer, learning_rate_schedule
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
@@ -45,6 +47,7 @@ class PPORun:
     policy_adapter: Path
     judge_base: str
     checkpoint: Path | None
+    caches: dict[str, FeatureFiles]
 
 
 def prepare(argv: Sequence[str]) -> PPORun:
@@ -71,7 +74,11 @@ def prepare(argv: Sequence[str]) -> PPORun:
         ppo.lr_scheduler_type, ppo.learning_rate, ppo.warmup_steps, plan.ppo_steps
     )
     checkpoint = resume_folder(settings.run.resume, ppo.output_dir)
-    return PPORun(settings, text, prompts, plan, learning_rate, policy_adapter, judge_base, checkpoint)
+    caches = open_feature_caches(settings, text, judge_text, judge_base, rank == 0)
+    prompts = prompts.with_features(caches.get("policy"), caches.get("judge"))
+    return PPORun(
+        settings, text, prompts, plan, learning_rate, policy_adapter, judge_base, checkpoint, caches
+    )
 
 
 def run(prepared: PPORun) -> None:
@@ -105,6 +112,7 @@ def run(prepared: PPORun) -> None:
         [len(ids) for ids in prepared.prompts.column("query_ids")],
         prepared.judge_base,
         prepared.learning_rate,
+        prepared.caches,
     )
     first_step = trainer.state.load(prepared.checkpoint) if prepared.checkpoint else 0
     if accelerator.is_main_process:
@@ -196,6 +204,23 @@ def load_prompts(
         seed=ppo.seed,
         skip_invalid=data.skip_invalid,
     )
+
+
+def open_feature_caches(
+    settings: PPOSettings, text: TextSide, judge_text: TextSide, judge_base: str, main_process: bool
+) -> dict[str, FeatureFiles]:
+    """The feature caches that `--feature_cache` asks for, by tower. Raises ValueError when there can be none."""
+    ppo, directory = settings.ppo, settings.run.feature_cache
+    if directory is None:
+        return {}
+    dtype = settings.model.base_settings(ppo.bf16, ppo.fp16, "cpu").compute_dtype
+    bases = {"policy": (ppo.base_model_name, text)}
+    if judge_text is not text:
+        bases["judge"] = (judge_base, judge_text)
+    return {
+        tower: open_feature_cache(directory, base, side.pipeline, dtype, main_process)
+        for tower, (base, side) in bases.items()
+    }
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def base_fingerprint(directory: str | Path) -> str:
     wanted.add("multi_modal_projector.linear_1.weight")
     tower = {f"vision_tower.embeddings.{name}_embedding.weight" for name in ("patch", "position")}
     found: dict[str, bytes] = {}
-    for file in _weight_files(Path(directory)):
+    for file in weight_files(Path(directory)):
         found |= _first_rows(file, wanted | tower)
     missing = sorted(wanted - found.keys())
     if missing:
@@ -43,7 +43,8 @@ def base_fingerprint(directory: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a base. Raises ValueError when it has none."""
     whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if whole.is_file():
         return [whole]
@@ -65,7 +66,7 @@ def _first_rows(file: Path, wanted: set[str]) -> dict[str, bytes]:
     try:
         with safe_open(file, framework="pt") as weights:
             for stored in weights.keys():  # noqa: SIM118 - not a dict
-                name = _present_name(stored)
+                name = present_name(stored)
                 if name in wanted:
                     entry = weights.get_slice(stored)
                     values = entry[:ROWS].float().contiguous().numpy().astype("<f4").tobytes()
@@ -75,7 +76,10 @@ def _first_rows(file: Path, wanted: set[str]) -> dict[str, bytes]:
     return found
 
 
-def _present_name(stored: str) -> str:
-    """Files of different age say `language_model.model.x` or `model.language_model.x`, and `vision_tower.vision_model.x`."""
+def present_name(stored: str) -> str:
+    """The name that a weight has today.
+
+    Files of different age say `language_model.model.x` or `model.language_model.x`, and `vision_tower.vision_model.x`.
+    """
     name = stored.removeprefix("model.")
     return re.sub(r"^(language_model|vision_tower)\.(model|vision_model)\.", r"\1.", name)
