@@ -1,6 +1,6 @@
 """Answers files: one answer to one prompt a row, as `answer_prompts.py` writes them, ready to be scored.
 
-JSON Lines or one JSON list. A row has `question`, `answer`, and `image` as a prompt has it; it may have:
+JSON Lines or one JSON list (gzip or not). A row has `question`, `answer`, and `image` as a prompt has it; it may have:
 
     id           string or integer
     answer_type  `GENERAL`, `A_IN_ABCD` …, or `caption_type` 1 to 7 as in the prompt files (absent: GENERAL)
@@ -14,7 +14,6 @@ that was sampled in pieces that the tokenizer would not choose is scored as the 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,8 +27,10 @@ from datasets import Value
 from data_utils.conversation import ConversationTemplate, Segment, query_segments
 from data_utils.datasets import ExampleDataset
 from data_utils.facts import FactBook, RewardPrompt
-from data_utils.images import ImagePipeline
-from data_utils.schema import IMAGE_MARKER, AnswerType, DataError, Problem, Record, Turn, shorten
+from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
+from data_utils.json_files import read_rows
+from data_utils.problems import DataError, Problem, is_unicode, shorten, unreadable
+from data_utils.schema import IMAGE_MARKER, ROWS, AnswerType, Record, Turn, refuse_no_row
 from data_utils.sieve import Limits, Sieve
 from data_utils.tokens import SegmentEncoder
 
@@ -60,7 +61,8 @@ class AnswerDataset(ExampleDataset[AnswerItem]):
     features = hf.Features({"row": Value("int64"), "ids": [Value("int32")], "images": [Value("string")]})
 
     def _item(self, row: dict[str, Any]) -> AnswerItem:
-        return AnswerItem((row["ids"],), self._images(row))
+        images, _ = self._images(row)
+        return AnswerItem((row["ids"],), images)
 
 
 def file_kind(path: str | Path) -> Literal["pairs", "answers"]:
@@ -114,13 +116,14 @@ def build_answers(
     model_max_length: int,
     seed: int,
     skip_invalid: bool,
+    image_checks: ImageChecks = QUICK_CHECKS,
 ) -> AnswerDataset:
     """Answers as query + answer (+ stop) + reward prompt, the sequence that PPO scores.
 
     Limits in tokens: the query, the answer with its stop, and the whole sequence. Raises DataError.
     """
     records, problems = read_answers(path)
-    sieve = Sieve(str(path), problems, skip_invalid)
+    sieve = Sieve(str(path), problems, skip_invalid, image_checks)
     sieve.report.answer_types = Counter()
     limits = Limits(query_len, response_len, model_max_length)
     for record in sieve.usable(records, image_folder):
@@ -148,28 +151,16 @@ def _answer_segments(record: AnswerRecord, template: ConversationTemplate) -> li
 
 
 def _load_rows(path: str | Path) -> tuple[list[Any], list[Problem]]:
-    """The values of a JSON list or of JSON Lines; an unreadable file or line is a problem of the whole file."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        if text.lstrip().startswith("["):
-            return json.loads(text), []
-    except (OSError, ValueError, RecursionError) as error:
-        remedy = "must be a readable UTF-8 file, a JSON list or JSON Lines"
-        return [], [Problem(str(path), None, "file", shorten(str(error), 160), remedy)]
-    rows, problems = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except (ValueError, RecursionError) as error:
-            remedy = f"must be JSON ({error}); write one object a line, or one JSON list"
-            problems.append(Problem(str(path), None, f"line {number}", shorten(line), remedy))
-    return rows, problems
+        return read_rows(path), []
+    except ValueError as error:
+        return [], [unreadable(path, error, ROWS)]
 
 
 def _wrong_fields(row: Any) -> list[tuple[str, Any, str]]:
     """(field, value, remedy) of everything that keeps a row from being an answer."""
-    if not isinstance(row, dict):
-        return [("row", row, "must be a JSON object")]
+    if (no_row := refuse_no_row(row)) is not None:
+        return [no_row]
     wrong = [
         (name, row.get(name), remedy)
         for name, (fits, remedy) in _CHECKS.items()
@@ -216,8 +207,7 @@ def _image_names(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _is_text(value: Any) -> bool:
-    """A string that is valid Unicode: JSON can spell half a surrogate pair, which no tokenizer can read."""
-    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return isinstance(value, str) and is_unicode(value)
 
 
 def _are_texts(value: Any) -> bool:

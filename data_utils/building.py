@@ -14,7 +14,7 @@ from typing import Any
 from data_utils.conversation import ConversationTemplate, dialogue_segments, message_parts, query_segments
 from data_utils.datasets import DialogueDataset, PreferenceDataset, PromptDataset
 from data_utils.facts import FactBook, RewardPrompt
-from data_utils.images import ImagePipeline
+from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
 from data_utils.schema import (
     AnswerType,
     PromptRecord,
@@ -41,13 +41,14 @@ def build_preferences(
     model_max_length: int,
     seed: int,
     skip_invalid: bool,
+    image_checks: ImageChecks = QUICK_CHECKS,
 ) -> PreferenceDataset:
     """Judged pairs as query + response + stop + reward prompt; both answers read the facts in the same order.
 
     Limits in tokens: the query, each response with its stop, and each whole sequence. Raises DataError.
     """
     records, problems = read_preferences(path)
-    sieve = Sieve(str(path), problems, skip_invalid)
+    sieve = Sieve(str(path), problems, skip_invalid, image_checks)
     limits = Limits(query_len, response_len, model_max_length)
     for record in sieve.usable(records, image_folder):
         captions = sieve.captions(record, AnswerType.GENERAL, facts, prompt, seed, record.row)
@@ -86,6 +87,7 @@ def build_dialogues(
     query_len: int,
     response_len: int,
     skip_invalid: bool,
+    image_checks: ImageChecks = QUICK_CHECKS,
 ) -> DialogueDataset:
     """Dialogues whose answers carry loss.
 
@@ -93,14 +95,19 @@ def build_dialogues(
     dialogue. Raises DataError.
     """
     records, problems = read_dialogues(path)
-    sieve = Sieve(str(path), problems, skip_invalid)
+    sieve = Sieve(str(path), problems, skip_invalid, image_checks)
     limits = Limits(query_len, response_len, model_max_length)
     for record in sieve.usable(records, image_folder):
         tokens = encoder.encode(dialogue_segments(template, record.turns, len(record.images)))
         runs = [(answer, len(list(run))) for answer, run in groupby(tokens.supervised)]
         query, answers = runs[0][1], [length for answer, length in runs if answer]
         if sieve.fits(limits, query, max(answers), len(tokens.ids)):
-            row = {"ids": list(tokens.ids), "supervised": list(tokens.supervised), "images": record.images}
+            row = {
+                "row": record.row,
+                "ids": list(tokens.ids),
+                "supervised": list(tokens.supervised),
+                "images": record.images,
+            }
             sieve.keep(row, {"query": [query], "response": answers, "total": [len(tokens.ids)]})
             sieve.describe(encoder, tokens.ids, None)
     return DialogueDataset(sieve.finish(), image_folder, pipeline, sieve.report)
@@ -121,6 +128,7 @@ def build_prompts(
     model_max_length: int,
     seed: int,
     skip_invalid: bool,
+    image_checks: ImageChecks = QUICK_CHECKS,
 ) -> PromptDataset:
     """PPO prompts, each with the reward prompt that will judge its answer.
 
@@ -130,7 +138,7 @@ def build_prompts(
     Raises DataError.
     """
     records, problems = read_prompts(path)
-    sieve = Sieve(str(path), problems, skip_invalid)
+    sieve = Sieve(str(path), problems, skip_invalid, image_checks)
     sieve.report.answer_types = Counter()
     limits = Limits(query_len, response_len, model_max_length)
     for record in sieve.usable(records, image_folder):

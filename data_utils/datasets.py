@@ -125,7 +125,16 @@ class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
         return other
 
     def _images(self, row: dict[str, Any]) -> tuple[torch.Tensor, StoredImages | None]:
-        return read_images(self._pipeline, self._files, self._image_folder, row["images"])
+        return self._read(self._pipeline, self._files, row)
+
+    def _read(
+        self, pipeline: ImagePipeline, files: FeatureFiles | None, row: dict[str, Any]
+    ) -> tuple[torch.Tensor, StoredImages | None]:
+        try:
+            return read_images(pipeline, files, self._image_folder, row["images"])
+        except ValueError as error:  # the checks before the run read most images' headers only
+            place = f"{self.report.file}, row {row['row']}, field 'image'"
+            raise ValueError(f"{place}: {error}; --verify_images True finds all such files first") from error
 
     @abstractmethod
     def _item(self, row: dict[str, Any]) -> ItemT:
@@ -154,7 +163,12 @@ class DialogueDataset(ExampleDataset[DialogueItem]):
     """Dialogues for supervised fine-tuning."""
 
     features = hf.Features(
-        {"ids": [Value("int32")], "supervised": [Value("bool")], "images": [Value("string")]}
+        {
+            "row": Value("int64"),
+            "ids": [Value("int32")],
+            "supervised": [Value("bool")],
+            "images": [Value("string")],
+        }
     )
 
     def _item(self, row: dict[str, Any]) -> DialogueItem:
@@ -203,9 +217,7 @@ class PromptDataset(ExampleDataset[PromptItem]):
         images, stored = self._images(row)
         reward_images, reward_stored = None, None
         if self._reward_pipeline is not None:
-            reward_images, reward_stored = read_images(
-                self._reward_pipeline, self._reward_files, self._image_folder, names
-            )
+            reward_images, reward_stored = self._read(self._reward_pipeline, self._reward_files, row)
         return PromptItem(
             row=row["row"],
             id=row["id"],

@@ -1,44 +1,67 @@
-"""The only place that opens an image: checks it, pads it to a square, makes pixels."""
+"""The only place that opens an image: checks it, sets it upright, pads it to a square, makes pixels."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor
 
 ASPECT_RATIOS = ("pad", "square")
+# Pillow reads more, some of it by starting other programs. Pictures of several views (MPO) are opened as JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+MAX_SIDE = 10_000  # pixels: as a square that is 300 MB, in each data-loader worker
+MAX_STRETCH = 100  # longer side / shorter side: what the shorter side is enlarged by, the longer one is too
+_NO_RANGE = ("I", "F")  # 32-bit numbers: which one is white, nobody knows
 
 
-def check_image(folder: str | Path, name: str) -> str | None:
+@dataclass(frozen=True)
+class ImageChecks:
+    """How images are checked before a model is loaded.
+
+    Attributes:
+        decode_all: decode every image, not only those whose structure leaves a doubt.
+        follow_links: accept symbolic links that lead out of the image folder.
+    """
+
+    decode_all: bool = False
+    follow_links: bool = False
+
+
+QUICK_CHECKS = ImageChecks()
+
+
+def check_image(folder: str | Path, name: str, checks: ImageChecks = QUICK_CHECKS) -> str | None:
     """Why the image `folder/name` cannot be used, or None when it can.
 
-    Reads the file's header and structure only, so that a whole data set is checked in minutes.
+    Reads header and structure only where these tell a whole file from a cut-off one (PNG, JPEG), so that a large data
+    set is checked in minutes; files of other formats are decoded.
     """
     path, reason = _locate(folder, name)
+    if not reason and not checks.follow_links and _leaves(folder, path):
+        reason = "is a symbolic link out of the image folder; copy the file, or --follow_image_links True"
     if reason:
         return reason
     try:
-        with Image.open(path) as image:
-            cut_off = image.format == "JPEG" and not _ends_like_jpeg(path)
+        if not path.stat().st_size:
+            return "the file is empty"
+        with Image.open(path, formats=FORMATS) as image:
+            reason = _unfit(image)
+            decode = checks.decode_all or not _shows_cuts(image, path)
             image.verify()
-        # `verify` does not notice a JPEG that stops half-way; only suspects are decoded, which is slow.
-        if cut_off:
-            with Image.open(path) as image:
-                image.load()
+        if decode and not reason:
+            _open_upright(path)
+    except Image.DecompressionBombError as error:
+        return f"has too many pixels ({error}); shrink it"
     except Exception as error:  # Pillow's decoders raise whatever type they like on broken bytes
         return f"unreadable image ({type(error).__name__}: {error})"
-    return None
-
-
-def _ends_like_jpeg(path: Path) -> bool:
-    """Whether an end-of-image marker stands among the last bytes (some writers append a little after it)."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 4096, 0))
-        return b"\xff\xd9" in file.read()
+    return reason
 
 
 class ImagePipeline:
@@ -46,6 +69,7 @@ class ImagePipeline:
 
     `pad` centres the image on a square of the processor's mean colour first, so that nothing is cropped;
     `square` gives the processor the image as it is (CLIP's: shorter edge resized, centre cropped).
+    Of an animation the first frame is taken, of 16 bits a channel the upper 8, and EXIF says which side is up.
     Raises ValueError on an unknown mode, and on an image that cannot be decoded.
     """
 
@@ -74,20 +98,77 @@ class ImagePipeline:
         if reason:
             raise ValueError(f"{name}: {reason}")
         try:
-            with Image.open(path) as image:
-                image = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            image = _open_upright(path)
+        except Exception as error:  # as above
             raise ValueError(f"{path}: cannot be decoded ({error}); replace it or drop its rows") from error
         return _pad_to_square(image, self._background) if self.image_aspect_ratio == "pad" else image
 
 
 def _locate(folder: str | Path, name: str) -> tuple[Path, str | None]:
     path = Path(folder, name)
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         return path, "must be a path relative to the image folder, without '..'"
-    if not path.is_file():
-        return path, f"no such file in the image folder {folder}"
-    return path, None
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        return path, f"can't be read ({error.strerror})"
+    return path, None if found else f"no such file in the image folder {folder}"
+
+
+def _leaves(folder: str | Path, path: Path) -> bool:
+    """Whether links lead out of the folder; that the folder itself is reached by links is no matter."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _unfit(image: Image.Image) -> str | None:
+    """Why an image that can be read can't be used, or None; header only."""
+    width, height = image.size
+    long, short = max(image.size), max(1, min(image.size))
+    if long > MAX_SIDE:
+        return f"is {width} × {height} pixels, at most {MAX_SIDE} a side are accepted; shrink it"
+    if long > MAX_STRETCH * short:
+        return f"is {width} × {height} pixels, one side more than {MAX_STRETCH} times the other; crop it"
+    if image.mode in _NO_RANGE:
+        return f"has pixels of 32 bits (mode {image.mode}), whose white is unknown; save it with 8 bits"
+    return None
+
+
+def _shows_cuts(image: Image.Image, path: Path) -> bool:
+    """Whether a file was seen not to stop half-way, or `Image.verify` will see it."""
+    if image.format in ("JPEG", "MPO"):
+        return _ends_like_jpeg(path)
+    return image.format == "PNG"  # chunks have check sums
+
+
+def _ends_like_jpeg(path: Path) -> bool:
+    """Whether an end-of-image marker stands among the last bytes (some writers append a little after it)."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 4096, 0))
+        return b"\xff\xd9" in file.read()
+
+
+def _open_upright(path: Path) -> Image.Image:
+    """The first frame in 8-bit RGB, turned as its EXIF orientation says. Raises whatever Pillow raises."""
+    with Image.open(path, formats=FORMATS) as image:
+        reason = _unfit(image)
+        if reason:
+            raise ValueError(reason)
+        image.load()
+        return _eight_bits(_upright(image)).convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF is common and says nothing of the picture
+        return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    # Pillow takes the upper byte of 16-bit colours itself, but cuts 16-bit greys off at 255: nearly all white.
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
 
 
 def _pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:

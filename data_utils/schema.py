@@ -6,15 +6,17 @@ tokenised; a record is the JSON row with its types checked. The schema is open: 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data_utils.json_files import BadLine, RepeatedKeys, read_object, read_rows, repeated_key
+from data_utils.problems import Problem, is_unicode, shorten, unreadable
+
 IMAGE_MARKER = "<image>"
-SHOWN_PROBLEMS = 20
+ROWS = "a readable JSON list of rows, or JSON Lines (one row a line), in UTF-8, gzip or not"
 
 
 class AnswerType(IntEnum):
@@ -71,33 +73,6 @@ class PromptRecord(Record):
     length_bonus: float
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One reason why a row (or, with `row` None, a file) cannot be used."""
-
-    file: str
-    row: int | None
-    field: str
-    value: str
-    remedy: str
-
-    def __str__(self) -> str:
-        place = self.file if self.row is None else f"{self.file}, row {self.row}"
-        return f"{place}, field {self.field!r}: value {self.value} — {self.remedy}"
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message lists the first problems and their total number."""
-
-    def __init__(self, problems: Sequence[Problem]):
-        self.problems = tuple(problems)
-        lines = [f"{len(self.problems)} problem(s) in the data:"]
-        lines += [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
-        if len(self.problems) > SHOWN_PROBLEMS:
-            lines.append(f"  … and {len(self.problems) - SHOWN_PROBLEMS} more")
-        super().__init__("\n".join(lines))
-
-
 class _BadField(Exception):
     """Raised inside one row's parser; never leaves this file."""
 
@@ -107,15 +82,6 @@ class _BadField(Exception):
 
 
 RecordT = TypeVar("RecordT", bound=Record)
-
-
-def shorten(value: Any, width: int = 80) -> str:
-    """`repr(value)`, cut in the middle to at most `width` characters."""
-    text = repr(value)
-    if len(text) <= width:
-        return text
-    half = (width - 1) // 2
-    return f"{text[:half]}…{text[-half:]}"
 
 
 def read_dialogues(path: str | Path) -> tuple[list[DialogueRecord], list[Problem]]:
@@ -135,40 +101,50 @@ def read_prompts(path: str | Path) -> tuple[list[PromptRecord], list[Problem]]:
 
 def read_captions(path: str | Path) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
     """Read a caption map (one JSON object: image name → list of captions); wrong entries become problems."""
-    data, problems = _load_json(path, dict, "one object: image name → list of captions")
+    try:
+        data = read_object(path)
+    except ValueError as error:
+        return {}, [
+            unreadable(
+                path, error, "a readable JSON object in UTF-8, gzip or not: image name → list of captions"
+            )
+        ]
+    repeated = data.repeated if isinstance(data, RepeatedKeys) else set()
     captions: dict[str, tuple[str, ...]] = {}
-    for name, value in (data or {}).items():
+    problems: list[Problem] = []
+    for name, value in data.items():
         try:
-            captions[name] = _captions(value, name)
+            if name in repeated:
+                raise _BadField(name, value, "stands there more than once; keep one")
+            captions[_text(name, name)] = _captions(value, name)
         except _BadField as bad:
             problems.append(Problem(str(path), None, bad.field, shorten(bad.value), bad.remedy))
     return captions, problems
 
 
-def _load_json(path: str | Path, kind: type, expected: str) -> tuple[Any, list[Problem]]:
-    try:
-        # utf-8-sig: some editors put a byte order mark in front.
-        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        return None, [
-            Problem(str(path), None, "file", shorten(str(error), 160), "must be a readable UTF-8 JSON file")
-        ]
-    if not isinstance(data, kind):
-        return None, [
-            Problem(str(path), None, "file", f"a JSON {type(data).__name__}", f"must hold {expected}")
-        ]
-    return data, []
+def refuse_no_row(value: Any) -> tuple[str, Any, str] | None:
+    """(field, value, remedy) of a value that is no row at all, whatever rows should hold; None for a JSON object."""
+    if isinstance(value, BadLine):
+        return f"line {value.number}", value.text, f"{value.reason}; write one JSON object a line"
+    if not isinstance(value, dict):
+        return "row", value, "must be a JSON object"
+    key = repeated_key(value)
+    return None if key is None else (key, value, "this key stands there more than once; keep one")
 
 
 def _read_rows(
     path: str | Path, parse: Callable[[dict, dict], RecordT]
 ) -> tuple[list[RecordT], list[Problem]]:
-    data, problems = _load_json(path, list, "a list of rows")
+    try:
+        rows = read_rows(path)
+    except ValueError as error:
+        return [], [unreadable(path, error, ROWS)]
     records: list[RecordT] = []
-    for row, value in enumerate(data or []):
+    problems: list[Problem] = []
+    for row, value in enumerate(rows):
         try:
-            if not isinstance(value, dict):
-                raise _BadField("row", value, "must be a JSON object")
+            if (wrong := refuse_no_row(value)) is not None:
+                raise _BadField(*wrong)
             records.append(parse(value, {"file": str(path), "row": row}))
         except _BadField as bad:
             problems.append(Problem(str(path), row, bad.field, shorten(bad.value), bad.remedy))
@@ -254,6 +230,8 @@ def _common(row: dict, turns: tuple[Turn, ...], known: set[str]) -> dict[str, An
     name = row.get("id", "")
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise _BadField("id", name, "must be a string or an integer")
+    if isinstance(name, str):
+        _text(name, "id")
     images = _images(row.get("image"))
     _check_markers(turns, images)
     captions = None if row.get("captions") is None else _captions(row["captions"], "captions")
@@ -292,8 +270,6 @@ def _captions(value: Any, field: str) -> tuple[str, ...]:
 def _text(value: Any, field: str) -> str:
     if not isinstance(value, str):
         raise _BadField(field, value, "must be a string")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:  # JSON can spell half a surrogate pair, no tokenizer can read it
-        raise _BadField(field, value, "holds half a surrogate pair, not valid Unicode") from None
+    if not is_unicode(value):
+        raise _BadField(field, value, "holds half a surrogate pair, not valid Unicode")
     return value

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt, caption_key, shuffled_captions
-from data_utils.images import check_image
-from data_utils.schema import AnswerType, DataError, Problem, Record, shorten
+from data_utils.images import QUICK_CHECKS, ImageChecks, check_image
+from data_utils.problems import DataError, Problem, shorten
+from data_utils.schema import AnswerType, Record
 from data_utils.summary import SHOWN_EXAMPLES, DataReport
 from data_utils.tokens import SegmentEncoder
+
+CHECKING_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Sieve:
     file: str
     problems: list[Problem]
     skip_invalid: bool
+    image_checks: ImageChecks = QUICK_CHECKS
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -52,15 +59,10 @@ class Sieve:
     def usable(self, records: Sequence[Record], image_folder: str | Path | None) -> Iterator[Record]:
         """Records whose images can be read, with a progress bar on a terminal."""
         self.report.rows_read = len(records) + sum(self.report.dropped.values())
-        checked: dict[str, str | None] = {}
+        named = Counter(record.id for record in records if record.id)
+        self.report.repeated_ids = sum(named.values()) - len(named)
+        checked = self._check_images(records, image_folder)
         for record in tqdm(records, desc=f"reading {Path(self.file).name}", unit="row", disable=None):
-            for name in record.images:
-                if name not in checked:
-                    checked[name] = (
-                        "no image folder was given"
-                        if image_folder is None
-                        else check_image(image_folder, name)
-                    )
             bad = [name for name in record.images if checked[name]]
             for name in bad:
                 self._refuse(record, "image", name, f"{checked[name]}; fix the file or the row")
@@ -68,6 +70,18 @@ class Sieve:
                 self.drop("missing or unreadable image")
             else:
                 yield record
+
+    def _check_images(
+        self, records: Sequence[Record], image_folder: str | Path | None
+    ) -> dict[str, str | None]:
+        """Name → why the image can't be used, or None. In threads: the files may lie behind a slow network."""
+        names = list(dict.fromkeys(name for record in records for name in record.images))
+        if image_folder is None:
+            return dict.fromkeys(names, "no image folder was given")
+        bar = partial(tqdm, total=len(names), desc="checking images", unit="image", disable=None)
+        with ThreadPoolExecutor(CHECKING_THREADS) as pool:
+            reasons = pool.map(partial(check_image, image_folder, checks=self.image_checks), names)
+            return dict(zip(names, bar(reasons), strict=True))
 
     def captions(
         self,

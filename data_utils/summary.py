@@ -17,7 +17,7 @@ class DataReport:
     """Numbers of one file. Lengths are in tokens of the rows kept, an image counted as one.
 
     `caption_coverage` is (rows judged with facts, rows judged without), None when no facts are asked for;
-    `answer_types` counts the rows of each answer type, None where rows have none.
+    `repeated_ids` counts rows whose id an earlier row has; `answer_types` counts the rows of each answer type, None where rows have none.
     """
 
     file: str
@@ -25,6 +25,7 @@ class DataReport:
     rows_kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     token_lengths: dict[str, list[int]] = field(default_factory=dict)
+    repeated_ids: int = 0
     caption_coverage: tuple[int, int] | None = None
     answer_types: Counter[str] | None = None
     examples: list[str] = field(default_factory=list)
@@ -34,6 +35,10 @@ def format_report(report: DataReport) -> str:
     """The report as text of a few lines and three examples."""
     lines = [f"Data {report.file}: {report.rows_kept} of {report.rows_read} rows kept"]
     lines += [f"  dropped {count}: {reason}" for reason, count in sorted(report.dropped.items())]
+    if report.repeated_ids:
+        lines.append(
+            f"  ids: {report.repeated_ids} rows have that of an earlier row (nothing is looked up by id)"
+        )
     if report.token_lengths:
         lines.append(f"  {'tokens':<14}{'p50':>8}{'p95':>8}{'max':>8}")
     for name, lengths in report.token_lengths.items():

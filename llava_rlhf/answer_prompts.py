@@ -14,11 +14,13 @@ from data_utils.datasets import PromptDataset
 from llava_rlhf.arguments import DataArguments, ModelArguments
 from llava_rlhf.assemble import TextSide, load_text_side, unsampled_ids
 from llava_rlhf.evaluation.answering import Answerer
+from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import find_policy_adapter
 from llava_rlhf.run_folder import write_text_whole
 from llava_rlhf.training import start_logging
 from models.adapter_files import check_adapter_fits
+from models.base_fingerprint import check_weights
 from models.generation import SamplingSettings
 
 
@@ -63,9 +65,13 @@ def prepare(argv: Sequence[str]) -> AnswerRun:
         (AnswerArguments, DataArguments, ModelArguments), description=__doc__
     ).parse(argv)
     start_logging(main_process=True)
+    if Path(arguments.output_file).is_dir():
+        raise ValueError(f"--output_file {arguments.output_file} is a directory; name a file")
+    check_writable("--output_file", Path(arguments.output_file).parent)
     adapter = find_policy_adapter(arguments.adapter) if arguments.adapter else None
     if adapter is not None:
         check_adapter_fits(adapter, arguments.base_model_name)
+    check_weights(arguments.base_model_name)
     text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
     prompts = build_prompts(
         data.dataset_path,
@@ -81,6 +87,7 @@ def prepare(argv: Sequence[str]) -> AnswerRun:
         model_max_length=data.model_max_length,
         seed=arguments.seed,
         skip_invalid=data.skip_invalid,
+        image_checks=data.image_checks(),
     )
     return AnswerRun(arguments, data, model, adapter, text, prompts)
 

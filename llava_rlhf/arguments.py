@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from data_utils.conversation import TEMPLATES
 from data_utils.facts import MissingCaptions
+from data_utils.images import ImageChecks
 from models.adapters import LoraSettings
 from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, BaseSettings
 
@@ -93,7 +94,9 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    dataset_path: str = field(metadata={"help": "JSON file of records in the published format."})
+    dataset_path: str = field(
+        metadata={"help": "Records in the published format: a JSON list or JSON Lines, gzip or not."}
+    )
     image_folder: str = field(metadata={"help": "Folder that the `image` fields are relative to."})
     version: str = field(
         default="v1",
@@ -115,6 +118,15 @@ class DataArguments:
     skip_invalid: bool = field(
         default=False, metadata={"help": "Drop and count invalid rows instead of refusing."}
     )
+    verify_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Decode every image before a model is loaded (minutes to hours); else, of whole files, the header."
+        },
+    )
+    follow_image_links: bool = field(
+        default=False, metadata={"help": "Accept symbolic links that lead out of --image_folder."}
+    )
 
     def __post_init__(self):
         _require_file("--dataset_path", self.dataset_path)
@@ -123,6 +135,10 @@ class DataArguments:
         for name in ("query_len", "response_len", "model_max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+
+    def image_checks(self) -> ImageChecks:
+        """How images are checked before a model is loaded."""
+        return ImageChecks(decode_all=self.verify_images, follow_links=self.follow_image_links)
 
 
 @dataclass

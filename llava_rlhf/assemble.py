@@ -6,17 +6,20 @@ The only place that knows whether policy and judge share a base.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.conversation import ConversationTemplate
-from data_utils.facts import FactBook, RewardPrompt
+from data_utils.facts import PLACEHOLDER, FactBook, RewardPrompt
 from data_utils.images import ImagePipeline
-from data_utils.schema import DataError, read_captions
+from data_utils.problems import DataError
+from data_utils.schema import read_captions
 from data_utils.tokens import SegmentEncoder
 from llava_rlhf.arguments import AdapterArguments, FactArguments
 from llava_rlhf.role_files import POLICY, REFERENCE, REWARD, REWARD_HEAD, VALUE
@@ -33,6 +36,8 @@ from models.vlm import (
 )
 
 logger = logging.getLogger(__name__)
+
+PartT = TypeVar("PartT")
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,25 @@ class TextSide:
 def load_text_side(base: str | Path, image_aspect_ratio: str) -> TextSide:
     """Tokenizer and image pipeline of a base directory. Raises ValueError when it is no LLaVA base."""
     facts = read_base_facts(base)
-    tokenizer = load_tokenizer(base)
+    tokenizer = _read_part(base, "tokenizer.json", load_tokenizer)
+    processor = _read_part(base, "image processor", load_image_processor)
     return TextSide(
         tokenizer,
         SegmentEncoder(tokenizer, facts.image_token_id),
         facts.image_token_id,
         facts.tokens_per_image,
-        ImagePipeline(load_image_processor(base), image_aspect_ratio),
+        ImagePipeline(processor, image_aspect_ratio),
     )
+
+
+def _read_part(base: str | Path, part: str, read: Callable[[str | Path], PartT]) -> PartT:
+    try:
+        return read(base)
+    except Exception as error:  # the libraries raise whatever type they like on files that are damaged
+        if isinstance(error, ValueError) and str(base) in str(error):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the {part} of {base} can't be read ({reason}); fetch the base again") from error
 
 
 def check_stop(text: TextSide, template: ConversationTemplate) -> None:
@@ -89,6 +105,11 @@ def load_facts(arguments: FactArguments, skip_invalid: bool) -> tuple[FactBook, 
     prompt = RewardPrompt.from_file(arguments.reward_prompt_file)
     if not arguments.facts:
         prompt = prompt.without_facts()
+    elif arguments.image_to_caption_file is not None and not prompt.uses_facts:
+        raise ValueError(
+            f"--reward_prompt_file {arguments.reward_prompt_file} has no {PLACEHOLDER}, so nobody would read the captions "
+            f"of --image_to_caption_file; write {PLACEHOLDER} where they belong, or leave the captions out (--facts False)"
+        )
     return load_fact_book(arguments, skip_invalid), prompt
 
 
@@ -97,7 +118,7 @@ def load_fact_book(arguments: FactArguments, skip_invalid: bool) -> FactBook:
     captions = None
     if arguments.image_to_caption_file is not None:
         captions, problems = read_captions(arguments.image_to_caption_file)
-        if any(problem.field == "file" for problem in problems) or (problems and not skip_invalid):
+        if problems and not (skip_invalid and captions):
             raise DataError(problems)
         if problems:
             logger.warning("%s: %d invalid entries dropped", arguments.image_to_caption_file, len(problems))

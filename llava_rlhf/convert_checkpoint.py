@@ -29,8 +29,8 @@ from llava_rlhf.conversion.output_place import check_output
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import POLICY, VALUE, RewardModelCard
 from models.adapter_files import original_adapter_folders
+from models.base_files import check_base
 from models.base_fingerprint import base_fingerprint
-from models.vlm import check_base
 
 BASE_KIND = "base (SFT) model"
 BACK = "original"

@@ -14,7 +14,9 @@ from llava_rlhf.checkpoints import staging_folder
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import find_policy_adapter
 from models.adapter_files import check_adapter_fits
-from models.vlm import DTYPES, check_base
+from models.base_files import check_base
+from models.base_fingerprint import check_weights
+from models.vlm import DTYPES
 
 WEIGHT_FILES = ("model", "pytorch_model")  # how the names of weight files and their indices begin
 
@@ -39,6 +41,7 @@ def prepare(argv: Sequence[str]) -> ExportArguments:
     if Path(arguments.output_dir).exists():
         raise ValueError(f"--output_dir {arguments.output_dir} exists already")
     check_base(arguments.base_model_name)
+    check_weights(arguments.base_model_name)
     check_adapter_fits(find_policy_adapter(arguments.adapter), arguments.base_model_name)
     return arguments
 
@@ -58,7 +61,7 @@ def run(arguments: ExportArguments) -> None:
 
 def merge(base: Path, adapter: Path, target: Path, dtype: torch.dtype) -> None:
     """Write base + adapter as one model, with the tokenizer and processor files of the base as they are."""
-    model = LlavaForConditionalGeneration.from_pretrained(base, dtype=dtype)
+    model = LlavaForConditionalGeneration.from_pretrained(base, dtype=dtype, use_safetensors=True)
     PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(target)
     for file in base.iterdir():
         if file.is_file() and not (target / file.name).exists() and not file.name.startswith(WEIGHT_FILES):

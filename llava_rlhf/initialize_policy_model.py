@@ -16,10 +16,12 @@ from llava_rlhf.arguments import AdapterArguments, DataArguments, LlavaTrainingA
 from llava_rlhf.assemble import TextSide, load_text_side, new_policy, unsampled_ids
 from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.feature_cache import with_feature_cache
+from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import POLICY
 from llava_rlhf.sft_trainer import DialogueLoss, SFTTrainer
 from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from models.base_fingerprint import check_weights
 from models.roles import Policy
 
 ARGUMENTS = (LlavaTrainingArguments, DataArguments, AdapterArguments, RunArguments)
@@ -45,7 +47,9 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
     training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
+    check_writable("--output_dir", training.output_dir)
     checkpoint = resume_folder(run.resume, training.output_dir)
+    check_weights(training.model_name_or_path)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     dataset = build_dialogues(
         data.dataset_path,
@@ -57,6 +61,7 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
         query_len=data.query_len,
         response_len=data.response_len,
         skip_invalid=data.skip_invalid,
+        image_checks=data.image_checks(),
     )
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
     train_set, eval_set = announce_and_split(dataset, training)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from models.adapter_files import ADAPTER_CONFIG, refuse_original
 from models.base_fingerprint import base_fingerprint
@@ -85,11 +86,24 @@ def read_reward_card(folder: str | Path) -> RewardModelCard:
             f"{folder} is not a reward model: it lacks {', '.join(missing)}. "
             "Name the output folder of train_reward_model.py or one of its checkpoints."
         )
-    content = json.loads((folder / REWARD_CARD).read_text())
-    expected = {item.name for item in fields(RewardModelCard)}
-    if set(content) != expected:
-        raise ValueError(f"{folder / REWARD_CARD}: keys {sorted(content)} should be {sorted(expected)}")
-    return RewardModelCard(**content)
+    return RewardModelCard(**_card_content(folder / REWARD_CARD))
+
+
+def _card_content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); take it from the run that trained the model"
+        ) from error
+    expected = {item.name: bool if item.name == "facts" else str for item in fields(RewardModelCard)}
+    found = content if isinstance(content, dict) else {}
+    if found.keys() != expected.keys():
+        raise ValueError(f"{path}: keys {sorted(found)} should be {sorted(expected)}")
+    for name, kind in expected.items():
+        if not isinstance(found[name], kind):
+            raise ValueError(f"{path}: {name} is {found[name]!r}, must be a {kind.__name__}")
+    return found
 
 
 def find_policy_adapter(folder: str | Path) -> Path:

@@ -3,7 +3,6 @@
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,11 +34,13 @@ from llava_rlhf.evaluation.score_records import (
     with_answer_score,
     with_pair_scores,
 )
+from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.role_files import REWARD, RewardModelCard, read_reward_card
+from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard, read_reward_card
 from llava_rlhf.run_folder import write_text_whole
 from llava_rlhf.training import announce, start_logging
 from models.adapter_files import check_adapter_fits
+from models.heads import check_head_fits
 from models.vlm import read_base_facts
 
 logger = logging.getLogger(__name__)
@@ -68,10 +69,9 @@ class ScoringArguments:
     def __post_init__(self):
         if self.batch_size < 1:
             raise ValueError(f"--batch_size {self.batch_size}: must be at least 1")
-        path = Path(self.output_file).absolute()
-        folder = next(parent for parent in path.parents if parent.exists())
-        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ValueError(f"--output_file {self.output_file}: no file can be written there")
+        if Path(self.output_file).is_dir():
+            raise ValueError(f"--output_file {self.output_file} is a directory; name a file")
+        check_writable("--output_file", Path(self.output_file).parent)
 
     @property
     def summary_file(self) -> Path:
@@ -153,6 +153,7 @@ def prepare(argv: Sequence[str]) -> ScoreRun:
         model_max_length=data.model_max_length,
         seed=arguments.seed,
         skip_invalid=data.skip_invalid,
+        image_checks=data.image_checks(),
     )
     announce(dataset.report, main_process=True)
     describe = describe_pairs if pairs else describe_answers
@@ -242,6 +243,7 @@ def find_base(arguments: ScoringArguments, card: RewardModelCard) -> str:
             f"{card.base_model}); name it with --base_model_name"
         )
     check_adapter_fits(Path(folder) / REWARD, base)
+    check_head_fits(Path(folder) / REWARD_HEAD, base)
     card.check_base(folder, base, "--base_model_name")
     trained_on = Path(card.base_model)
     if trained_on.resolve() != Path(base).resolve():

@@ -22,6 +22,7 @@ from llava_rlhf.arguments import (
 from llava_rlhf.assemble import TextSide, load_facts, load_text_side, new_reward_model
 from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.feature_cache import with_feature_cache
+from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
@@ -54,6 +55,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
+    check_writable("--output_dir", training.output_dir)
     checkpoint = resume_folder(run.resume, training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
@@ -70,6 +72,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
         model_max_length=data.model_max_length,
         seed=training.seed,
         skip_invalid=data.skip_invalid,
+        image_checks=data.image_checks(),
     )
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
     train_set, eval_set = announce_and_split(dataset, training)

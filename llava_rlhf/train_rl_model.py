@@ -21,13 +21,16 @@ from llava_rlhf.assemble import TextSide, cast_for_ppo, check_stop, load_facts, 
 from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.feature_cache import open_feature_cache
 from llava_rlhf.optimization import check_optimizer, learning_rate_schedule
+from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
 from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelerator
-from llava_rlhf.role_files import REWARD, RewardModelCard, find_policy_adapter, read_reward_card
+from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard, find_policy_adapter, read_reward_card
 from llava_rlhf.run_folder import write_arguments
 from llava_rlhf.training import announce, start_logging
 from models.adapter_files import check_adapter_fits
+from models.base_fingerprint import check_weights
+from models.heads import check_head_fits
 from models.vlm import read_base_facts
 
 ARGUMENTS = (PPOArguments, RewardArguments, DataArguments, FactArguments, ModelArguments, RunArguments)
@@ -58,14 +61,17 @@ def prepare(argv: Sequence[str]) -> PPORun:
     start_logging(rank == 0)
     check_optimizer(ppo.optim)
     settings.model.check_attention(ppo.bf16, ppo.fp16, ppo.use_cpu)
+    check_writable("--output_dir", ppo.output_dir)
     policy_adapter = find_policy_adapter(ppo.policy_model_name_or_path)
     check_adapter_fits(policy_adapter, ppo.base_model_name)
     card = read_reward_card(ppo.reward_model_name_or_path)
     judge_base = ppo.reward_base_model_name or card.base_model
     check_judge_base(ppo, judge_base)
     check_adapter_fits(Path(ppo.reward_model_name_or_path) / REWARD, judge_base)
+    check_head_fits(Path(ppo.reward_model_name_or_path) / REWARD_HEAD, judge_base)
     card.check_base(ppo.reward_model_name_or_path, judge_base, "--reward_base_model_name")
     text, judge_text = load_text_sides(ppo.base_model_name, judge_base, data.image_aspect_ratio)
+    check_weights(ppo.base_model_name)
     check_stop(text, TEMPLATES[data.version])
     prompts = load_prompts(settings, text, judge_text, card)
     announce(prompts.report, rank == 0)
@@ -203,6 +209,7 @@ def load_prompts(
         model_max_length=data.model_max_length,
         seed=ppo.seed,
         skip_invalid=data.skip_invalid,
+        image_checks=data.image_checks(),
     )
 
 

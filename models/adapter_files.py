@@ -102,7 +102,11 @@ def read_adapter_config(directory: str | Path) -> LoraConfig:
     missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
     if missing:
         raise ValueError(f"{directory} is not an adapter folder: it lacks {' and '.join(missing)}")
-    config = LoraConfig.from_pretrained(str(directory))
+    try:
+        config = LoraConfig.from_pretrained(str(directory))
+    except Exception as error:  # PEFT raises whatever its classes raise on values that it does not expect
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{directory}/{ADAPTER_CONFIG} is not one that PEFT can read ({reason})") from error
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{directory}/{ADAPTER_CONFIG}: peft_type {config.peft_type} is not LORA")
     return config

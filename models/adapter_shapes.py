@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from models.vlm import check_base
+from models.base_files import read_base_config
 
 SHOWN_KEYS = 6  # of each kind in an error
 Shape = tuple[int | None, ...]  # None is any size
@@ -44,8 +44,7 @@ class LayerSizes:
 
 def read_layer_sizes(base: str | Path) -> LayerSizes:
     """Read `LayerSizes` from `config.json`. Raises ValueError for a directory that is not a LLaVA base."""
-    check_base(base)
-    return layer_sizes(base, AutoConfig.from_pretrained(base).get_text_config())
+    return layer_sizes(base, read_base_config(base).get_text_config())
 
 
 def layer_sizes(base: str | Path, text: PreTrainedConfig) -> LayerSizes:

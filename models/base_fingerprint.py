@@ -43,6 +43,16 @@ def base_fingerprint(directory: str | Path) -> str:
     return digest.hexdigest()
 
 
+def check_weights(directory: str | Path) -> None:
+    """Raise ValueError unless every weight file of a base is there as whole safetensors; reads headers only."""
+    for file in weight_files(Path(directory)):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is missing, cut off or no safetensors file ({error})") from error
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a base. Raises ValueError when it has none."""
     whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"

@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.adapter_files import save_safetensors
+from models.adapter_shapes import read_layer_sizes
 
 
 class ScalarHead(nn.Module):
@@ -54,3 +56,23 @@ class ScalarHead(nn.Module):
                 f"{path} is a head for hidden size {width}, the model has {self.linear.in_features}"
             )
         self.linear.load_state_dict(state)
+
+
+def check_head_fits(path: str | Path, base: str | Path) -> None:
+    """Compare a head with a base by the file's header only.
+
+    Raises:
+        ValueError: the file is no head (or cut off), or one for another hidden size.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is missing, cut off or no safetensors file ({error})") from error
+    width = read_layer_sizes(base).hidden_size
+    expected = {"weight": [1, width], "bias": [1]}
+    if shapes != expected:
+        raise ValueError(
+            f"{path} holds {shapes}, a head for {base} (hidden size {width}) holds {expected}; it is no head, or was "
+            "trained on another base"
+        )

@@ -52,7 +52,7 @@ def vision_fingerprint(directory: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"the weights of {directory} lack its vision tower or projector: it is no whole LLaVA base"
         )
-    config = AutoConfig.from_pretrained(directory)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     return {
         "weights": digest.hexdigest(),
         "vision_config": config.vision_config.to_dict(),

@@ -11,15 +11,12 @@ one image, `D` hidden size, `V` vocabulary, `H W` pixels. Masks are bool, True m
 
 from __future__ import annotations
 
-import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     BitsAndBytesConfig,
     CLIPImageProcessorPil,
@@ -29,6 +26,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 
+from models.base_files import check_base, read_base_config
 from models.matrix_products import use_frozen_products
 from models.quantized import compute_alike_in_both_modes
 
@@ -208,6 +206,7 @@ def load_base(path: str | Path, settings: BaseSettings) -> VisionLanguageModel:
         dtype=settings.compute_dtype,
         attn_implementation=settings.attn_implementation,
         quantization_config=quantization,
+        use_safetensors=True,
         device_map={"": settings.device} if quantization is not None else None,
     )
     if quantization is None:
@@ -216,30 +215,6 @@ def load_base(path: str | Path, settings: BaseSettings) -> VisionLanguageModel:
         compute_alike_in_both_modes(model)
     model.eval()
     return VisionLanguageModel(model, settings.compute_dtype)
-
-
-def check_base(path: str | Path) -> None:
-    """Refuse a directory that `load_base` cannot load, reading only its `config.json`. Raises ValueError."""
-    config_file = Path(path) / "config.json"
-    if not config_file.is_file():
-        raise ValueError(f"{path} is not a model directory: it has no config.json")
-    # Read as it is: a configuration class fills what an original checkpoint lacks with sizes of another model.
-    try:
-        fields = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config_file} is not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{config_file} holds a {type(fields).__name__}, not a JSON object")
-    if fields.get("mm_vision_tower") is not None and "vision_config" not in fields:
-        raise ValueError(
-            f"{config_file} is an original LLaVA checkpoint (it names mm_vision_tower); convert it to the Hugging Face "
-            f"format first: bash scripts/convert_checkpoint.sh --input {shlex.quote(str(path))} --vision_tower DIR --output DIR"
-        )
-    if fields.get("model_type") != "llava" or "vision_config" not in fields:
-        raise ValueError(
-            f"{config_file}: model_type {fields.get('model_type')!r} is not a LLaVA model in Hugging Face format "
-            "(LlavaForConditionalGeneration)"
-        )
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -252,7 +227,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"{path} has no tokenizer.json: a fast tokenizer with the model's exact ids is needed"
         )
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {path} needs a begin-of-text and an end-of-text token")
     if tokenizer.pad_token_id is None:
@@ -283,8 +258,7 @@ class BaseFacts:
 
 def read_base_facts(path: str | Path) -> BaseFacts:
     """Read `BaseFacts` from `config.json`. Raises ValueError for a directory that is not a LLaVA base."""
-    check_base(path)
-    config = AutoConfig.from_pretrained(path)
+    config = read_base_config(path)
     text = config.get_text_config()
     return BaseFacts(
         config.image_token_id, _positions_of_one_image(config), text.num_hidden_layers, text.hidden_size

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
+
+from llava_rlhf.output_place import check_writable
 
 SMALL_FILES = 16 * 10**6  # tokenizer, configurations and cards, generously
 
@@ -15,16 +16,7 @@ def check_output(output: Path, weight_bytes: int) -> None:
     if os.path.lexists(output):
         broken = " (a symbolic link to nothing)" if output.is_symlink() and not output.exists() else ""
         raise ValueError(f"--output {output} exists already{broken}; choose another output directory")
-    parent = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
-    if not parent.is_dir():
-        raise ValueError(f"--output {output} can't be made: {parent} is no directory")
-    try:
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"--output {output} can't be made: {parent} can't be written to ({error})"
-        ) from error
+    parent = check_writable("--output", output)
     needed, free = weight_bytes + SMALL_FILES, shutil.disk_usage(parent).free
     if free < needed:
         raise ValueError(f"--output {output} needs {readable(needed)}, {parent} has {readable(free)} left")

@@ -8,7 +8,8 @@ from typing import Any
 
 from data_utils.answers import AnswerRecord, read_answers
 from data_utils.conversation import message_parts
-from data_utils.schema import AnswerType, DataError, PreferenceRecord, Problem, read_preferences, shorten
+from data_utils.problems import DataError, Problem, shorten
+from data_utils.schema import AnswerType, PreferenceRecord, read_preferences
 
 
 def describe_pairs(path: str, rows: Sequence[int]) -> list[dict[str, Any]]:

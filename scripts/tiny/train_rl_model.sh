@@ -63,6 +63,7 @@ launch llava_rlhf.train_rl_model \
     --image_folder "$WORLD_DIR/images" \
     --image_to_caption_file "$WORLD_DIR/image_to_caption.json" \
     --reward_prompt_file "$REWARD_PROMPT" \
+    --facts "$FACTS" \
     --output_dir "$OUTPUT_DIR" \
     --version tiny \
     --query_len "$QUERY_LEN" \

@@ -13,7 +13,8 @@ from llava_rlhf.conversion.adapter_layouts import POLICY_KIND, PPO_KIND, REWARD_
 from llava_rlhf.role_files import find_policy_adapter, read_reward_card
 from models.adapter_files import read_adapter_config
 from models.adapters import AdapterBank, AdapterSpec
-from models.vlm import BaseSettings, check_base, load_base
+from models.base_files import check_base
+from models.vlm import BaseSettings, load_base
 from tests.conversion.original_adapters import write_adapter
 from tests.tiny_data import TinyData, command_line, ppo_command, write_tiny_data
 

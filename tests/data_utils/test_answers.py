@@ -8,7 +8,8 @@ import pytest
 
 from data_utils.answers import build_answers, file_kind, read_answers
 from data_utils.facts import FactBook, MissingCaptions
-from data_utils.schema import AnswerType, DataError
+from data_utils.problems import DataError
+from data_utils.schema import AnswerType
 from tests.data_utils.rows import CAPTIONS, FACTS, PROMPT, preference, prompt_row, prompts
 
 STOP = 2
@@ -165,12 +166,14 @@ def test_pairs_are_told_by_any_of_their_fields(write):
 
 
 def test_unreadable_files_and_lines_are_refused(tmp_path):
-    with pytest.raises(DataError, match="must be a readable UTF-8 file"):
+    with pytest.raises(DataError, match="must be a readable JSON list"):
         file_kind(tmp_path / "none.jsonl")
     path = tmp_path / "cut.jsonl"
     path.write_text(json.dumps(answer()) + '\n{"question": "wha')
-    with pytest.raises(DataError, match=r"field 'line 2'.*one object a line"):
-        file_kind(path)
+    assert file_kind(path) == "answers"
+    records, (problem,) = read_answers(path)
+    assert len(records) == 1 and (problem.row, problem.field) == (1, "line 2")
+    assert "one JSON object a line" in problem.remedy
     path.write_text("[" + json.dumps(answer()))
-    with pytest.raises(DataError, match="must be a readable UTF-8 file"):
+    with pytest.raises(DataError, match="must be a readable JSON list"):
         file_kind(path)

@@ -14,7 +14,8 @@ from data_utils.building import build_dialogues, build_preferences, build_prompt
 from data_utils.conversation import TEMPLATES
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
 from data_utils.images import ImagePipeline
-from data_utils.schema import AnswerType, DataError
+from data_utils.problems import DataError
+from data_utils.schema import AnswerType
 from tests.data_utils.rows import FACTS, gpt, human, preference, preferences, prompt_row, prompts
 
 

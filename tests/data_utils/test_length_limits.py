@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from data_utils.building import build_dialogues
-from data_utils.schema import DataError
+from data_utils.problems import DataError
 from tests.data_utils.rows import gpt, human, preference, preferences, prompt_row, prompts
 
 

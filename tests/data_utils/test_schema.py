@@ -6,16 +6,8 @@ import json
 
 import pytest
 
-from data_utils.schema import (
-    AnswerType,
-    DataError,
-    Problem,
-    Turn,
-    read_captions,
-    read_dialogues,
-    read_preferences,
-    read_prompts,
-)
+from data_utils.problems import DataError, Problem
+from data_utils.schema import AnswerType, Turn, read_captions, read_dialogues, read_preferences, read_prompts
 
 
 def human(text: str) -> dict:
@@ -186,7 +178,7 @@ def test_a_bad_prompt(write, changes, field):
     assert [(problem.row, problem.field) for problem in problems] == [(0, field)]
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "3", "null", "", b"\xff\xfe"])
+@pytest.mark.parametrize("content", ["{", "{\n}", "3", "null", "", b"\xff\xfe"])
 def test_a_file_that_is_no_list_is_one_problem_of_the_file(tmp_path, content):
     path = tmp_path / "broken.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
