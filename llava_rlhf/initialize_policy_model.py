@@ -16,6 +16,8 @@ from llava_rlhf.arguments import AdapterArguments, DataArguments, LlavaTrainingA
 from llava_rlhf.assemble import TextSide, load_text_side, new_policy, unsampled_ids
 from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.feature_cache import with_feature_cache
+from llava_rlhf.memory_planning.programs import announce_plan
+from llava_rlhf.memory_planning.request import POLICY_INIT
 from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import POLICY
@@ -76,6 +78,8 @@ def run(prepared: PolicyRun) -> None:
     # 1. The model: seeded before its adapter is drawn.
     settings = (training, prepared.data, prepared.model, prepared.run)
     begin_run(training, settings, prepared.checkpoint)
+    if training.process_index == 0:
+        announce_plan(POLICY_INIT, settings, prepared.train_set, training.world_size)
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     policy = new_policy(
         training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations

@@ -22,6 +22,8 @@ from llava_rlhf.arguments import (
 from llava_rlhf.assemble import TextSide, load_facts, load_text_side, new_reward_model
 from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.feature_cache import with_feature_cache
+from llava_rlhf.memory_planning.programs import announce_plan
+from llava_rlhf.memory_planning.request import REWARD_MODEL
 from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
@@ -97,6 +99,8 @@ def run(prepared: RewardRun) -> None:
     # 1. The model: seeded before its adapter and head are drawn.
     settings = (training, prepared.data, prepared.facts, prepared.model, prepared.run)
     begin_run(training, settings, prepared.checkpoint)
+    if training.process_index == 0:
+        announce_plan(REWARD_MODEL, settings, prepared.train_set, training.world_size)
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     reward_model = new_reward_model(
         training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations

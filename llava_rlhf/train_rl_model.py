@@ -20,6 +20,8 @@ from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, R
 from llava_rlhf.assemble import TextSide, cast_for_ppo, check_stop, load_facts, load_text_side
 from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.feature_cache import open_feature_cache
+from llava_rlhf.memory_planning.programs import announce_plan
+from llava_rlhf.memory_planning.request import PPO
 from llava_rlhf.optimization import check_optimizer, learning_rate_schedule
 from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
@@ -98,6 +100,7 @@ def run(prepared: PPORun) -> None:
     set_seed(ppo.seed)
     if accelerator.is_main_process:
         write_arguments(ppo.output_dir, vars(settings).values())
+        announce_plan(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.judge_base)
     # 2. The four roles.
     cast = cast_for_ppo(
         ppo.base_model_name,

@@ -4,6 +4,7 @@
 #              torchrun's arguments.
 # NUM_PROCESSES, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT    processes per node, and how several nodes find each other.
 # PYTHON       default: that of .venv if there is one, else python3.
+# DRY_RUN=1    print what would be started, quoted for a shell, and start nothing.
 
 ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 if [ -z "${PYTHON:-}" ]; then
@@ -20,6 +21,15 @@ absolute() {
     for name in "$@"; do
         case "${!name}" in "" | /*) ;; *) printf -v "$name" '%s/%s' "$PWD" "${!name}" ;; esac
     done
+}
+
+# start COMMAND ARGUMENT...: run it, or say that it would be run.
+start() {
+    if [ "${DRY_RUN:-0}" = 1 ]; then
+        "$PYTHON" -c 'import shlex, sys; print(shlex.join(sys.argv[1:]))' "$@"
+    else
+        "$@"
+    fi
 }
 
 # launch MODULE ARGUMENT...: start a training program on every process.
@@ -40,9 +50,9 @@ launch() {
         deepspeed_topology+=(--no_ssh --num_nodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR")
     fi
     case "${LAUNCHER:-torchrun}" in
-        none) "$PYTHON" -m "$@" ;;
-        torchrun) "$PYTHON" -m torch.distributed.run "${topology[@]}" -m "$@" ;;
-        deepspeed) "$PYTHON" -m deepspeed.launcher.runner "${deepspeed_topology[@]}" --module "$@" ;;
-        *) "$LAUNCHER" "${topology[@]}" -m "$@" ;;
+        none) start "$PYTHON" -m "$@" ;;
+        torchrun) start "$PYTHON" -m torch.distributed.run "${topology[@]}" -m "$@" ;;
+        deepspeed) start "$PYTHON" -m deepspeed.launcher.runner "${deepspeed_topology[@]}" --module "$@" ;;
+        *) start "$LAUNCHER" "${topology[@]}" -m "$@" ;;
     esac
 }

@@ -39,6 +39,7 @@ def test_every_flag_that_the_readme_names_is_known():
         convert_checkpoint,
         export_policy,
         initialize_policy_model,
+        plan_memory,
         train_reward_model,
         train_rl_model,
     )
@@ -46,7 +47,7 @@ def test_every_flag_that_the_readme_names_is_known():
 
     classes = [*train_reward_model.ARGUMENTS, *initialize_policy_model.ARGUMENTS, *train_rl_model.ARGUMENTS]
     classes += [answer_prompts.AnswerArguments, export_policy.ExportArguments]
-    classes += [convert_checkpoint.ConvertArguments]
+    classes += [convert_checkpoint.ConvertArguments, plan_memory.PlanArguments]
     known = {option for kind in classes for option in StrictParser((kind,))._option_string_actions}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = {f"--{name}" for name in re.findall(r"--([a-z]\w+)", text)}

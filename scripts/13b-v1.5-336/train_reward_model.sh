@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train the 13B-336 reward model: LoRA + scalar head on pairs of responses, with the image's captions in its prompt.
 #
-# Hardware: 8 GPUs of 80 GB. Memory: about 45 GB a GPU (estimated). Time: about 1 hour (estimated).
+# Hardware: 8 GPUs of 80 GB. Memory: about 50 GB a GPU (estimated). Time: about 1 hour (estimated).
 # Early stop: the published policies were trained with checkpoint-200 of this run. Every checkpoint is evaluated; the run
 # folder itself holds the one with the best accuracy in the end, and OUTPUT_DIR/checkpoint-200 is the published choice.
 # Several nodes: run it on every node with NNODES=2 NODE_RANK=0 (1, ...) MASTER_ADDR=<address of node 0>.

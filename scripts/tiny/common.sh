@@ -10,4 +10,4 @@ RUN_DIR="${RUN_DIR:-$ROOT/runs/tiny}"
 absolute RUN_DIR
 
 # tool MODULE ARGUMENT...: run a program that needs no launcher.
-tool() { "$PYTHON" -m "$@"; }
+tool() { start "$PYTHON" -m "$@"; }

@@ -1,0 +1,53 @@
+"""What a script would start: its launch lines, read without launching anything."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+from llava_rlhf.memory_planning.request import PROGRAMS
+
+
+@dataclass(frozen=True)
+class LaunchLine:
+    """One start of a training program: its name, its arguments, and the processes of all nodes."""
+
+    program: str
+    arguments: tuple[str, ...]
+    processes: int
+
+
+def launch_lines(script: str | Path, extra: Sequence[str] = ()) -> list[LaunchLine]:
+    """The training programs that a script starts when it is given `extra` arguments, in order.
+
+    Raises ValueError when the script fails, or starts none of them.
+    """
+    environment = {"PYTHON": sys.executable, **os.environ, "DRY_RUN": "1", "LAUNCHER": "torchrun"}
+    done = subprocess.run(
+        ["bash", str(script), *extra], capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode:
+        raise ValueError(f"{script} failed:\n{done.stderr.strip()}")
+    found = [line for text in done.stdout.splitlines() if (line := _read(shlex.split(text))) is not None]
+    if not found:
+        raise ValueError(
+            f"{script} starts none of {', '.join(PROGRAMS)} (with DRY_RUN=1 it must print its launch line)"
+        )
+    return found
+
+
+def _read(words: list[str]) -> LaunchLine | None:
+    at = max((place for place, word in enumerate(words[:-1]) if word == "-m"), default=None)
+    program = words[at + 1].removeprefix("llava_rlhf.") if at is not None else None
+    if program not in PROGRAMS:
+        return None
+    counts = ("--nnodes", "--nproc-per-node")
+    processes = prod(int(after) for word, after in pairwise(words[:at]) if word in counts)
+    return LaunchLine(program, tuple(words[at + 2 :]), processes)

@@ -1,0 +1,79 @@
+"""A plan for any of the three programs, and its printing at the start of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from data_utils.datasets import ExampleDataset
+from llava_rlhf.memory_planning.plan import GIB, MemoryPlan, format_plan
+from llava_rlhf.memory_planning.ppo import plan_ppo
+from llava_rlhf.memory_planning.request import PPO, Request
+from llava_rlhf.memory_planning.settings import Lengths, flags_of
+from llava_rlhf.memory_planning.trainers import plan_trainer
+
+logger = logging.getLogger(__name__)
+
+
+def plan_for(request: Request) -> MemoryPlan:
+    """The memory of a program with these settings. Raises ValueError when the sizes of a base are not known."""
+    return plan_ppo(request) if request.program == PPO else plan_trainer(request)
+
+
+def announce_plan(
+    program: str,
+    settings: Iterable[Any],
+    dataset: ExampleDataset,
+    processes: int,
+    judge_base: str | None = None,
+) -> None:
+    """Print the plan of a run that is about to load its models; arguments as in `request_of`. Never stops the run."""
+    try:
+        request = request_of(program, settings, dataset, processes, judge_base)
+        on_gpu = request.on_gpu and torch.cuda.is_available()
+        gpu_bytes = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
+        print(describe(request, gpu_bytes), flush=True)
+    except Exception:  # it runs the layers of libraries in a way of its own: what fails here may well train
+        logger.warning("memory is not planned for this run", exc_info=True)
+
+
+def request_of(
+    program: str,
+    settings: Iterable[Any],
+    dataset: ExampleDataset,
+    processes: int,
+    judge_base: str | None = None,
+) -> Request:
+    """What to plan for a prepared run.
+
+    Args:
+        program: one of `request.PROGRAMS`.
+        settings: everything that was parsed.
+        dataset: the rows, for their lengths.
+        processes: of the whole run.
+        judge_base: of PPO, where the flags leave it open.
+    """
+    flags = flags_of(settings)
+    if judge_base is not None:
+        flags["reward_base_model_name"] = judge_base
+    return Request(program, flags, Lengths.of_data(dataset), processes)
+
+
+def describe(request: Request, gpu_bytes: float | None) -> str:
+    """The plan as text; with a size of the GPUs also whether it fits, and else which flags make its peak smaller."""
+    plan = plan_for(request)
+    lines = [format_plan(plan)]
+    if gpu_bytes is not None:
+        lines.append(f"  {_verdict(request, plan, gpu_bytes)}")
+    return "\n".join(lines)
+
+
+def _verdict(request: Request, plan: MemoryPlan, gpu_bytes: float) -> str:
+    if plan.total <= gpu_bytes:
+        return f"fits in {gpu_bytes / GIB:.0f} GiB"
+    knobs = [*plan.widest.knobs, *(["bits 4"] if request.flags["bits"] > 8 else [])]
+    hint = f"; what makes it smaller: --{', --'.join(knobs)}" if knobs else ""
+    return f"does NOT fit in {gpu_bytes / GIB:.0f} GiB{hint}"

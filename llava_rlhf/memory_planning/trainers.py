@@ -1,0 +1,108 @@
+"""The plan of reward model and policy init: one adapter on one base, trained by `transformers.Trainer`."""
+
+from __future__ import annotations
+
+from llava_rlhf.memory_planning.passes import Bank, Head, Pass, image_encoding, scoring, training
+from llava_rlhf.memory_planning.plan import MemoryPlan, Part, Phase
+from llava_rlhf.memory_planning.request import REWARD_MODEL, Request
+from llava_rlhf.memory_planning.settings import base_of, checkpoints_activations, new_lora, zero_of
+from llava_rlhf.memory_planning.weights import (
+    FLOAT,
+    Trained,
+    adapter_numbers,
+    base_parts,
+    gathered_parts,
+)
+from llava_rlhf.sft_trainer import CHUNK_SIZE
+
+TRAIN_ROWS, EVAL_ROWS = "per_device_train_batch_size", "per_device_eval_batch_size"
+
+
+def plan_trainer(request: Request) -> MemoryPlan:
+    """Memory of `train_reward_model` or `initialize_policy_model`."""
+    return _TrainerPlan(request).plan()
+
+
+class _TrainerPlan:
+    """`items` are pairs of two rows, or dialogues of one."""
+
+    def __init__(self, request: Request):
+        flags = request.flags
+        self.request, self.flags, self.lengths = request, flags, request.lengths
+        self.pairs = request.program == REWARD_MODEL
+        self.base = base_of(flags, flags["model_name_or_path"], request.shape)
+        self.bank = Bank(self.base, new_lora(flags), checkpoints_activations(flags))
+        self.zero = zero_of(flags)
+        numbers = adapter_numbers(self.base, self.bank.lora)
+        self.trained = Trained(
+            groups=(numbers + ((self.base.hidden, 1) if self.pairs else ()),),
+            optim=str(getattr(flags["optim"], "value", flags["optim"])),
+            dtype=self.base.dtype,
+            processes=request.processes,
+            zero=self.zero,
+            ddp=True,
+            gpu=request.on_gpu,
+        )
+
+    def plan(self) -> MemoryPlan:
+        """Everything put together."""
+        title = f"{self.request.program}, {self.base.name}"
+        request = self.request
+        return MemoryPlan(title, self._held(), self._phases(), request.context, request.notes(self.trained))
+
+    @property
+    def _shares(self) -> int:
+        """Into how many parts the weights are cut."""
+        return self.request.processes if self.zero is not None and self.zero.stage == 3 else 1
+
+    def _held(self) -> tuple[Part, ...]:
+        weight = FLOAT if self.zero is None else self.base.dtype.itemsize
+        name = "adapter and head" if self.pairs else "adapter"
+        return (
+            *base_parts(self.base, self._shares),
+            *gathered_parts(self.base, self.zero),
+            Part(name, self.trained.numbers * weight // self._shares),
+            *self.trained.held(),
+        )
+
+    def _phases(self) -> tuple[Phase, ...]:
+        items, accumulation = self.flags[TRAIN_ROWS], self.flags["gradient_accumulation_steps"]
+        # The Trainer fetches all micro-batches of an optimizer step at once.
+        pixels = accumulation * self._pixels(items)
+        trained, work = self.trained, self._work(items)
+        passes = training(self.bank, work)
+        if accumulation > 1 or self.zero is not None:  # they are there and are added to
+            update = trained.gradients + passes.peak
+        else:
+            update = passes.with_gradients(trained.fresh_gradients)
+        what = f"{items} {'pairs' if self.pairs else 'rows'} of {work.length} positions"
+        knobs = () if self.bank.checkpointing else ("gradient_checkpointing True",)
+        phases = [
+            Phase("image encoding", pixels + self._encoding(items), (TRAIN_ROWS,)),
+            Phase(f"update: {what}", pixels + update + trained.buckets, (*knobs, TRAIN_ROWS)),
+            Phase("update: optimizer step", pixels + trained.step(), ("optim",)),
+        ]
+        if self.flags["eval_size"] > 0:
+            items = self.flags[EVAL_ROWS]
+            size = self._features(items) + scoring(self.bank, self._work(items))
+            phases.append(Phase("evaluation", self._pixels(items) + size, (EVAL_ROWS,)))
+        return tuple(phases)
+
+    def _work(self, items: int) -> Pass:
+        text = self.lengths.total - self.lengths.images
+        length = text + self.lengths.images * self.base.positions
+        rows = 2 * items if self.pairs else items
+        tokens = rows * min(text, self.lengths.supervised)
+        head = Head(rows) if self.pairs else Head(tokens, CHUNK_SIZE)
+        return Pass(rows, length, head, masked=True, autocast=True)
+
+    def _pixels(self, items: int) -> int:
+        return items * self.lengths.images * self.base.pixels * FLOAT
+
+    def _features(self, items: int) -> int:
+        """Of every image slot: those of a pair stand in two rows."""
+        slots = items * self.lengths.images * (2 if self.pairs else 1)
+        return slots * self.base.positions * self.base.hidden * self.base.dtype.itemsize
+
+    def _encoding(self, items: int) -> int:
+        return image_encoding(self.base, items * self.lengths.images) + self._features(items)

@@ -1,0 +1,157 @@
+"""`plan_memory` on published scripts and on flags, and the plan that every program prints when it starts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.memory_tables import SCRIPTS, full_table, plans, readme_table
+from llava_rlhf import initialize_policy_model, plan_memory, train_reward_model, train_rl_model
+from llava_rlhf.memory_planning.plan import CONTEXT, GIB, MemoryPlan, Part, Phase, format_plan
+from llava_rlhf.memory_planning.programs import announce_plan, plan_for
+from llava_rlhf.memory_planning.request import PPO
+from llava_rlhf.memory_planning.settings import base_of
+from tests.tiny_data import policy_command, ppo_command, reward_command
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["train_rl_model", "--shape", "7b-v1.5-224", "--bf16", "True"]
+
+# These cover all programs, both bases and both ways to share gradients; the others cost seconds more.
+PLANNED = ("reward model, 13B", "policy init (SFT), 7B", "PPO, 7B judged by 13B")
+
+
+def planned(*argv: str) -> MemoryPlan:
+    (request,) = plan_memory.prepare(argv).requests
+    return plan_for(request)
+
+
+@pytest.fixture(scope="module")
+def published():
+    return list(plans(PLANNED))
+
+
+def test_the_tables_of_the_documents_are_what_the_planner_says(published):
+    for document, table in (("README.md", readme_table), ("docs/memory.md", full_table)):
+        there = (ROOT / document).read_text(encoding="utf-8").splitlines()
+        lines = table(published).splitlines()
+        assert len(lines) > 2 + len(PLANNED) - 1
+        assert not [line for line in lines if line not in there], document
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values())
+def test_bases_of_every_published_script_are_known(script):
+    (request,) = plan_memory.prepare([str(ROOT / "scripts" / script)]).requests
+    assert request.processes == 8
+    names = [request.flags.get(name) for name in ("base_model_name", "model_name_or_path")]
+    (path,) = filter(None, names)
+    base = base_of(request.flags, path, None)
+    assert (base.layers, base.positions) == {"7b": (32, 256), "13": (40, 576)}[script[:2]]
+    assert base.dtype == torch.bfloat16
+
+
+def test_published_runs_are_planned_without_weights(published):
+    assert [(name, gpus) for name, gpus, _ in published] == [
+        (name, gpus) for name in PLANNED for gpus in (1, 8)
+    ]
+    for name, gpus, plan in published:
+        weights = {"reward model, 13B": 24.8, "policy init (SFT), 7B": 13.1, "PPO, 7B judged by 13B": 11.4}[
+            name
+        ]
+        assert weights * GIB < plan.held_bytes < plan.peak, (name, gpus)
+        assert plan.total == plan.peak + CONTEXT
+
+
+def test_the_base_of_13b_in_bf16_takes_two_bytes_a_parameter(published):
+    # 13.35 · 10⁹: 13.016 of Vicuna with its 64 added rows, 0.304 of the tower, 0.031 of the projector.
+    parts = next(plan for name, _, plan in published if name == "reward model, 13B").held
+    base = sum(part.size for part in parts if part.name.startswith("13b-v1.5-336: "))
+    assert base / 2 == pytest.approx(13.35e9, rel=0.001)
+
+
+def test_merging_and_token_budgets_are_seen():
+    before = planned(*SMALL)
+    after = planned(*SMALL, "--merge_adapter_for_sampling", "False", "--tokens_per_micro_batch", "8192")
+
+    def phase(plan: MemoryPlan, words: str) -> int:
+        return max(phase.size for phase in plan.phases if words in phase.name)
+
+    linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008) * 2
+    saved = phase(before, "sampling") - phase(after, "sampling")
+    assert saved == pytest.approx(linear, rel=0.03)  # less the adapter's copy in bfloat16
+    for words in ("scoring", "update, policy"):
+        assert phase(after, words) < 0.5 * phase(before, words)
+
+
+def test_the_table_names_the_peak_and_the_gpu():
+    plan = MemoryPlan("it", (Part("base", 3 * GIB),), (Phase("one", GIB), Phase("two", 2 * GIB)), CONTEXT)
+    lines = format_plan(plan).splitlines()
+    assert [line.endswith("<- peak") for line in lines if line.strip().startswith("+")] == [False, True]
+    assert lines[-3].split()[-1] == "5.00"
+    assert lines[-1].split() == ["a", "GPU", "in", "all", "7.00"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train_rl_model", "--tokens_per_microbatch", "5"], "closest flag is --tokens_per_micro_batch"),
+        (["train_rl_model", "--shape", "8b"], "--shape 8b"),
+        (["train_rl_model", "--gpus", "-1"], "--gpus -1"),
+        ([str(ROOT / "scripts/common.sh")], "starts none of"),
+        (["train_rl_m"], "train_rl_m"),
+        (["--shape", "7b-v1.5-224"], "first name a script"),
+    ],
+)
+def test_what_is_wrong_is_named(argv, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan_memory.prepare(argv)
+
+
+def test_a_base_of_unknown_size_is_refused():
+    (request,) = plan_memory.prepare(["train_rl_model", "--base_model_name", "nowhere"]).requests
+    with pytest.raises(ValueError, match=r"nowhere is no directory.*--shape"):
+        plan_for(request)
+
+
+def test_a_plan_that_does_not_fit_says_what_makes_it_smaller(capsys):
+    plan_memory.run(plan_memory.prepare([*SMALL, "--gpu_gib", "24"]))
+    verdict = capsys.readouterr().out.splitlines()[-1]
+    assert "does NOT fit in 24 GiB" in verdict
+    assert "--merge_adapter_for_sampling False, --rollout_per_device_batch_size" in verdict
+    plan_memory.run(plan_memory.prepare([*SMALL, "--gpu_gib", "500"]))
+    assert "  fits in 500 GiB" in capsys.readouterr().out
+
+
+def test_every_program_prints_its_plan_before_it_trains(tiny_base, tiny_data, tmp_path, capsys):
+    reward, policy = tmp_path / "reward", tmp_path / "policy"
+    one = {"max_steps": 1}
+    programs = [
+        (train_reward_model, reward_command(tiny_data, tiny_base, reward, **one)),
+        (initialize_policy_model, policy_command(tiny_data, tiny_base, policy, **one)),
+        (train_rl_model, ppo_command(tiny_data, tiny_base, policy, reward, tmp_path / "ppo", **one)),
+    ]
+    for program, argv in programs:
+        program.run(program.prepare(argv))
+        text = capsys.readouterr().out
+        title = f"Memory of {program.__name__.split('.')[-1]}, {tiny_base.name}, estimated, MiB a process:"
+        assert text.count(title) == 1
+        assert text.index("peak of tensors") < text.index(
+            "'loss'" if program is not train_rl_model else "step 1/1"
+        )
+
+
+def test_a_plan_that_fails_stops_no_run_and_draws_no_random_number(
+    tiny_base, tiny_data, tmp_path, caplog, capsys
+):
+    argv = reward_command(tiny_data, tiny_base, tmp_path)
+    prepared = train_reward_model.prepare(argv)
+    capsys.readouterr()
+    before = torch.get_rng_state()
+    settings = (prepared.training, prepared.data, prepared.facts, prepared.model, prepared.run)
+    announce_plan("train_reward_model", settings, prepared.train_set, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "peak of tensors" in capsys.readouterr().out
+    announce_plan(PPO, settings, prepared.train_set, 1)  # not its settings
+    assert "memory is not planned for this run" in caplog.text
