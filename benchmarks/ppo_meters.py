@@ -32,11 +32,13 @@ def matrix_product_rate(size: int = 2048, repeats: int = 3) -> float:
 
 
 class StepMeter:
-    """CPU and wall seconds of the parts of a PPO step, and how much goes through the models.
+    """Seconds of the parts of a PPO step, and how much goes through the models.
 
     Attributes:
-        seconds: part → CPU seconds; `sampling`, `scoring <role>`, `rollout`, `update`.
-        counts: LM tokens (padding included), tokens projected on the vocabulary, tower calls and images.
+        seconds: part → CPU seconds, on a GPU wall seconds; `sampling`, `scoring <role>`, `rollout`, `update`, and `prefill`,
+            which is a part of sampling.
+        counts: LM tokens (padding included), of which sampled ones, tokens projected on the vocabulary, tower calls and
+            images; decoding steps, and the columns of the key/value cache that they read, all rows together.
     """
 
     def __init__(self, trainer: PPOTrainer):
@@ -54,7 +56,11 @@ class StepMeter:
             (trainer.updater, "update", "update"),
         ):
             self._time(owner, name, part)
-        model = cast.policy.bank.vlm.model.model
+        vlm = cast.policy.bank.vlm
+        self.device = vlm.device
+        self._sampling = False
+        self._time(vlm, "forward", "prefill")
+        model = vlm.model.model
         model.language_model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
         cast.policy.bank.vlm.model.lm_head.register_forward_pre_hook(self._count_projected)
         model.vision_tower.register_forward_pre_hook(self._count_images, with_kwargs=True)
@@ -63,20 +69,34 @@ class StepMeter:
         method = getattr(owner, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.process_time()
+            # The update calls the same methods with a graph: they belong to it.
+            counts = not torch.is_grad_enabled() or part in ("rollout", "update")
+            if not counts or (part == "prefill" and not self._sampling):
+                return method(*args, **kwargs)
+            self._sampling |= part == "sampling"
+            started = self._now()
             try:
                 return method(*args, **kwargs)
             finally:
-                # The update calls the same methods with a graph: they belong to it.
-                if not torch.is_grad_enabled() or part in ("rollout", "update"):
-                    self.seconds[part] += time.process_time() - started
+                self.seconds[part] += self._now() - started
+                self._sampling &= part != "sampling"
 
         setattr(owner, name, timed)
+
+    def _now(self) -> float:
+        if self.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def _count_tokens(self, module: Any, args: tuple, kwargs: dict) -> None:
         rows, columns = kwargs["inputs_embeds"].shape[:2]
         self.counts["LM tokens"] += rows * columns
         self.counts["trained LM tokens"] += rows * columns * torch.is_grad_enabled()
+        self.counts["sampled LM tokens"] += rows * columns * self._sampling
+        if self._sampling and columns == 1:
+            self.counts["decoding steps"] += 1
+            self.counts["cache columns"] += rows * kwargs["past_key_values"].get_seq_length()
 
     def _count_images(self, module: Any, args: tuple, kwargs: dict) -> None:
         pixels = kwargs.get("pixel_values", args[0] if args else None)
@@ -87,20 +107,31 @@ class StepMeter:
         tokens = args[0].numel() // args[0].shape[-1]
         self.counts["projected"] += tokens
         self.counts["projected with gradient"] += tokens * torch.is_grad_enabled()
+        self.counts["projected in sampling"] += tokens * self._sampling
 
-    def gflop(self) -> float:
-        """Matrix products with weights, attention left out, of the counts so far.
+    def gflop(self) -> dict[str, float]:
+        """Matrix products with weights, attention left out, of the counts so far: `sampling`, `scoring`, `update`.
 
-        Trained tokens: forward, recomputed (gradient checkpointing), and backward to the activations. Trained projections
-        are counted when they are recomputed too; their backward is one more.
+        Trained tokens: forward, recomputed (gradient checkpointing), and backward to the activations. Trained projections:
+        forward and backward.
         """
         vlm = self.trainer.collector.cast.policy.bank.vlm
         config = vlm.model.config.get_text_config()
         layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
-        tokens = self.counts["LM tokens"] + 2 * self.counts["trained LM tokens"]
-        projected = self.counts["projected"] + self.counts["projected with gradient"] / 2
-        total = tokens * layer * config.num_hidden_layers + projected * config.hidden_size * vlm.vocab_size
-        return 2 * total / 1e9
+        counts = self.counts
+        trained, sampled = counts["trained LM tokens"], counts["sampled LM tokens"]
+        learned, drawn = counts["projected with gradient"], counts["projected in sampling"]
+        work = {
+            "sampling": (sampled, drawn),
+            "scoring": (counts["LM tokens"] - trained - sampled, counts["projected"] - learned - drawn),
+            "update": (3 * trained, 2 * learned),
+        }
+        return {
+            part: 2
+            * (tokens * layer * config.num_hidden_layers + projected * config.hidden_size * vlm.vocab_size)
+            / 1e9
+            for part, (tokens, projected) in work.items()
+        }
 
     @contextmanager
     def step(self) -> Iterator[dict[str, float]]:
@@ -112,4 +143,5 @@ class StepMeter:
         yield found
         found |= {"wall s": time.perf_counter() - wall, "cpu s": time.process_time() - cpu}
         found |= {f"{part} cpu s": seconds for part, seconds in self.seconds.items()}
-        found |= self.counts | {"GFLOP": self.gflop()}
+        found |= self.counts | {"GFLOP": sum(self.gflop().values())}
+        found |= {f"{part} GFLOP": work for part, work in self.gflop().items()}

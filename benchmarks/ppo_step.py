@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 
 from benchmarks.ppo_meters import StepMeter, matrix_product_rate, peak_mib
@@ -80,9 +79,14 @@ def run(arguments: BenchmarkArguments) -> None:
             {"size": "tiny", "schedule": "packed", "response_len": length}
             for length in (16, 32, 64, 128, 256)
         ]
-    results = [case | in_own_process(case, arguments) for case in cases]
-    for result in results:
-        print(one_line(result), flush=True)
+    torch.set_num_threads(1)
+    results = []
+    for case in cases:
+        # Measured here: its tables would count as memory of the step.
+        before = matrix_product_rate()
+        result = case | in_own_process(case, arguments)
+        results.append(result | {"machine GFLOP/s": (before + matrix_product_rate()) / 2})
+        print(one_line(results[-1]), flush=True)
     record = {"when": time.strftime("%Y-%m-%d"), "environment": environment(), "results": results}
     path = Path(arguments.output_file)
     write_text_whole(path, json.dumps(record, indent=2) + "\n")
@@ -113,12 +117,15 @@ def time_case(case: dict[str, Any], steps: int) -> dict[str, float]:
     if "response_len" in case:
         size = replace(size, response_len=case["response_len"], lengths=(case["response_len"],) * 8)
     imports = peak_mib()
-    settings = {**SCHEDULES[case["schedule"]], "logits_chunk_size": 32 if device == "cpu" else 512}
+    settings = {
+        **SCHEDULES[case["schedule"]],
+        "logits_chunk_size": 32 if device == "cpu" else 512,
+        "tokens_per_micro_batch": size.tokens_per_micro_batch,
+    }
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
         trainer, prompts = build_trainer(size, folder, dtype, device, **settings)
         meter = StepMeter(trainer)
-        rate = matrix_product_rate()
         found = []
         for step in range(steps):
             with meter.step() as numbers:
@@ -126,10 +133,8 @@ def time_case(case: dict[str, Any], steps: int) -> dict[str, float]:
             found.append(numbers)
         peak = peak_mib() if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
     medians = {name: statistics.median(numbers[name] for numbers in found[1:]) for name in found[-1]}
-    rate = (rate + matrix_product_rate()) / 2
     return medians | {
         "GFLOP/s": medians["GFLOP"] / medians["cpu s"],
-        "machine GFLOP/s": rate,
         "peak MiB": peak,
         "imports MiB": imports,
     }
@@ -139,6 +144,7 @@ def one_line(result: dict[str, Any]) -> str:
     """A line of the printed table."""
     name = " ".join(str(result[key]) for key in ("size", "schedule", "rows", "response_len") if key in result)
     line = f"{name:<30}{result['cpu s']:8.2f} cpu s  {result['LM tokens']:8.0f} tokens  {result['peak MiB']:7.0f} MiB"
+    line += f" ({result['peak MiB'] - result['imports MiB']:.0f} beyond imports)"
     line += f"  {result['GFLOP/s'] / result['machine GFLOP/s']:6.0%} of the machine"
     if result["size"] in ORIGINAL and result.keys().isdisjoint({"rows", "response_len"}):
         rollout, update, _, peak = ORIGINAL[result["size"]]
@@ -149,10 +155,11 @@ def one_line(result: dict[str, Any]) -> str:
 
 def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     """CPU seconds of every case, and of the sweeps against their variable."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    # Here, so that its memory is not counted as that of a step.
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.5))
+    figure = Figure(figsize=(12, 3.5))
+    axes = figure.subplots(1, 3)
     sizes = [result for result in results if result.keys().isdisjoint({"rows", "response_len"})]
     axes[0].barh([f"{r['size']} {r['schedule']}" for r in sizes], [r["cpu s"] for r in sizes])
     axes[0].set_xlabel("CPU seconds a step")

@@ -6,13 +6,14 @@ timed really runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from data_utils.batches import PromptBatch, collate_prompts
-from data_utils.datasets import PromptItem
+from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
 from llava_rlhf.assemble import Cast, TextSide
 from llava_rlhf.ppo import PPOTrainer
@@ -31,6 +32,7 @@ from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelera
 from llava_rlhf.role_files import POLICY, REFERENCE, REWARD, VALUE
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
 from models.heads import ScalarHead
+from models.quantized import compute_alike_in_both_modes
 from models.roles import Policy, RewardModel, ValueModel
 from models.vlm import VisionLanguageModel
 
@@ -41,9 +43,15 @@ JUDGE_TOKENS = 269  # factual prompt and captions
 QUERY_TOKENS = 48  # of 64 allowed; the image is one of them
 
 
+def mixed_lengths(rows: int, mean: int = 200, longest: int = 896) -> tuple[int, ...]:
+    """Answer lengths of about this mean: the quantiles of an exponential distribution, the last one at the limit."""
+    quantiles = [-mean * math.log(1 - (row + 0.5) / rows) for row in range(rows - 1)]
+    return (*(min(longest, max(2, round(length))) for length in quantiles), longest)
+
+
 @dataclass(frozen=True)
 class Size:
-    """One configuration: language model, tower, answers (one length a row), and the adapters' rank."""
+    """One configuration: language model, tower, answers (one length a row), the adapters' rank, `--tokens_per_micro_batch`."""
 
     hidden: int
     layers: int
@@ -56,6 +64,7 @@ class Size:
     lengths: tuple[int, ...]
     lora_r: int = 8
     judge_tokens: int = JUDGE_TOKENS
+    tokens_per_micro_batch: int = 0
 
     @property
     def positions(self) -> int:
@@ -66,11 +75,11 @@ class Size:
 SIZES = {
     # 2 answers up to their limit, as many tokens in all as the recorded run had.
     "tiny": Size(64, 3, 176, 4, 56, 32, 3, 32, (3, 32, 32, 4, 32, 3, 11, 3)),
-    "mid": Size(256, 6, 688, 8, 112, 128, 6, 64, (64,) * 8),
+    "mid": Size(256, 6, 688, 8, 112, 128, 6, 64, (64,) * 8, tokens_per_micro_batch=512),
     "short answers": Size(128, 4, 344, 4, 112, 64, 4, 128, (3, 4, 5, 5, 6, 7, 8, 10)),
     # The shapes of the published models, for a GPU.
-    "7b": Size(4096, 32, 11008, 32, 224, 1024, 24, 256, (256, 200, 150, 100) * 8, lora_r=64),
-    "13b": Size(5120, 40, 13824, 40, 336, 1024, 24, 256, (256, 200, 150, 100) * 4, lora_r=64),
+    "7b": Size(4096, 32, 11008, 32, 336, 1024, 24, 896, mixed_lengths(32), 64, tokens_per_micro_batch=16384),
+    "13b": Size(5120, 40, 13824, 40, 336, 1024, 24, 896, mixed_lengths(32), 64, tokens_per_micro_batch=8192),
 }
 
 
@@ -100,8 +109,8 @@ class BenchmarkStream:
         return [order.tolist()]
 
 
-def random_model(size: Size, dtype: torch.dtype, device: str) -> VisionLanguageModel:
-    """A LLaVA of this size with random weights."""
+def random_model(size: Size, dtype: torch.dtype, device: str, four_bit: bool = False) -> VisionLanguageModel:
+    """A LLaVA of this size with random weights; `four_bit`: the language model's linear layers in NF4."""
     config = LlavaConfig(
         text_config=LlamaConfig(
             vocab_size=VOCABULARY,
@@ -131,7 +140,25 @@ def random_model(size: Size, dtype: torch.dtype, device: str) -> VisionLanguageM
             model = LlavaForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(before)
+    if four_bit:
+        _quantise(model, dtype)
     return VisionLanguageModel(model.eval(), dtype)
+
+
+def _quantise(model: LlavaForConditionalGeneration, dtype: torch.dtype) -> None:
+    """What loading with `BaseSettings(bits=4)` makes of it. Raises ImportError without bitsandbytes."""
+    from bitsandbytes.nn import Linear4bit
+
+    for block in model.model.language_model.layers.modules():
+        for name, layer in list(block.named_children()):
+            if isinstance(layer, nn.Linear):
+                small = Linear4bit(
+                    layer.in_features, layer.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
+                )
+                small.load_state_dict(layer.state_dict())
+                setattr(block, name, small.to(layer.weight.device))
+    model.is_loaded_in_4bit = True  # PEFT asks
+    compute_alike_in_both_modes(model)
 
 
 def stand_in_tokenizer() -> PreTrainedTokenizerFast:
@@ -173,7 +200,12 @@ def random_prompts(size: Size, rows: int) -> PromptBatch:
 
 
 def build_trainer(
-    size: Size, output_dir: str, dtype: torch.dtype = torch.float32, device: str = "cpu", **ppo_settings
+    size: Size,
+    output_dir: str,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    four_bit: bool = False,
+    **ppo_settings,
 ) -> tuple[PPOTrainer, PromptBatch]:
     """The loop of `train_rl_model` on random roles over one base, and the prompts of its steps."""
     rows = len(size.lengths)
@@ -198,7 +230,7 @@ def build_trainer(
     )
     plan = plan_batches(ppo, 1, rows)
     accelerator = make_accelerator(ppo, plan)
-    vlm = random_model(size, dtype, device)
+    vlm = random_model(size, dtype, device, four_bit)
     lora = LoraSettings(r=size.lora_r)
     adapters = {
         name: AdapterSpec(lora, trainable=name in (POLICY, VALUE))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from transformers.utils import ModelOutput
 
-from data_utils.datasets import DialogueItem, PairItem, PromptItem
 from data_utils.feature_files import StoredImages
+from data_utils.items import DialogueItem, PairItem, PromptItem
 from data_utils.tokens import expand_image_tokens
 
 NO_LOSS = -100

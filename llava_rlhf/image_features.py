@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from data_utils.batches import ImageBatch
-from data_utils.datasets import PromptItem
 from data_utils.feature_files import DTYPE, FeatureFiles
+from data_utils.items import PromptItem
 from models.vlm import VisionLanguageModel
 
 

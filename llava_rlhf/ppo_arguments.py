@@ -112,7 +112,8 @@ class PPOArguments:
         default=0,
         metadata={
             "help": "Scoring and backward passes take rows × longest row ≤ so many tokens (an image counts in full); "
-            "0: as the batch sizes say."
+            "0: as the batch sizes say. Halved by itself when CUDA runs out of memory, but for DeepSpeed's backward passes: "
+            "its engine has exchanged part of the gradients by then."
         },
     )
     noptepochs: int = field(default=2, metadata={"help": "Passes over a rollout batch."})

@@ -61,7 +61,8 @@ class PPOUpdater:
         self.arguments = arguments
         self.stream = stream
         self.guard = guard
-        self.actor_critic: ActorCritic = accelerator.unwrap_model(model)
+        # Only DeepSpeed wraps it; accelerate's `unwrap_model` would import DeepSpeed to see that.
+        self.actor_critic: ActorCritic = accelerator.unwrap_model(model) if self._deepspeed else model
         self.roles = self.actor_critic.roles()
         self.gradients = Gradients(accelerator, self.roles)
         self.batches = MicroBatches(arguments.step_per_device_batch_size, arguments.tokens_per_micro_batch)

@@ -42,7 +42,10 @@ class PairScorer(nn.Module):
         """float32[B, 2]: the scores of both responses of each pair, from rows 2i and 2i + 1."""
         images = ImageBatch(pixel_values, image_index, image_features, image_keys)
         features = encode_images(self.reward_model.bank.vlm, images, self.files)
-        scores = self.reward_model(input_ids, attention_mask.bool(), features, training=self.training)
+        mask = attention_mask.bool()
+        # A `PairBatch` is padded behind; batches made elsewhere may not be.
+        right_padded = bool(mask[:, 0].all())
+        scores = self.reward_model(input_ids, mask, features, self.training, right_padded)
         return rearrange(scores, "(pairs two) -> pairs two", two=2)
 
 

@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from data_utils.batches import PromptBatch, right_pad
-from data_utils.datasets import PromptItem
 from data_utils.feature_files import FeatureFiles
+from data_utils.items import PromptItem
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.actor_critic import (
     ScoringSettings,

@@ -52,10 +52,13 @@ class DialogueLoss(nn.Module):
         image_features: Tensor | None = None,
         image_keys: Tensor | None = None,
     ) -> Tensor:
-        """float32[B]: each row's sum over its supervised tokens, in nats; `labels` int64[B, L] stand at their token."""
+        """float32[B]: each row's sum over its supervised tokens, in nats; `labels` int64[B, L] stand at their token.
+
+        Rows are padded behind, where no label stands: causal attention needs no `attention_mask`.
+        """
         images = ImageBatch(pixel_values, image_index, image_features, image_keys)
         features = encode_images(self.policy.bank.vlm, images, self.files)
-        hidden = self.policy.hidden_states(input_ids, attention_mask.bool(), features, training=self.training)
+        hidden = self.policy.hidden_states(input_ids, None, features, training=self.training)
         predicts = labels[:, 1:] != IGNORE  # the state at t predicts the token at t + 1
         log_probs, _ = head_log_probs(
             hidden[:, :-1][predicts],

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from data_utils.answers import AnswerDataset, AnswerItem
 from data_utils.batches import right_pad
-from data_utils.datasets import PairItem, PreferenceDataset
+from data_utils.datasets import PreferenceDataset
+from data_utils.items import PairItem
 from data_utils.tokens import expand_image_tokens
 from models.roles import RewardModel
 
@@ -35,7 +36,7 @@ def score_items(reward_model: RewardModel, items: Sequence[PairItem | AnswerItem
     pixels = torch.cat([item.images for item in items])
     with torch.no_grad():
         features = vlm.encode_images(pixels, torch.tensor(image_index, dtype=torch.int64))
-        scores = reward_model(input_ids.to(vlm.device), mask.to(vlm.device), features)
+        scores = reward_model(input_ids.to(vlm.device), mask.to(vlm.device), features, right_padded=True)
     return scores.view(len(items), -1).cpu()
 
 

@@ -22,7 +22,7 @@ from data_utils.batches import (
     right_pad,
 )
 from data_utils.conversation import TEMPLATES, dialogue_segments
-from data_utils.datasets import DialogueItem, PairItem, PromptItem
+from data_utils.items import DialogueItem, PairItem, PromptItem
 from data_utils.schema import AnswerType, read_dialogues
 
 IMAGE = 9

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llava_rlhf.functional.advantages import generalized_advantages
-from llava_rlhf.functional.log_probs import token_log_probs
+from llava_rlhf.functional.log_probs import head_log_probs
 from llava_rlhf.functional.losses import policy_loss, value_loss
 from llava_rlhf.functional.masked import masked_sum, moments
 from llava_rlhf.functional.rewards import apply_stop_penalty
@@ -153,7 +153,9 @@ def test_value_loss(data, cliprange_value):
 
 def test_log_probs(recorded):
     labels, theirs = recorded["logprobs/labels"], recorded["logprobs/out_ignore0"]
-    ours = token_log_probs(recorded["logprobs/logits"], labels)
+    logits = recorded["logprobs/logits"].flatten(0, 1)
+    ours, _ = head_log_probs(logits, labels.flatten(), torch.clone, 1.0, 5, with_entropy=False)
+    ours = ours.view_as(labels)
     close(ours[labels != 0], theirs[labels != 0])
     # The original took id 0 for padding wherever it stood and zeroed it; here padding is known by position.
     assert (labels == 0).any() and not theirs[labels == 0].any() and (ours[labels == 0] < -0.1).all()

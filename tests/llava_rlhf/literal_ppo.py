@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_utils.datasets import PromptItem
+from data_utils.items import PromptItem
 from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments
 from llava_rlhf.symbolic_rewards import correctness
 from tests.llava_rlhf.plain_models import PlainRole

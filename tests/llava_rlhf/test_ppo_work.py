@@ -81,8 +81,8 @@ def test_the_vocabulary_projection_sees_sampled_and_response_tokens_only(parts, 
     lengths = seen[0].lengths
     tokens = int(lengths.sum())
     assert len(set(lengths.tolist())) > 1
-    # Sampled; scored once each for policy and reference; in every pass of the update forward, and again in backward.
-    assert sum(projected) == tokens + 2 * tokens + PASSES * 2 * tokens
+    # Sampled; scored once each for policy and reference; once in every pass of the update.
+    assert sum(projected) == tokens + 2 * tokens + PASSES * tokens
     assert max(projected) == max(ROWS, CHUNK) < tokens
     assert len(heads) == 1 or judged == []
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from data_utils.datasets import PromptItem
+from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
 from llava_rlhf.image_features import ImageFeatures
 from llava_rlhf.ppo_arguments import RewardArguments

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data_utils.batches import collate_prompts
-from data_utils.datasets import PromptItem
+from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
 from llava_rlhf.actor_critic import ScoringSettings
 from llava_rlhf.assemble import Cast, TextSide
