@@ -6,9 +6,18 @@ import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from benchmarks import adapters_per_row, gpu_step
 from benchmarks.ppo_world import SIZES, mixed_lengths, random_model
+
+
+@pytest.fixture(autouse=True)
+def new_accelerator():
+    """accelerate keeps the precision of the first program in a process for all that follow."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_answers_have_the_stated_lengths():
