@@ -14,6 +14,6 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["llava_rlhf*", "models*", "data_utils*"]),
-    package_data={"llava_rlhf.tiny_world": ["*.jinja"]},
+    package_data={"llava_rlhf.tiny_world": ["*.jinja"], "llava_rlhf.evaluation.benchmarks": ["*.txt"]},
     install_requires=[requirement for requirement in requirements if requirement],
 )

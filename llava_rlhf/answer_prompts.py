@@ -1,10 +1,13 @@
-"""Answer a file of prompts with a base and an optional adapter; writes one JSON object a line."""
+"""Answer a file of prompts with a base and an optional adapter; writes one JSON object a line.
+
+A run that was stopped continues where it was; one that is complete is not done again.
+"""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,14 +16,14 @@ from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from llava_rlhf.arguments import DataArguments, ModelArguments
 from llava_rlhf.assemble import TextSide, load_text_side, unsampled_ids
+from llava_rlhf.evaluation.answer_files import AnswerFile, content_hash
 from llava_rlhf.evaluation.answering import Answerer
 from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import find_policy_adapter
-from llava_rlhf.run_folder import write_text_whole
 from llava_rlhf.training import start_logging
 from models.adapter_files import check_adapter_fits
-from models.base_fingerprint import check_weights
+from models.base_fingerprint import base_fingerprint, check_weights
 from models.generation import SamplingSettings
 
 
@@ -31,7 +34,9 @@ class AnswerArguments:
     _argument_group_name = "answering"
 
     base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format."})
-    output_file: str = field(metadata={"help": "JSON Lines file, written whole at the end."})
+    output_file: str = field(
+        metadata={"help": "JSON Lines file; while answers are missing they are in OUTPUT_FILE.partial."}
+    )
     adapter: str | None = field(
         default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder."}
     )
@@ -57,6 +62,7 @@ class AnswerRun:
     adapter: Path | None
     text: TextSide
     prompts: PromptDataset
+    output: AnswerFile
 
 
 def prepare(argv: Sequence[str]) -> AnswerRun:
@@ -64,6 +70,11 @@ def prepare(argv: Sequence[str]) -> AnswerRun:
     arguments, data, model = StrictParser(
         (AnswerArguments, DataArguments, ModelArguments), description=__doc__
     ).parse(argv)
+    return prepare_answers(arguments, data, model)
+
+
+def prepare_answers(arguments: AnswerArguments, data: DataArguments, model: ModelArguments) -> AnswerRun:
+    """Check prompts, adapter and what is already answered. Raises ValueError."""
     start_logging(main_process=True)
     if Path(arguments.output_file).is_dir():
         raise ValueError(f"--output_file {arguments.output_file} is a directory; name a file")
@@ -89,14 +100,35 @@ def prepare(argv: Sequence[str]) -> AnswerRun:
         skip_invalid=data.skip_invalid,
         image_checks=data.image_checks(),
     )
-    return AnswerRun(arguments, data, model, adapter, text, prompts)
+    output = AnswerFile(arguments.output_file, answer_settings(arguments, data, model, adapter))
+    return AnswerRun(arguments, data, model, adapter, text, prompts, output)
+
+
+def answer_settings(
+    arguments: AnswerArguments, data: DataArguments, model: ModelArguments, adapter: Path | None
+) -> dict[str, Any]:
+    """All that the answers depend on: flags, and the contents of base, adapter and prompts. The batch size is not there."""
+    flags = {**asdict(arguments), **asdict(data), **asdict(model)}
+    for name in ("output_file", "batch_size"):
+        del flags[name]
+    return {
+        **flags,
+        "device": _device(arguments),
+        "base_fingerprint": base_fingerprint(arguments.base_model_name),
+        "adapter_sha256": {path.name: content_hash(path) for path in sorted(adapter.glob("adapter_*"))}
+        if adapter
+        else None,
+        "dataset_sha256": content_hash(data.dataset_path),
+    }
 
 
 def run(prepared: AnswerRun) -> None:
-    """Load, answer, write the file whole."""
-    arguments, text = prepared.arguments, prepared.text
-    device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
-    base_settings = prepared.model.base_settings(arguments.bf16, False, device)
+    """Load, answer what is not answered yet, and write the file whole."""
+    arguments, text, output = prepared.arguments, prepared.text, prepared.output
+    if output.complete:
+        print(f"{output.path} is complete and was made under these settings: nothing to do")
+        return
+    base_settings = prepared.model.base_settings(arguments.bf16, False, _device(arguments))
     answerer = Answerer(arguments.base_model_name, prepared.adapter, base_settings)
     sampling = SamplingSettings(
         prepared.data.response_len,
@@ -105,13 +137,16 @@ def run(prepared: AnswerRun) -> None:
         arguments.temperature,
         tuple(unsampled_ids(text, answerer.vlm.vocab_size).tolist()),
     )
-    records = answerer.answers(
-        prepared.prompts, text, sampling, arguments.batch_size, arguments.samples, arguments.seed
+    output.write(
+        lambda first: answerer.answers(
+            prepared.prompts, text, sampling, arguments.batch_size, arguments.samples, arguments.seed, first
+        )
     )
-    path = Path(arguments.output_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    print(f"wrote {path}")
+    print(f"wrote {output.path}")
+
+
+def _device(arguments: AnswerArguments) -> str:
+    return "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
 
 
 if __name__ == "__main__":

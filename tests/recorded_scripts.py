@@ -17,7 +17,6 @@ from llava_rlhf.export_policy import ExportArguments
 from llava_rlhf.parsing import StrictParser
 from llava_rlhf.tiny_world.label_preferences import LabelArguments
 from llava_rlhf.tiny_world.make_world import WorldArguments
-from llava_rlhf.tiny_world.score_answers import ScoreArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGE = (
@@ -30,7 +29,6 @@ TOOLS = {
     "llava_rlhf.export_policy": (ExportArguments,),
     "llava_rlhf.tiny_world.make_world": (WorldArguments,),
     "llava_rlhf.tiny_world.label_preferences": (LabelArguments,),
-    "llava_rlhf.tiny_world.score_answers": (ScoreArguments,),
 }
 RECORDER = """#!/usr/bin/env bash
 printf '%s\\0' "$@" >"$RECORD_DIR/$(printf %03d "$(ls "$RECORD_DIR" | wc -l)")"
@@ -131,13 +129,15 @@ def parsed(call: Call, tmp_path: Path) -> dict[str, object]:
         at = arguments.index("--deepspeed")
         assert Path(arguments[at + 1]).is_file()
         del arguments[at : at + 2]
-    for flag in {"--dataset_path", "--image_to_caption_file", "--image_folder"} & set(arguments):
+    for flag in {"--dataset_path", "--image_to_caption_file", "--image_folder", "--answers"} & set(arguments):
         path = Path(arguments[arguments.index(flag) + 1])
         assert tmp_path in path.parents
         (path if flag == "--image_folder" else path.parent).mkdir(parents=True, exist_ok=True)
         if flag != "--image_folder":
             path.touch()
     classes = TOOLS.get(call.module) or importlib.import_module(call.module).ARGUMENTS
+    if isinstance(classes, dict):  # a program with several actions
+        classes = classes[arguments.pop(0)]
     try:
         groups = StrictParser(classes).parse(arguments)
     finally:

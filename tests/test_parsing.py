@@ -215,7 +215,7 @@ def test_help_of_a_trainer_program_shows_the_flags_of_its_scripts(capsys):
     [
         *PROGRAMS,
         *("answer_prompts", "export_policy"),
-        *("tiny_world.make_world", "tiny_world.label_preferences", "tiny_world.score_answers"),
+        *("tiny_world.make_world", "tiny_world.label_preferences"),
     ],
 )
 def test_every_program_explains_itself(module, capsys, monkeypatch):

@@ -37,11 +37,11 @@ def test_run_all_runs_every_stage_in_order(chain):
         *("initialize_policy_model", "export_policy"),
         *("answer_prompts", "label_preferences"),
         "train_reward_model",
-        *("answer_prompts", "score_answers") * 2,
+        *("answer_prompts", "evaluate") * 2,
         "train_reward_model",
         "initialize_policy_model",
         "train_rl_model",
-        *("answer_prompts", "score_answers") * 3,
+        *("answer_prompts", "evaluate") * 3,
         "report",
     ]
 

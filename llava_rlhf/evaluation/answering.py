@@ -47,8 +47,9 @@ class Answerer:
         batch_size: int,
         samples: int,
         seed: int,
-    ) -> Iterator[dict[str, Any]]:
-        """Yield one record an answer, prompt by prompt, in the format of `data_utils.answers`.
+        first: int = 0,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Yield batches of records, one an answer, prompt by prompt, in the format of `data_utils.answers`.
 
         Args:
             dataset: the prompts.
@@ -56,14 +57,19 @@ class Answerer:
             settings: temperature and limits.
             batch_size: rows at once.
             samples: answers per prompt.
-            seed: of sampling; a row's answer does not depend on the batch it is in.
+            seed: of sampling; a row's answer depends neither on the batch it is in nor on `first`.
+            first: answers that are there already, and are not given again.
         """
         jobs = [(row, number) for row in range(len(dataset)) for number in range(samples)]
         generator = torch.Generator().manual_seed(seed)
-        for start in tqdm(range(0, len(jobs), batch_size), desc="answering", unit="batch"):
-            chosen = jobs[start : start + batch_size]
-            uniforms = torch.rand(len(chosen), settings.max_new_tokens, generator=generator)
-            yield from self._answer(dataset, chosen, text, settings, uniforms)
+        for _ in range(first):  # the numbers of the answers that are there belong to them
+            torch.rand(settings.max_new_tokens, generator=generator)
+        with tqdm(total=len(jobs), initial=first, desc="answering", unit="answer") as progress:
+            for start in range(first, len(jobs), batch_size):
+                chosen = jobs[start : start + batch_size]
+                uniforms = torch.rand(len(chosen), settings.max_new_tokens, generator=generator)
+                yield list(self._answer(dataset, chosen, text, settings, uniforms))
+                progress.update(len(chosen))
 
     def _answer(
         self,

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Answer the held-out prompts and print hallucination, recall, yes/no and multiple-choice accuracy with standard errors.
+# Answer the held-out prompts and print hallucination, recall, yes/no and multiple-choice accuracy with
+# 95 % intervals.
 #
 # Hardware: CPU, one core, 2 GB of memory. Time: 15 s (estimated).
 # The SFT model is asked, or it with an ADAPTER on top: ADAPTER=runs/tiny/fact_rl_model bash scripts/tiny/evaluate.sh
@@ -35,7 +36,8 @@ tool llava_rlhf.answer_prompts \
     --seed "$SEED" \
     "$@"
 
-tool llava_rlhf.tiny_world.score_answers \
-    --world "$WORLD_DIR" \
+tool llava_rlhf.evaluate score \
+    --benchmark tiny_world \
+    --benchmark_files "$WORLD_DIR" \
     --answers "$OUTPUT_DIR/answers.jsonl" \
     --output_file "$OUTPUT_DIR/scores.json"

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data_utils.batches import DialogueCollator, PairCollator, collate_prompts
-from data_utils.items import DialogueItem, PairItem, PromptItem
 from data_utils.feature_files import STALE_SECONDS, UNFINISHED, FeatureFiles, content_key, read_images
+from data_utils.items import DialogueItem, PairItem, PromptItem
 from data_utils.schema import AnswerType
 
 SHAPE = (4, 8)

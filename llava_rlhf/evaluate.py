@@ -1,0 +1,171 @@
+"""Evaluate a model: answers first, numbers second, one table last.
+
+    python -m llava_rlhf.evaluate answer  --benchmark B … --base_model_name BASE [--adapter RUN] --output_file ANSWERS
+    python -m llava_rlhf.evaluate score   --benchmark B … --answers ANSWERS --output_file SCORES
+    python -m llava_rlhf.evaluate compare --runs SFT=SCORES PPO=SCORES … --output_dir FOLDER
+
+Only `answer` needs the model (and a GPU); `--help` behind an action lists its flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from llava_rlhf import answer_prompts
+from llava_rlhf.answer_prompts import AnswerArguments, AnswerRun, prepare_answers
+from llava_rlhf.arguments import DataArguments, ModelArguments
+from llava_rlhf.evaluation.answer_files import read_settings
+from llava_rlhf.evaluation.arguments import (
+    BenchmarkArguments,
+    BenchmarkDataArguments,
+    CompareArguments,
+    JudgeArguments,
+    QuestionArguments,
+    ScoreArguments,
+)
+from llava_rlhf.evaluation.benchmarks.items import Benchmark, Record
+from llava_rlhf.evaluation.comparison import Comparison, check_comparable, compare, group_runs
+from llava_rlhf.evaluation.prompt_files import write_prompts
+from llava_rlhf.evaluation.registry import make_benchmark
+from llava_rlhf.evaluation.score_files import ScoreFile, format_summary, read_score_file, summarise
+from llava_rlhf.evaluation.tables import as_json, latex, markdown
+from llava_rlhf.judge_client import JudgeError
+from llava_rlhf.parsing import ArgumentError, StrictParser, run_program
+from llava_rlhf.run_folder import read_json_lines, write_text_whole
+
+ARGUMENTS = {
+    "answer": (
+        AnswerArguments,
+        BenchmarkArguments,
+        QuestionArguments,
+        BenchmarkDataArguments,
+        ModelArguments,
+    ),
+    "score": (BenchmarkArguments, ScoreArguments, JudgeArguments),
+    "compare": (CompareArguments,),
+}
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """Checked answers to a benchmark."""
+
+    arguments: ScoreArguments
+    benchmark: Benchmark
+    name: str
+    answers: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class CompareRun:
+    """Checked score files: benchmark → run → file."""
+
+    arguments: CompareArguments
+    groups: Mapping[str, Mapping[str, ScoreFile]]
+    first: str
+    notes: Sequence[str]
+
+
+def prepare(argv: Sequence[str]) -> tuple[str, Any]:
+    """The action and what it needs, checked before a model is loaded or a judge asked. Raises ValueError."""
+    action = argv[0] if argv else ""
+    if action in ("", "-h", "--help"):
+        print(__doc__)
+        raise SystemExit(0 if action else 2)
+    if action not in ARGUMENTS:
+        raise ArgumentError(f"unknown action {action}: choose from {', '.join(ARGUMENTS)}")
+    parsed = StrictParser(
+        ARGUMENTS[action], description=__doc__, prog=f"python -m llava_rlhf.evaluate {action}"
+    ).parse(argv[1:])
+    steps: Mapping[str, Callable[..., Any]] = {
+        "answer": prepare_answer,
+        "score": prepare_score,
+        "compare": prepare_compare,
+    }
+    return action, steps[action](*parsed)
+
+
+def prepare_answer(
+    arguments: AnswerArguments,
+    benchmark: BenchmarkArguments,
+    questions: QuestionArguments,
+    data: BenchmarkDataArguments,
+    model: ModelArguments,
+) -> AnswerRun:
+    """Write the prompts of the benchmark beside the answers, and check them like any file of prompts."""
+    items = make_benchmark(benchmark).items()
+    prompts = Path(f"{arguments.output_file}.prompts.json")
+    write_prompts(items, questions.question_suffix, prompts)
+    values = {item.name: getattr(data, item.name) for item in fields(DataArguments)}
+    return prepare_answers(arguments, DataArguments(**(values | {"dataset_path": str(prompts)})), model)
+
+
+def prepare_score(
+    benchmark: BenchmarkArguments, arguments: ScoreArguments, judge: JudgeArguments
+) -> ScoreRun:
+    """Read the answers, and the benchmark's files, and look whether the judge can be asked."""
+    answers = read_json_lines(arguments.answers)
+    if not answers or not all(isinstance(answer, dict) for answer in answers):
+        raise ValueError(f"--answers {arguments.answers}: must be JSON Lines, one object a line")
+    return ScoreRun(arguments, make_benchmark(benchmark, arguments, judge), benchmark.benchmark, answers)
+
+
+def prepare_compare(arguments: CompareArguments) -> CompareRun:
+    """Read the score files and look whether they can be compared."""
+    named = [
+        (name, read_score_file(path)) for name, _, path in (run.partition("=") for run in arguments.runs)
+    ]
+    groups = group_runs(named)
+    leave_out = arguments.missing_items == "leave_out"
+    notes = check_comparable(groups, arguments.allow_other_conditions, leave_out)
+    return CompareRun(arguments, groups, named[0][0], notes)
+
+
+def run(prepared: tuple[str, Any]) -> None:
+    """Do what was prepared."""
+    action, checked = prepared
+    {"answer": answer_prompts.run, "score": run_score, "compare": run_compare}[action](checked)
+
+
+def run_score(prepared: ScoreRun) -> None:
+    """Score, write the numbers and print them."""
+    arguments, benchmark = prepared.arguments, prepared.benchmark
+    try:
+        scores = benchmark.score(prepared.answers, arguments.missing_items == "leave_out")
+    except JudgeError as error:
+        raise SystemExit(
+            f"error: {error}\nReplies so far are kept: the same command goes on from there"
+        ) from None
+    table = summarise(scores.items, list(benchmark.metrics), arguments.resamples, arguments.statistics_seed)
+    settings = read_settings(arguments.answers)
+    file = ScoreFile(prepared.name, benchmark.metrics, arguments.answers, settings, scores)
+    file.write(Path(arguments.output_file), table)
+    print(format_summary(table))
+    print("".join(f"{name}: {count}\n" for name, count in scores.counts.items() if count), end="")
+    print(f"wrote {arguments.output_file}")
+
+
+def run_compare(prepared: CompareRun) -> None:
+    """Compare, write the tables and print the first of them."""
+    arguments = prepared.arguments
+    found = compare(prepared.groups, arguments.resamples, arguments.statistics_seed)
+    rows = list(tqdm(found, desc="comparing", unit="row"))
+    comparison = Comparison(rows, prepared.notes)
+    meanings = {name: next(iter(runs.values())).metrics for name, runs in prepared.groups.items()}
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = markdown(comparison, meanings, prepared.first)
+    write_text_whole(folder / "table.md", text)
+    write_text_whole(folder / "table.tex", latex(comparison, prepared.first))
+    write_text_whole(folder / "table.json", as_json(comparison, meanings, prepared.first))
+    print(text, end="")
+    print(f"wrote table.md, table.tex and table.json in {folder}")
+
+
+if __name__ == "__main__":
+    run_program(prepare, run)

@@ -1,0 +1,224 @@
+"""Settings of `llava_rlhf.evaluate`: the benchmark, the judge, what is scored and what is compared."""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from llava_rlhf.arguments import DataArguments
+from llava_rlhf.judge_client import Endpoint
+
+DEFAULT_JUDGE_OPTIONS = '{"temperature": 0, "max_tokens": 512}'
+JUDGE_PROMPT = Path(__file__).parents[2] / "prompts" / "mmhal_judge_prompt.txt"
+
+
+@dataclass
+class BenchmarkArguments:
+    """Which benchmark, and its files."""
+
+    _argument_group_name = "benchmark"
+
+    benchmark: Literal["pope", "mmhal", "chair", "tiny_world", "reward_accuracy", "best_of_n"] = field(
+        metadata={"help": "Which benchmark; docs/evaluation.md says what each wants and means."}
+    )
+    benchmark_files: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "pope: its JSON files; mmhal: response_template.json; chair: instances_*.json captions_*.json of "
+            "COCO; tiny_world: the folder of make_world."
+        },
+    )
+    images: int = field(
+        default=500,
+        metadata={"help": "chair: so many images, drawn from those of the files; 0 for all."},
+    )
+    image_seed: int = field(default=0, metadata={"help": "chair: of that draw."})
+    question: str = field(
+        default="Please describe this image in detail.", metadata={"help": "chair: what is asked."}
+    )
+    synonyms_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "chair: words for objects, such as the published synonyms.txt (default: our own list)."
+        },
+    )
+
+    def __post_init__(self):
+        counts = {"pope": range(1, 100), "mmhal": (1,), "chair": (2,), "tiny_world": (1,)}
+        if len(self.benchmark_files) not in counts.get(self.benchmark, (0,)):
+            raise ValueError(
+                f"--benchmark {self.benchmark} with {len(self.benchmark_files)} --benchmark_files: it wants "
+                + {
+                    "pope": "one or more JSON files of questions",
+                    "mmhal": "one, response_template.json",
+                    "chair": "two, instances_*.json and captions_*.json of the same images",
+                    "tiny_world": "one, the folder of make_world",
+                }.get(self.benchmark, "none: everything is in the file of scores (--answers)")
+            )
+        if self.images < 0:
+            raise ValueError(f"--images {self.images}: must be 0 or more")
+
+
+@dataclass
+class QuestionArguments:
+    """How the questions of a benchmark are put."""
+
+    _argument_group_name = "questions"
+
+    question_suffix: str = field(
+        default="",
+        metadata={"help": 'Text behind every question, with a line break before it; "" for none.'},
+    )
+
+
+@dataclass
+class BenchmarkDataArguments(DataArguments):
+    """Images and limits; the prompts are the benchmark's."""
+
+    dataset_path: str = field(init=False)  # no flag: see `prompt_files`
+
+    def __post_init__(self):
+        self.dataset_path = __file__  # some file, until the prompts are written
+        super().__post_init__()
+
+
+@dataclass
+class JudgeArguments:
+    """Who rates the answers (mmhal only)."""
+
+    _argument_group_name = "judge"
+
+    judge_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "OpenAI-compatible endpoint, such as http://localhost:8000/v1; the key comes from the environment "
+            "variable OPENAI_API_KEY."
+        },
+    )
+    judge_model: str | None = field(default=None, metadata={"help": "The model as the endpoint calls it."})
+    judge_model_path: str | None = field(
+        default=None, metadata={"help": "Instead of an endpoint: folder of a Hugging Face language model."}
+    )
+    judge_prompt_file: str = field(
+        default=str(JUDGE_PROMPT),
+        metadata={
+            "help": "Prompt with {image_content}, {question}, {reference}, {answer}, or four {} in this order."
+        },
+    )
+    judge_options: str = field(
+        default=DEFAULT_JUDGE_OPTIONS,
+        metadata={
+            "help": "JSON object of further request fields (a local judge: temperature and max_tokens)."
+        },
+    )
+    judge_repeats: int = field(default=1, metadata={"help": "Verdicts an answer."})
+    judge_cache: str | None = field(
+        default=None,
+        metadata={"help": "JSON Lines file of replies (default: judge_cache.jsonl beside --output_file)."},
+    )
+    judge_workers: int = field(default=4, metadata={"help": "Requests at once."})
+    judge_retries: int = field(
+        default=6, metadata={"help": "Retries, with back-off, of a busy or broken endpoint."}
+    )
+
+    def __post_init__(self):
+        if self.judge_repeats < 1:
+            raise ValueError(f"--judge_repeats {self.judge_repeats}: must be at least 1")
+        if self.judge_url is not None or self.judge_model is not None:
+            self.endpoint()
+        self.options()
+
+    def options(self) -> dict[str, Any]:
+        """`judge_options` as a dictionary. Raises ValueError."""
+        try:
+            options = json.loads(self.judge_options)
+        except ValueError as error:
+            raise ValueError(f"--judge_options {self.judge_options}: no JSON ({error})") from None
+        if not isinstance(options, dict):
+            raise ValueError(f"--judge_options {self.judge_options}: must be a JSON object")
+        return options
+
+    def endpoint(self) -> Endpoint | None:
+        """Where the judge is, None for a local one. Raises ValueError where it is not said, or said twice."""
+        remote = self.judge_url is not None and self.judge_model is not None
+        if remote == (self.judge_model_path is not None) or (
+            not remote and (self.judge_url or self.judge_model)
+        ):
+            raise ValueError("a judge is needed: either --judge_url and --judge_model, or --judge_model_path")
+        if not remote:
+            return None
+        try:
+            return Endpoint(
+                self.judge_url, self.judge_model, self.options(), self.judge_workers, self.judge_retries
+            )
+        except ValueError as error:
+            raise ValueError(f"--judge_url, --judge_model, --judge_options …: {error}") from None
+
+
+@dataclass
+class StatisticsArguments:
+    """How sure the numbers are."""
+
+    _argument_group_name = "statistics"
+
+    missing_items: Literal["refuse", "leave_out"] = field(
+        default="refuse",
+        metadata={
+            "help": "Items without an answer, or that not all runs have: refuse, or leave_out and say so."
+        },
+    )
+    resamples: int = field(
+        default=5000, metadata={"help": "Resamples of the bootstrap and of the permutation test."}
+    )
+    statistics_seed: int = field(default=0, metadata={"help": "Of resampling."})
+
+    def __post_init__(self):
+        if self.resamples < 100:
+            raise ValueError(f"--resamples {self.resamples}: must be at least 100")
+
+
+@dataclass(kw_only=True)
+class ScoreArguments(StatisticsArguments):
+    """What to score."""
+
+    answers: str = field(
+        metadata={
+            "help": "Answers (JSON Lines) of `evaluate answer`; reward_accuracy and best_of_n: scores of llava_rlhf.score."
+        },
+    )
+    output_file: str = field(metadata={"help": "JSON file of numbers to write."})
+    judge_device: str = field(default="auto", metadata={"help": "Of a local judge: auto, cpu, cuda …"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not Path(self.answers).is_file():
+            raise ValueError(f"--answers {self.answers}: no such file")
+        if not self.output_file or Path(self.output_file).is_dir():
+            raise ValueError(f"--output_file {self.output_file}: must name a file")
+        if Path(self.output_file).resolve() == Path(self.answers).resolve():
+            raise ValueError(f"--output_file {self.output_file} is the file of answers; choose another")
+
+
+@dataclass(kw_only=True)
+class CompareArguments(StatisticsArguments):
+    """What to compare."""
+
+    runs: list[str] = field(
+        metadata={
+            "help": "NAME=SCORES.json of each run, the reference first; a run may have one file for each benchmark."
+        },
+    )
+    output_dir: str = field(metadata={"help": "Folder for table.md, table.tex and table.json."})
+    allow_other_conditions: bool = field(
+        default=False,
+        metadata={"help": "Print runs side by side that had another judge or other files, with a note."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.output_dir or Path(self.output_dir).is_file():
+            raise ValueError(f"--output_dir {self.output_dir}: must name a folder")
+        wrong = [run for run in self.runs if not all(run.partition("="))]
+        if wrong:
+            raise ValueError(f"--runs {' '.join(wrong)}: each must be NAME=FILE")

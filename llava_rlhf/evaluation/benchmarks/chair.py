@@ -1,0 +1,134 @@
+"""CHAIR: which of the objects that a caption names are not in the image? (Rohrbach et al., arXiv 1809.02156)
+
+What is in the image, as published: objects with an instance annotation, and objects that the human captions name.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llava_rlhf.evaluation.benchmarks.coco_words import OWN_WORDS, ObjectWords
+from llava_rlhf.evaluation.benchmarks.items import (
+    Benchmark,
+    Item,
+    ItemScore,
+    Record,
+    Scores,
+    file_hash,
+    match_answers,
+    summed,
+)
+
+
+class Chair(Benchmark):
+    """A description of each of some COCO images.
+
+    Args:
+        files: COCO's `instances_*.json` and `captions_*.json` of the same images, in any order.
+        synonyms_file: words for objects, as `ObjectWords` reads them; None for our own list.
+        question: what is asked.
+        images: so many, drawn from those with annotations of both kinds; 0 for all.
+        seed: of the draw.
+    """
+
+    metrics: ClassVar[Mapping[str, str]] = {
+        "chair_s": "share of captions that name an object which is not there",
+        "chair_i": "share of false ones among all mentions of objects",
+        "recall": "share of the objects that are there which are named; a short caption hallucinates less and recalls less",
+        "mentions": "mentions of objects a caption",
+        "words": "words a caption",
+    }
+
+    def __init__(
+        self, files: Sequence[str], synonyms_file: str | None, question: str, images: int, seed: int
+    ):
+        self.files = list(files)
+        self.words = ObjectWords(synonyms_file or OWN_WORDS)
+        self._synonyms_file, self._question, self._images, self._seed = synonyms_file, question, images, seed
+
+    def items(self) -> list[Item]:
+        """The images that were drawn; `truth` is the set of objects in each."""
+        there = _objects_there(self.files, self.words)
+        names = sorted(there)
+        if self._images > len(names):
+            raise ValueError(f"--images {self._images}: only {len(names)} images have annotations")
+        if self._images:
+            names = sorted(random.Random(self._seed).sample(names, self._images))
+        return [Item(name, self._question, name, "all", truth=there[name]) for name in names]
+
+    def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
+        """Count mentions: those of things that are not there, and the things that are named."""
+        items = self.items()
+        matched = match_answers(items, answers, leave_out_missing)
+        scored = [
+            ItemScore(
+                item.id, item.category, item.image, summed([self._values(text, item.truth) for text in texts])
+            )
+            for item, texts in matched
+        ]
+        conditions = {
+            "files": sorted(file_hash(path) for path in self.files),
+            "synonyms": file_hash(self._synonyms_file or OWN_WORDS),
+            "question": self._question,
+        }
+        return Scores(scored, conditions, {"missing": len(items) - len(scored)})
+
+    def _values(self, caption: str, there: set[str]) -> dict[str, tuple[float, float]]:
+        mentions = self.words.mentions(caption)
+        false = sum(name not in there for name in mentions)
+        return {
+            "chair_s": (false > 0, 1),
+            "chair_i": (false, len(mentions)),
+            "recall": (len(there.intersection(mentions)), len(there)),
+            "mentions": (len(mentions), 1),
+            "words": (len(caption.split()), 1),
+        }
+
+
+def _objects_there(files: Sequence[str], words: ObjectWords) -> dict[str, set[str]]:
+    """Image file name → objects in it, for images with instances and captions."""
+    if len(files) != 2:
+        raise ValueError(
+            "--benchmark_files: chair wants two, COCO's instances_*.json and captions_*.json of the same images"
+        )
+    (first, a), (second, b) = ((path, _read(path)) for path in files)
+    (instances_path, instances), (captions_path, captions) = (
+        ((first, a), (second, b)) if "categories" in a else ((second, b), (first, a))
+    )
+    try:
+        categories = {row["id"]: row["name"] for row in instances["categories"]}
+        objects: defaultdict[int, set[str]] = defaultdict(set)
+        for row in instances["annotations"]:
+            objects[row["image_id"]].add(categories[row["category_id"]])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{instances_path}: no instance annotations of COCO (lacks {error})") from None
+    unknown = sorted(set(categories.values()) - words.names)
+    if unknown:
+        raise ValueError(f"--synonyms_file: no line begins with {', '.join(unknown)}, which COCO annotates")
+    try:
+        told: defaultdict[int, set[str]] = defaultdict(set)
+        for row in captions["annotations"]:
+            told[row["image_id"]].update(words.mentions(row["caption"]))
+        names = {row["id"]: row["file_name"] for row in captions["images"]}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{captions_path}: no caption annotations of COCO (lacks {error})") from None
+    both = names.keys() & {row["id"] for row in instances.get("images", [])} & told.keys()
+    if not both:
+        raise ValueError(f"{instances_path} and {captions_path} speak of no image in common")
+    return {names[image]: objects[image] | told[image] for image in both}
+
+
+def _read(path: str) -> Mapping[str, Any]:
+    file_hash(path)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path}: must be a JSON file of COCO ({error})") from None
+    if not isinstance(content, dict) or "annotations" not in content:
+        raise ValueError(f"{path}: no annotations of COCO")
+    return content

@@ -1,0 +1,130 @@
+"""Numbers of what `score.py` wrote: a reward model's accuracy on judged pairs, and its best-of-n curve."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.special import gammaln
+
+from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, ItemScore, Record, Scores
+from llava_rlhf.evaluation.reward_summary import pair_outcome
+
+
+class RewardAccuracy(Benchmark):
+    """Does a reward model prefer what people preferred?"""
+
+    metrics: ClassVar[Mapping[str, str]] = {
+        "accuracy": "share of pairs whose preferred response scores higher (a tie counts half)",
+        "margin": "score of the preferred response less that of the other, on the model's own scale",
+    }
+
+    def items(self) -> list[Item]:
+        """None: see `score.py`."""
+        raise ValueError(
+            "--benchmark reward_accuracy reads what llava_rlhf.score wrote of a preference file; nothing is to be answered"
+        )
+
+    def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
+        """One item a pair; a pair is known again by its row and its responses."""
+        scored = []
+        for line, record in enumerate(answers, 1):
+            _check(line, record, {"row": int, "margin": (int, float), "responses": list})
+            mark = hashlib.sha256(json.dumps(record["responses"]).encode()).hexdigest()[:12]
+            margin = float(record["margin"])
+            values = {"accuracy": (float(pair_outcome(margin)), 1.0), "margin": (margin, 1.0)}
+            identity = f"{record['row']}-{mark}"
+            scored.append(ItemScore(identity, record.get("answer_type", "all"), identity, values))
+        _refuse_twice([score.id for score in scored])
+        return Scores(scored, {}, {"pairs": len(scored)})
+
+
+class BestOfN(Benchmark):
+    """How high does the best of n answers score, for n up to the number of answers a prompt has?
+
+    Args:
+        file: what `score.py` wrote of answers with several samples a prompt; its summary beside it names the reward model.
+    """
+
+    metrics: Mapping[str, str]
+
+    def __init__(self, file: str):
+        self.metrics = {}
+        self._file = file
+
+    def items(self) -> list[Item]:
+        """None: see `score.py`."""
+        raise ValueError(
+            "--benchmark best_of_n reads what llava_rlhf.score wrote of answers (answer_prompts with --samples); "
+            "nothing is to be answered here"
+        )
+
+    def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
+        """One item a prompt, with the expected best score of n of its answers."""
+        groups: defaultdict[str, list[float]] = defaultdict(list)
+        prompts: dict[str, str] = {}
+        for line, record in enumerate(answers, 1):
+            _check(line, record, {"score": (int, float), "question": str})
+            question = json.dumps([record.get("image"), record["question"]])
+            identity = str(record.get("prompt_row", record.get("id") or question))
+            if prompts.setdefault(identity, question) != question:
+                raise ValueError(
+                    f"answers, line {line}: prompt {identity} has another question or image than before"
+                )
+            groups[identity].append(float(record["score"]))
+        sizes = Counter(map(len, groups.values()))
+        if len(sizes) != 1:
+            raise ValueError(
+                f"answers: prompts have {sorted(sizes)} answers each; a curve wants the same number of all"
+            )
+        (samples,) = sizes
+        steps = sorted({2**power for power in range(samples.bit_length())} | {samples})
+        self.metrics = {
+            f"best_of_{n}": f"expected highest score of {n} of the {samples} answers" for n in steps
+        }
+        scored = []
+        for identity, scores in groups.items():
+            values = {f"best_of_{n}": (expected_best(scores, n), 1.0) for n in steps}
+            mark = hashlib.sha256(prompts[identity].encode()).hexdigest()[:12]
+            scored.append(ItemScore(f"{identity}-{mark}", "all", identity, values))
+        return Scores(scored, {"reward_model": self._reward_model(), "samples": samples}, {})
+
+    def _reward_model(self) -> str | None:
+        summary = Path(f"{self._file}.summary.json")
+        return json.loads(summary.read_text())["reward_model"] if summary.is_file() else None
+
+
+def expected_best(scores: Sequence[float], n: int) -> float:
+    """Mean of the highest score over all ways to take `n` of the scores: the unbiased estimate of best-of-n.
+
+    In rising order, score number i (from 1) is the highest of C(i−1, n−1) of the C(N, n) choices.
+    """
+    ordered = np.sort(np.asarray(scores, float))
+    rank = np.arange(n, len(ordered) + 1)
+    # C(i-1, n-1) / C(N, n), by logarithms: the numbers themselves are too large for floats from N ≈ 1000 on.
+    log_share = (
+        (gammaln(rank) - gammaln(n) - gammaln(rank - n + 1))
+        - gammaln(len(ordered) + 1)
+        + gammaln(n + 1)
+        + gammaln(len(ordered) - n + 1)
+    )
+    return float(np.exp(log_share) @ ordered[n - 1 :])
+
+
+def _check(line: int, record: Record, fields: Mapping[str, Any]) -> None:
+    for name, kind in fields.items():
+        if not isinstance(record.get(name), kind):
+            raise ValueError(
+                f"answers, line {line}: field {name!r} is {record.get(name)!r}; score the file with llava_rlhf.score first"
+            )
+
+
+def _refuse_twice(ids: Sequence[str]) -> None:
+    twice = [identity for identity, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise ValueError(f"answers: row {twice[0].split('-')[0]} comes twice")

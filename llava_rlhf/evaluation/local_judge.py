@@ -1,0 +1,107 @@
+"""A judge that is a language model on this machine: a Hugging Face folder, text only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from llava_rlhf.judge_client import Question, Reply, ReplyCache
+
+OPTIONS = frozenset({"temperature", "max_tokens"})
+
+
+class LocalJudge:
+    """Answers one question at a time; the model is loaded when the first reply is not in the cache.
+
+    Args:
+        folder: a causal language model with its tokenizer; its chat template is used if it has one.
+        options: `temperature` (0: the most likely token) and `max_tokens`.
+        cache: where replies are kept.
+        device: where the model goes.
+
+    Raises:
+        ValueError: the folder holds no model, or an option is unknown.
+    """
+
+    def __init__(self, folder: str | Path, options: Mapping[str, Any], cache: ReplyCache, device: str):
+        if not (Path(folder) / "config.json").is_file():
+            raise ValueError(f"--judge_model_path {folder}: no folder of a model (it lacks config.json)")
+        unknown = sorted(set(options) - OPTIONS)
+        if unknown:
+            raise ValueError(
+                f"--judge_options: a local judge knows temperature and max_tokens, not {unknown}"
+            )
+        self.name = Path(folder).resolve().name
+        self.settings = {"path": str(Path(folder).resolve()), "options": dict(options)}
+        self._folder, self._cache, self._device = Path(folder), cache, device
+        self._temperature = float(options.get("temperature", 0))
+        self._max_tokens = int(options.get("max_tokens", 512))
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+
+    def ask_all(self, questions: Sequence[Question]) -> list[Reply]:
+        """Replies in the order of the questions. Raises ValueError for a question with images."""
+        if any(question.images for question in questions):
+            raise ValueError("a local judge reads text only")
+        return [self._ask(question) for question in tqdm(questions, desc="judging", unit="reply")]
+
+    def _ask(self, question: Question) -> Reply:
+        described = {
+            **self.settings,
+            "system": question.system,
+            "text": question.text,
+            "repeat": question.repeat,
+        }
+        key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        reply = self._cache.get(key)
+        if reply is None:
+            reply = self._generate(question, seed=int(key[:8], 16))
+            self._cache.add(key, described, reply)
+        return reply
+
+    def _generate(self, question: Question, seed: int) -> Reply:
+        model, tokenizer = self._load()
+        inputs = _encode(tokenizer, question).to(model.device)
+        chance = (
+            {"do_sample": True, "temperature": self._temperature}
+            if self._temperature
+            else {"do_sample": False}
+        )
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)  # of the question, so that the order of questions means nothing
+            output = model.generate(
+                **inputs,
+                max_new_tokens=self._max_tokens,
+                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+                **chance,
+            )
+        new = output[0, inputs["input_ids"].shape[1] :]
+        length = inputs["input_ids"].shape[1]
+        finish = "length" if len(new) >= self._max_tokens else "stop"
+        return Reply(tokenizer.decode(new, skip_special_tokens=True).strip(), length, len(new), finish)
+
+    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        if self._loaded is None:
+            tokenizer = AutoTokenizer.from_pretrained(self._folder)
+            model = AutoModelForCausalLM.from_pretrained(self._folder, dtype="auto")
+            self._loaded = model.to(self._device).eval(), tokenizer
+        return self._loaded
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, question: Question) -> Any:
+    if tokenizer.chat_template is None:
+        text = question.text if question.system is None else f"{question.system}\n\n{question.text}"
+        return tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    system = [] if question.system is None else [{"role": "system", "content": question.system}]
+    return tokenizer.apply_chat_template(
+        [*system, {"role": "user", "content": question.text}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
