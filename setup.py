@@ -14,6 +14,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["llava_rlhf*", "models*", "data_utils*"]),
-    package_data={"llava_rlhf.tiny_world": ["*.jinja"], "llava_rlhf.evaluation.benchmarks": ["*.txt"]},
+    package_data={
+        "llava_rlhf.tiny_world": ["*.jinja"],
+        "llava_rlhf.evaluation.benchmarks": ["*.txt"],
+        "llava_rlhf.exporting": ["*.jinja"],
+        "llava_rlhf.pages": ["*.jinja", "*.css", "*.js"],
+    },
     install_requires=[requirement for requirement in requirements if requirement],
 )

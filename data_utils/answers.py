@@ -134,7 +134,7 @@ def build_answers(
         judge = encoder.encode_reward_prompt(prompt.render(captions))
         segments = query_segments(template, record.turns, len(record.images))
         query = len(encoder.encode(segments).ids)
-        answered = encoder.encode([*segments, *_answer_segments(record, template)]).ids
+        answered = encoder.encode([*segments, *answer_segments(record.answer, record.stopped, template)]).ids
         response, total = len(answered) - query, len(answered) + len(judge)
         if sieve.fits(limits, query, response, total):
             kept = {"row": record.row, "ids": [*answered, *judge], "images": record.images}
@@ -144,10 +144,11 @@ def build_answers(
     return AnswerDataset(sieve.finish(), image_folder, pipeline, sieve.report)
 
 
-def _answer_segments(record: AnswerRecord, template: ConversationTemplate) -> list[Segment]:
+def answer_segments(answer: str, stopped: bool, template: ConversationTemplate) -> list[Segment]:
+    """Segments of an answer behind its query; one that was cut off (`stopped` False) has no stop token."""
     # A policy that stops at once says nothing: not even the space in front of an answer.
-    segments = [Segment("text", f" {record.answer}", True)] if record.answer else []
-    return segments + ([Segment("stop", template.stop, True)] if record.stopped else [])
+    segments = [Segment("text", f" {answer}", True)] if answer else []
+    return segments + ([Segment("stop", template.stop, True)] if stopped else [])
 
 
 def _load_rows(path: str | Path) -> tuple[list[Any], list[Problem]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -57,6 +58,10 @@ class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
         other = copy.copy(self)
         other._files = files
         return other
+
+    def select(self, indices: Iterable[int]) -> ExampleDataset[ItemT]:
+        """Some of the rows, in this order."""
+        return self._with(self._rows.select(indices))
 
     def split(self, eval_size: int, seed: int) -> tuple[ExampleDataset[ItemT], ExampleDataset[ItemT] | None]:
         """A random (train, eval) split with `eval_size` rows in eval; 0 gives no eval set.

@@ -1,7 +1,9 @@
-"""The only place that opens an image: checks it, sets it upright, pads it to a square, makes pixels."""
+"""The only place that opens an image: checks it, sets it upright, pads it, makes pixels, or a copy for a browser."""
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_SIDE = 10_000  # pixels: as a square that is 300 MB, in each data-loader worker
 MAX_STRETCH = 100  # longer side / shorter side: what the shorter side is enlarged by, the longer one is too
 _NO_RANGE = ("I", "F")  # 32-bit numbers: which one is white, nobody knows
+LOSSLESS_SIDE = 512  # copies of pictures up to this many pixels a side keep every pixel
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ def check_image(folder: str | Path, name: str, checks: ImageChecks = QUICK_CHECK
     return reason
 
 
+def browser_copy(folder: str | Path, name: str, longest_side: int = 1024) -> str:
+    """A data URL with a new encoding of the image `folder/name`, shrunk to at most `longest_side` pixels.
+
+    The pixels are those the model sees, and nothing of the file but them. Raises ValueError as `ImagePipeline` does.
+    """
+    image = _open_image(folder, name)
+    image.thumbnail((longest_side, longest_side))
+    file = io.BytesIO()
+    kind = "png" if max(image.size) <= LOSSLESS_SIDE else "jpeg"
+    image.save(file, kind, **({} if kind == "png" else {"quality": 90}))
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
 class ImagePipeline:
     """Files → pixels of one vision tower.
 
@@ -94,14 +110,18 @@ class ImagePipeline:
         return size["height"], size["width"]
 
     def _open(self, folder: str | Path, name: str) -> Image.Image:
-        path, reason = _locate(folder, name)
-        if reason:
-            raise ValueError(f"{name}: {reason}")
-        try:
-            image = _open_upright(path)
-        except Exception as error:  # as above
-            raise ValueError(f"{path}: cannot be decoded ({error}); replace it or drop its rows") from error
+        image = _open_image(folder, name)
         return _pad_to_square(image, self._background) if self.image_aspect_ratio == "pad" else image
+
+
+def _open_image(folder: str | Path, name: str) -> Image.Image:
+    path, reason = _locate(folder, name)
+    if reason:
+        raise ValueError(f"{name}: {reason}")
+    try:
+        return _open_upright(path)
+    except Exception as error:  # as above
+        raise ValueError(f"{path}: cannot be decoded ({error}); replace it or drop its rows") from error
 
 
 def _locate(folder: str | Path, name: str) -> tuple[Path, str | None]:

@@ -10,6 +10,7 @@ Rows that have stopped leave the batch, and with them the left padding that only
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,6 +59,7 @@ def sample(
     settings: SamplingSettings,
     uniforms: Tensor | None = None,
     tokens_between_looks: int | None = None,
+    on_tokens: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Sample:
     """Answer a batch of prompts.
 
@@ -70,6 +72,9 @@ def sample(
         uniforms: float[B, max_new_tokens] in [0, 1), one number a draw; not needed at temperature 0.
         tokens_between_looks: how often rows that have stopped are taken out; by default at every token on a CPU, every
             `TOKENS_BETWEEN_LOOKS` elsewhere. The answers do not depend on it.
+        on_tokens: called for each column with the rows int64[k] that still answer and the tokens int64[k] they drew, for
+            whoever shows an answer while it grows. Between two looks rows that have stopped are among them. What it raises
+            ends the sampling.
 
     Returns:
         `Sample` with T = the longest answer.
@@ -95,6 +100,8 @@ def sample(
     for column in range(settings.max_new_tokens):
         token = draw(vlm.project(hidden), batch.rows, column)
         ids[:, column].index_copy_(0, batch.rows, token)
+        if on_tokens is not None:
+            on_tokens(batch.rows, token)
         if column + 1 == settings.max_new_tokens:
             break
         batch.stopped |= torch.isin(token, stop_ids)

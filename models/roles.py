@@ -8,6 +8,8 @@ where in the sequence its tokens stand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -57,10 +59,11 @@ class Policy(nn.Module):
         settings: SamplingSettings,
         uniforms: Tensor | None = None,
         merge_adapter: bool = True,
+        on_tokens: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Sample:
         """Answer left-padded prompts int64[B, P]; see `models.generation.sample`, `AdapterBank.use_for_sampling`."""
         with self.bank.use_for_sampling(self.adapter, merge_adapter) as vlm:
-            return sample(vlm, input_ids, mask, image_features, settings, uniforms)
+            return sample(vlm, input_ids, mask, image_features, settings, uniforms, on_tokens=on_tokens)
 
 
 class ValueModel(nn.Module):

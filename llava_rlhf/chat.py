@@ -1,0 +1,170 @@
+"""Chat about an image in the terminal, with a base and an optional adapter; reads the standard input, so it can be piped.
+
+Each line is a message. `/image PATH` looks at another image and starts anew, `/reset` starts anew with the same image,
+`/help` lists the commands, `/quit` (or the end of the input) leaves.
+"""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_utils.conversation import TEMPLATES
+from data_utils.images import check_image
+from data_utils.schema import IMAGE_MARKER, Turn
+from llava_rlhf.arguments import ModelArguments
+from llava_rlhf.assemble import check_stop, load_text_side
+from llava_rlhf.interactive.arguments import SpeakingArguments
+from llava_rlhf.interactive.speakers import Checkpoint, Speaker, check_checkpoint, load_stage
+from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.training import start_logging
+
+HELP = "/image PATH: another image, from the start; /reset: from the start; /quit: leave"
+
+
+@dataclass
+class ChatArguments:
+    """Who answers, and about what."""
+
+    _argument_group_name = "chat"
+
+    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format."})
+    adapter: str | None = field(
+        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder."}
+    )
+    image: str | None = field(default=None, metadata={"help": "Image file to talk about."})
+
+
+@dataclass(frozen=True)
+class ChatRun:
+    """A checked chat."""
+
+    arguments: ChatArguments
+    speaking: SpeakingArguments
+    model: ModelArguments
+    checkpoint: Checkpoint
+
+
+def prepare(argv: Sequence[str]) -> ChatRun:
+    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+    arguments, speaking, model = StrictParser(
+        (ChatArguments, SpeakingArguments, ModelArguments), description=__doc__
+    ).parse(argv)
+    start_logging(main_process=False)
+    model.check_attention(speaking.bf16, False, speaking.use_cpu)
+    checkpoint = check_checkpoint("model", arguments.base_model_name, arguments.adapter)
+    text = load_text_side(arguments.base_model_name, speaking.image_aspect_ratio)
+    check_stop(text, TEMPLATES[speaking.version])
+    if arguments.image is not None:
+        reason = unusable(arguments.image)
+        if reason:
+            raise ValueError(f"--image {arguments.image}: {reason}")
+    return ChatRun(arguments, speaking, model, checkpoint)
+
+
+def run(prepared: ChatRun) -> None:
+    """Load, then answer line after line."""
+    speaking = prepared.speaking
+    stage = load_stage(
+        [prepared.checkpoint],
+        None,
+        speaking.base_settings(prepared.model),
+        speaking.version,
+        speaking.image_aspect_ratio,
+        speaking.lengths,
+    )
+    chat = Chat(stage.speakers[0], speaking.temperature, speaking.seed)
+    if prepared.arguments.image is not None:
+        chat.look_at(prepared.arguments.image)
+    note(HELP)
+    chat.listen(sys.stdin)
+
+
+class Chat:
+    """One conversation after the other with one speaker. Answers go to the standard output, remarks to the error output.
+
+    Args:
+        speaker: who answers.
+        temperature: 0 takes the most likely token.
+        seed: of the first answer; each further one counts it up.
+    """
+
+    def __init__(self, speaker: Speaker, temperature: float, seed: int):
+        self._speaker, self._temperature, self._seed = speaker, temperature, seed
+        self.turns: list[Turn] = []
+        self.image: Path | None = None
+
+    def listen(self, lines: Iterable[str]) -> None:
+        """Take messages and commands until `/quit` or the end; Ctrl-C cuts an answer off, or leaves."""
+        interactive = sys.stdin.isatty()
+        lines = iter(lines)
+        while True:
+            if interactive:
+                print("you> ", end="", file=sys.stderr, flush=True)
+            try:
+                line = next(lines, "/quit").strip()
+            except KeyboardInterrupt:
+                line = "/quit"
+            if line == "/quit":
+                return
+            if line:
+                self.hear(line)
+
+    def hear(self, line: str) -> None:
+        """Follow a command or answer a message. What can't be done is said, and changes nothing."""
+        command, _, rest = line.partition(" ")
+        if command == "/image":
+            self.look_at(rest.strip())
+        elif line == "/reset":
+            self.turns = []
+            note("from the start")
+        elif line.startswith("/"):
+            note(HELP if line == "/help" else f"no such command: {command}\n{HELP}")
+        else:
+            self._answer(line)
+
+    def look_at(self, path: str) -> None:
+        """Talk about another image, from the start."""
+        reason = unusable(path)
+        if reason:
+            note(f"{path}: {reason}")
+            return
+        self.image, self.turns = Path(path), []
+        note(f"looking at {path}")
+
+    def _answer(self, message: str) -> None:
+        turns = [*self.turns, Turn("human", message.replace(IMAGE_MARKER, ""))]
+        answers = self._speaker.answer(turns, self.image, self._temperature, self._seed)
+        shown = ""
+        try:
+            for answer in answers:
+                # Text that was shown can't be taken back: a token that would change it waits for the next.
+                if answer.text.startswith(shown):
+                    print(answer.text[len(shown) :], end="", flush=True)
+                    shown = answer.text
+        except ValueError as error:
+            note(str(error))
+            return
+        except KeyboardInterrupt:
+            answers.close()
+        print(flush=True)
+        self._seed += 1
+        if shown:
+            self.turns = [*turns, Turn("gpt", shown)]
+
+
+def unusable(path: str) -> str | None:
+    """Why an image file can't be looked at, or None."""
+    if not path:
+        return "name an image file"
+    return check_image(Path(path).parent, Path(path).name)
+
+
+def note(text: str) -> None:
+    """Say something that is no answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run_program(prepare, run)

@@ -1,0 +1,143 @@
+"""Collect preferences: two answers of a checkpoint to each prompt, judged by people on a page or by an AI annotator.
+
+    python -m llava_rlhf.collect_preferences --output_dir DIR --base_model_name BASE --dataset_path PROMPTS --image_folder IMAGES
+
+DIR/preferences.json is a preference file in the published format, written after every judgement; started again, the
+program goes on where it was. See docs/pages.md.
+"""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_utils.facts import FactBook, MissingCaptions
+from data_utils.schema import DataError, read_captions
+from llava_rlhf.arguments import ModelArguments
+from llava_rlhf.collection.ai_annotator import AIAnnotator, read_prompt
+from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments, PreferenceJudgeArguments
+from llava_rlhf.collection.desk import Desk
+from llava_rlhf.collection.folder import CollectionFolder
+from llava_rlhf.collection.sampling import Lines, fill_in_background
+from llava_rlhf.collection.sources import Source, find_source
+from llava_rlhf.judge_client import Endpoint, JudgeClient, ReplyCache
+from llava_rlhf.pages.arguments import PageArguments
+from llava_rlhf.pages.serving import serve
+from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.training import start_logging
+
+
+@dataclass(frozen=True)
+class CollectRun:
+    """A checked collection with its open folder; `endpoint` is None where people judge."""
+
+    arguments: CollectArguments
+    image_folder: Path
+    page: PageArguments
+    source: Source
+    folder: CollectionFolder
+    facts: FactBook
+    endpoint: Endpoint | None
+    judge_prompt: str
+    label_noise: float
+
+
+def prepare(argv: Sequence[str]) -> CollectRun:
+    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+    arguments, data, judge, page, model = StrictParser(
+        (CollectArguments, CollectedDataArguments, PreferenceJudgeArguments, PageArguments, ModelArguments),
+        description=__doc__,
+    ).parse(argv)
+    start_logging(main_process=True)
+    model.check_attention(arguments.bf16, False, arguments.use_cpu)
+    endpoint = None
+    if arguments.annotator == "judge":
+        endpoint = judge.endpoint()
+    else:
+        judge.refuse_without_judge()
+        page.check_free()
+    judge_prompt = read_prompt(judge.judge_prompt_file)
+    facts = read_facts(arguments.image_to_caption_file)
+    source = find_source(arguments, data, model)
+    folder = CollectionFolder(arguments.output_dir, source.identity())
+    image_folder = Path(data.image_folder)
+    return CollectRun(
+        arguments, image_folder, page, source, folder, facts, endpoint, judge_prompt, judge.label_noise
+    )
+
+
+def run(prepared: CollectRun) -> None:
+    """Sample a little ahead of whoever judges, and keep the preference file up to date."""
+    arguments, folder = prepared.arguments, prepared.folder
+    try:
+        desk = folder.desk(arguments.shared_share, arguments.seed)
+        known = folder.pairs.rows
+        if prepared.endpoint is not None:
+            label_with_judge(prepared, desk, prepared.source.batches(known))
+        else:
+            enough = lambda: desk.untouched() >= arguments.pairs_ahead  # noqa: E731
+            fill_in_background(folder.pairs, prepared.source.batches(known), enough)
+            serve(lambda: labelling(prepared, desk), prepared.page)
+        summary = folder.summarise()
+        print(
+            f"{summary['preferences']} preferences of {summary['judged']} judged pairs in {folder.preferences.path}"
+        )
+    finally:
+        folder.close()
+
+
+def labelling(prepared: CollectRun, desk: Desk) -> Any:
+    """The page for people."""
+    from llava_rlhf.pages.labelling_page import labelling_page  # brings Gradio, see `serving`
+
+    return labelling_page(desk, prepared.image_folder, prepared.folder.summarise)
+
+
+def label_with_judge(prepared: CollectRun, desk: Desk, batches: Iterable[Lines]) -> None:
+    """Let the AI annotator judge every pair that it has not judged, batch by batch.
+
+    Raises:
+        JudgeError: the endpoint gives no replies; what was judged before is on disk.
+    """
+    folder, arguments = prepared.folder, prepared.arguments
+    cache = ReplyCache(folder.path / "judge_cache.jsonl")
+    client = JudgeClient(prepared.endpoint, cache)
+    annotator = AIAnnotator(
+        client, prepared.judge_prompt, prepared.image_folder, prepared.label_noise, arguments.seed
+    )
+
+    def judge_new() -> None:
+        pairs = [
+            pair for row, pair in folder.pairs.pairs.items() if annotator.name not in folder.journal.of(row)
+        ]
+        for start in range(0, len(pairs), arguments.prompts_per_batch):
+            chosen = pairs[start : start + arguments.prompts_per_batch]
+            # `find` reads images and own captions, which a pair has like a record.
+            captions = [prepared.facts.find(pair, pair.answer_type) or () for pair in chosen]
+            desk.take(annotator.judgements(chosen, captions))
+
+    try:
+        judge_new()
+        for lines in batches:
+            folder.pairs.add(lines)
+            judge_new()
+    finally:
+        cache.close()
+        usage = client.usage
+        print(
+            f"{client.name}: {usage.requests} requests ({usage.prompt_tokens} prompt and {usage.completion_tokens} "
+            f"completion tokens), {usage.from_cache} replies from the cache"
+        )
+
+
+def read_facts(path: str | None) -> FactBook:
+    """The caption map. Raises DataError when its file breaks the format."""
+    captions, problems = (None, []) if path is None else read_captions(path)
+    if problems:
+        raise DataError(problems)
+    return FactBook(captions, MissingCaptions.NO_FACT)
+
+
+if __name__ == "__main__":
+    run_program(prepare, run)

@@ -1,0 +1,1 @@
+"""Collecting preferences: pairs of sampled answers, who judges which, what they said, and the file that comes of it."""

@@ -1,0 +1,89 @@
+"""The folder of a collection, which one program has open at a time.
+
+<output_dir>/preferences.json    the result, in the published format; written whole after every judgement
+             judgements.jsonl    every judgement, also ties and withdrawn ones; what everything else follows from
+             pairs.jsonl         the sampled pairs
+             summary.json        counts and agreement
+             collection.json     where the pairs came from; another source is refused
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_rlhf.collection.desk import Desk
+from llava_rlhf.collection.judgements import Journal
+from llava_rlhf.collection.pairs import PairFile
+from llava_rlhf.collection.preference_file import PreferenceFile, summarise
+from llava_rlhf.run_folder import write_text_whole
+
+SETTINGS = "collection.json"
+
+
+class CollectionFolder:
+    """An open collection.
+
+    Args:
+        path: the folder; it is created.
+        source: what the pairs depend on.
+
+    Attributes:
+        pairs, journal, preferences: its files.
+
+    Raises:
+        ValueError: the folder holds pairs from another source, files that can't be read, or is open elsewhere.
+    """
+
+    def __init__(self, path: str | Path, source: Mapping[str, Any]):
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        _check_source(self.path, source)
+        self.pairs = PairFile(self.path / "pairs.jsonl")
+        try:
+            write_text_whole(self.path / SETTINGS, json.dumps(source, indent=2) + "\n")
+            self.journal = Journal(self.path / "judgements.jsonl")
+            strangers = sorted(self.journal.all().keys() - self.pairs.pairs.keys())
+            if strangers:
+                self.journal.close()
+                raise ValueError(
+                    f"{self.path}: judgements of rows {strangers[:5]}, of which pairs.jsonl knows no pair"
+                )
+        except ValueError:
+            self.pairs.close()
+            raise
+        self.preferences = PreferenceFile(self.path / "preferences.json")
+
+    def desk(self, shared_share: float, seed: int) -> Desk:
+        """Where annotators get their pairs."""
+        return Desk(self.pairs, self.journal, self.preferences, shared_share, seed)
+
+    def summarise(self) -> dict[str, Any]:
+        """Counts and agreement as they are now; they are written to `summary.json` too."""
+        summary = summarise(self.pairs.pairs, self.journal.all())
+        write_text_whole(self.path / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        return summary
+
+    def close(self) -> None:
+        """Let another program open it."""
+        self.journal.close()
+        self.pairs.close()
+
+
+def _check_source(path: Path, source: Mapping[str, Any]) -> None:
+    file = path / SETTINGS
+    if not file.is_file():
+        return
+    known = json.loads(file.read_text(encoding="utf-8"))
+    changed = [
+        f"{name}: {known.get(name)!r}, now {value!r}"
+        for name, value in source.items()
+        if known.get(name) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"--output_dir {path} holds pairs from another source ({'; '.join(changed)}); choose another folder, or the "
+            "settings of the first start"
+        )

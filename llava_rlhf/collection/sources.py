@@ -1,0 +1,184 @@
+"""The two sources of pairs: prompts that a checkpoint answers, and answers that were sampled before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from data_utils.answers import AnswerRecord, file_kind, read_answers
+from data_utils.building import build_prompts
+from data_utils.conversation import TEMPLATES
+from data_utils.datasets import PromptDataset
+from data_utils.schema import DataError
+from data_utils.sieve import Sieve
+from llava_rlhf.arguments import ModelArguments
+from llava_rlhf.assemble import TextSide, check_stop, load_text_side, unsampled_ids
+from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments
+from llava_rlhf.collection.sampling import lines_from_answers, sampled_batches
+from llava_rlhf.evaluation.answering import Answerer
+from llava_rlhf.role_files import find_policy_adapter
+from llava_rlhf.training import announce
+from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits
+from models.base_fingerprint import base_fingerprint
+from models.generation import SamplingSettings
+
+
+class Source(Protocol):
+    """Where pairs come from."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the pairs depend on, so that no folder mixes those of two models."""
+        ...
+
+    def batches(self, known: frozenset[int]) -> Iterator[Sequence[dict[str, Any]]]:
+        """Lines of the pairs file, batch by batch, without the rows that are known; loads a model only for new ones."""
+        ...
+
+
+@dataclass(frozen=True)
+class GivenSource:
+    """Pairs are made of answers that were sampled before."""
+
+    arguments: CollectArguments
+    data: CollectedDataArguments
+    lines: list[dict[str, Any]]
+
+    def identity(self) -> dict[str, Any]:
+        """As `Source.identity`."""
+        return _common_identity(self.arguments, self.data)
+
+    def batches(self, known: frozenset[int]) -> Iterator[Sequence[dict[str, Any]]]:
+        """As `Source.batches`: all at once."""
+        yield [line for line in self.lines if line["row"] not in known]
+
+
+@dataclass(frozen=True)
+class SampledSource:
+    """Pairs are sampled from a checkpoint."""
+
+    arguments: CollectArguments
+    data: CollectedDataArguments
+    model: ModelArguments
+    adapter: Path | None
+    text: TextSide
+    prompts: PromptDataset
+
+    def identity(self) -> dict[str, Any]:
+        """As `Source.identity`."""
+        return _common_identity(self.arguments, self.data) | {
+            "base_fingerprint": base_fingerprint(self.arguments.base_model_name),
+            "adapter_sha256": None if self.adapter is None else _sha256(self.adapter / ADAPTER_WEIGHTS),
+            "temperature": self.arguments.temperature,
+            "samples": self.arguments.samples,
+            "response_len": self.data.response_len,
+            "version": self.data.version,
+            "image_aspect_ratio": self.data.image_aspect_ratio,
+        }
+
+    def batches(self, known: frozenset[int]) -> Iterator[Sequence[dict[str, Any]]]:
+        """As `Source.batches`."""
+        if known.issuperset(self.prompts.column("row")):
+            return
+        arguments = self.arguments
+        device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+        base_settings = self.model.base_settings(arguments.bf16, False, device)
+        answerer = Answerer(arguments.base_model_name, self.adapter, base_settings)
+        settings = SamplingSettings(
+            self.data.response_len,
+            (self.text.tokenizer.eos_token_id,),
+            self.text.tokenizer.pad_token_id,
+            arguments.temperature,
+            tuple(unsampled_ids(self.text, answerer.vlm.vocab_size).tolist()),
+        )
+        size, seed = arguments.prompts_per_batch, arguments.seed
+        yield from sampled_batches(
+            answerer, self.prompts, self.text, settings, arguments.samples, size, seed, known
+        )
+
+
+def find_source(
+    arguments: CollectArguments, data: CollectedDataArguments, model: ModelArguments
+) -> GivenSource | SampledSource:
+    """The source that the flags describe. Raises ValueError for what a user can get wrong; loads no model."""
+    if _holds_answers(data):
+        return _given_source(arguments, data)
+    return _sampled_source(arguments, data, model)
+
+
+def _holds_answers(data: CollectedDataArguments) -> bool:
+    """Whether the data file holds answers rather than prompts."""
+    try:
+        return file_kind(data.dataset_path) == "answers"
+    except DataError:
+        return False  # whoever reads it as prompts says what is wrong
+
+
+def _given_source(arguments: CollectArguments, data: CollectedDataArguments) -> GivenSource:
+    """Pairs of an answers file. Raises ValueError when it can't be used, or a model is named besides."""
+    if arguments.base_model_name is not None or arguments.adapter is not None:
+        raise ValueError(
+            f"--dataset_path {data.dataset_path} holds answers: leave out --base_model_name and --adapter, or name prompts"
+        )
+    records, problems = read_answers(data.dataset_path)
+    sieve = Sieve(data.dataset_path, problems, data.skip_invalid)
+    usable: list[AnswerRecord] = list(sieve.usable(records, data.image_folder))
+    if sieve.problems and not data.skip_invalid:
+        raise DataError(sieve.problems)
+    try:
+        lines = lines_from_answers(usable, arguments.prompts_per_batch)
+    except ValueError as error:
+        raise ValueError(f"--dataset_path {data.dataset_path}: {error}") from None
+    return GivenSource(arguments, data, lines[: arguments.max_prompts or None])
+
+
+def _sampled_source(
+    arguments: CollectArguments, data: CollectedDataArguments, model: ModelArguments
+) -> SampledSource:
+    """Prompts for a checkpoint. Raises ValueError when they or it can't be used."""
+    if arguments.base_model_name is None:
+        raise ValueError("--base_model_name is required, unless --dataset_path holds answers")
+    adapter = find_policy_adapter(arguments.adapter) if arguments.adapter else None
+    if adapter is not None:
+        check_adapter_fits(adapter, arguments.base_model_name)
+    text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
+    check_stop(text, TEMPLATES[data.version])
+    prompts = build_prompts(
+        data.dataset_path,
+        image_folder=data.image_folder,
+        encoder=text.encoder,
+        template=TEMPLATES[data.version],
+        pipeline=text.pipeline,
+        reward_pipeline=None,
+        facts=None,
+        prompt=None,
+        query_len=data.query_len,
+        response_len=data.response_len,
+        model_max_length=data.model_max_length,
+        seed=arguments.seed,
+        skip_invalid=data.skip_invalid,
+    )
+    announce(prompts.report, main_process=True)
+    if arguments.max_prompts:
+        prompts = prompts.select(range(min(arguments.max_prompts, len(prompts))))
+    return SampledSource(arguments, data, model, adapter, text, prompts)
+
+
+def _common_identity(arguments: CollectArguments, data: CollectedDataArguments) -> dict[str, Any]:
+    return {
+        "dataset_sha256": _sha256(data.dataset_path),
+        "prompts_per_batch": arguments.prompts_per_batch,
+        "seed": arguments.seed,
+    }
+
+
+def _sha256(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+        return digest.hexdigest()

@@ -1,0 +1,96 @@
+"""A page that compares checkpoints: one picture and question, their answers side by side, a reward model's score under each.
+
+python -m llava_rlhf.demo --checkpoints SFT=BASE RLHF=BASE,RUN --reward_model_name_or_path RUN
+"""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from data_utils.conversation import TEMPLATES
+from llava_rlhf.arguments import ModelArguments
+from llava_rlhf.assemble import check_stop, load_text_side
+from llava_rlhf.interactive.arguments import SpeakingArguments
+from llava_rlhf.interactive.speakers import Checkpoint, Judge, find_judge, load_stage, parse_checkpoint
+from llava_rlhf.pages.arguments import PageArguments
+from llava_rlhf.pages.serving import serve
+from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.training import start_logging
+
+
+@dataclass
+class DemoArguments:
+    """Who answers, and who scores."""
+
+    _argument_group_name = "comparison"
+
+    checkpoints: list[str] = field(
+        metadata={
+            "help": "NAME=BASE for a base as it is, NAME=BASE,ADAPTER for an adapter on it; any number of them."
+        }
+    )
+    reward_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Reward model whose score stands under each answer."}
+    )
+    reward_base_model_name: str | None = field(
+        default=None, metadata={"help": "Base of the reward model (default: the one in reward_model.json)."}
+    )
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """A checked comparison."""
+
+    checkpoints: list[Checkpoint]
+    judge: Judge | None
+    speaking: SpeakingArguments
+    model: ModelArguments
+    page: PageArguments
+
+
+def prepare(argv: Sequence[str]) -> DemoRun:
+    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+    arguments, speaking, page, model = StrictParser(
+        (DemoArguments, SpeakingArguments, PageArguments, ModelArguments), description=__doc__
+    ).parse(argv)
+    start_logging(main_process=True)
+    model.check_attention(speaking.bf16, False, speaking.use_cpu)
+    checkpoints = [parse_checkpoint("--checkpoints", text) for text in arguments.checkpoints]
+    names = [checkpoint.name for checkpoint in checkpoints]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--checkpoints: the names {', '.join(names)} are not all different")
+    for base in {checkpoint.base for checkpoint in checkpoints}:
+        check_stop(load_text_side(base, speaking.image_aspect_ratio), TEMPLATES[speaking.version])
+    judge = None
+    if arguments.reward_model_name_or_path is not None:
+        judge = find_judge(
+            arguments.reward_model_name_or_path, arguments.reward_base_model_name, "--reward_base_model_name"
+        )
+    elif arguments.reward_base_model_name is not None:
+        raise ValueError("--reward_base_model_name needs --reward_model_name_or_path")
+    page.check_free()
+    return DemoRun(checkpoints, judge, speaking, model, page)
+
+
+def run(prepared: DemoRun) -> None:
+    """Load everybody and serve the page until Ctrl-C."""
+    speaking = prepared.speaking
+    stage = load_stage(
+        prepared.checkpoints,
+        prepared.judge,
+        speaking.base_settings(prepared.model),
+        speaking.version,
+        speaking.image_aspect_ratio,
+        speaking.lengths,
+    )
+
+    def build():
+        from llava_rlhf.pages.comparison_page import comparison_page
+
+        return comparison_page(stage, speaking.temperature, speaking.seed)
+
+    serve(build, prepared.page)
+
+
+if __name__ == "__main__":
+    run_program(prepare, run)

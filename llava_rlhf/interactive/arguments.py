@@ -1,0 +1,56 @@
+"""Settings of the programs that answer while somebody waits."""
+
+# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from data_utils.conversation import TEMPLATES
+from llava_rlhf.arguments import ModelArguments
+from models.vlm import BaseSettings
+
+
+@dataclass
+class SpeakingArguments:
+    """How answers are made."""
+
+    _argument_group_name = "answering"
+
+    version: str = field(
+        default="v1",
+        metadata={"help": f"Conversation template: {', '.join(TEMPLATES)}.", "choices": sorted(TEMPLATES)},
+    )
+    image_aspect_ratio: Literal["pad", "square"] = field(
+        default="pad",
+        metadata={
+            "help": "pad: to a square with the mean colour; square: resize and crop as the processor does."
+        },
+    )
+    temperature: float = field(default=0.0, metadata={"help": "0: the most likely token; else sample."})
+    response_len: int = field(default=768, metadata={"help": "Longest answer in tokens."})
+    model_max_length: int = field(
+        default=2048, metadata={"help": "Longest conversation with its answer, in tokens (one image = one)."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of sampling."})
+    bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where CUDA is present."})
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"--temperature {self.temperature}: must be 0 or more")
+        if not 1 <= self.response_len < self.model_max_length:
+            raise ValueError(
+                f"--response_len {self.response_len}: must be at least 1 and below --model_max_length "
+                f"{self.model_max_length}"
+            )
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Longest answer, and longest conversation with it."""
+        return self.response_len, self.model_max_length
+
+    def base_settings(self, model: ModelArguments) -> BaseSettings:
+        """How the bases are loaded."""
+        device = "cuda" if torch.cuda.is_available() and not self.use_cpu else "cpu"
+        return model.base_settings(self.bf16, False, device)

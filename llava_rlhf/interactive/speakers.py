@@ -1,0 +1,242 @@
+"""Checkpoints that answer by name. Those of one base share its weights, and the reward model's base is shared too."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_utils.answers import AnswerItem, answer_segments
+from data_utils.conversation import TEMPLATES, ConversationTemplate, query_segments
+from data_utils.facts import RewardPrompt
+from data_utils.schema import Turn
+from llava_rlhf.actor_critic import expanded_queries
+from llava_rlhf.assemble import TextSide, load_text_side, unsampled_ids
+from llava_rlhf.evaluation.reward_scoring import score_items
+from llava_rlhf.interactive.streaming import GrowingText, stream
+from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard, find_policy_adapter, read_reward_card
+from models.adapter_files import check_adapter_fits
+from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.generation import SamplingSettings
+from models.heads import ScalarHead
+from models.roles import Policy, RewardModel
+from models.vlm import BaseSettings, load_base
+
+# The base as it is: an adapter that changes nothing. A bank then treats all its speakers alike.
+NO_CHANGE = LoraSettings(r=1, layers=("q_proj",))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Who answers: a shown name, a base directory, and a PEFT folder on it (None: the base as it is)."""
+
+    name: str
+    base: str
+    adapter: Path | None
+
+
+def parse_checkpoint(flag: str, text: str) -> Checkpoint:
+    """`NAME=BASE` or `NAME=BASE,ADAPTER` → `Checkpoint`. Raises ValueError for anything that could not be loaded."""
+    name, equals, place = text.partition("=")
+    base, comma, adapter = place.partition(",")
+    if not (name.strip() and equals and base) or (comma and not adapter):
+        raise ValueError(f"{flag} {text}: write NAME=BASE, or NAME=BASE,ADAPTER")
+    return check_checkpoint(name.strip(), base, adapter or None)
+
+
+def check_checkpoint(name: str, base: str, adapter: str | None) -> Checkpoint:
+    """A checkpoint whose files fit each other. Raises ValueError where they do not."""
+    folder = find_policy_adapter(adapter) if adapter else None
+    if folder is not None:
+        check_adapter_fits(folder, base)
+    return Checkpoint(name, base, folder)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A reward model on disk: its folder, its card and the base to load it on."""
+
+    folder: Path
+    card: RewardModelCard
+    base: str
+
+
+def find_judge(folder: str, base: str | None, base_flag: str) -> Judge:
+    """The reward model in `folder` on `base` (None: the one of its card). Raises ValueError where they do not fit."""
+    card = read_reward_card(folder)
+    base = base or card.base_model
+    if not Path(base).is_dir():
+        raise ValueError(
+            f"the base of the reward model {folder}, {base}, is no directory; name it with {base_flag}"
+        )
+    if card.template not in TEMPLATES:
+        raise ValueError(f"{folder}: reward_model.json names an unknown template {card.template!r}")
+    check_adapter_fits(Path(folder) / REWARD, base)
+    card.check_base(folder, base, base_flag)
+    return Judge(Path(folder), card, base)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer while it grows: its text so far, and whether it is complete (`stopped`: by a stop token)."""
+
+    text: str
+    done: bool = False
+    stopped: bool = False
+
+
+class Speaker:
+    """One checkpoint that answers dialogues.
+
+    Args:
+        name: shown.
+        policy: the role.
+        text: tokenizer and image pipeline of its base.
+        template: how dialogues are written.
+        lock: of its base: one answer at a time, since one adapter is in use at a time.
+        lengths: longest answer, and longest dialogue with it, in tokens (an image counts as one).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        text: TextSide,
+        template: ConversationTemplate,
+        lock: threading.Lock,
+        lengths: tuple[int, int],
+    ):
+        self.name = name
+        self._policy, self._text, self._template, self._lock = policy, text, template, lock
+        self._response_len, self._max_length = lengths
+        self._banned = tuple(unsampled_ids(text, policy.bank.vlm.vocab_size).tolist())
+
+    def query_ids(self, turns: Sequence[Turn], n_images: int) -> list[int]:
+        """Ids of a dialogue that waits for an answer. Raises ValueError when it leaves no room for one."""
+        ids = list(self._text.encoder.encode(query_segments(self._template, turns, n_images)).ids)
+        if len(ids) + self._response_len > self._max_length:
+            raise ValueError(
+                f"the conversation has {len(ids)} tokens; with an answer of up to {self._response_len} that is more than "
+                f"--model_max_length {self._max_length}: ask for less, or start anew"
+            )
+        return ids
+
+    def answer(
+        self, turns: Sequence[Turn], image: Path | None, temperature: float, seed: int
+    ) -> Iterator[Answer]:
+        """Yield the answer to a dialogue each time it has grown; the last one has `done`.
+
+        Args:
+            turns: human, gpt, …, human; without image markers the image belongs to the first.
+            image: an image file.
+            temperature: 0 takes the most likely token.
+            seed: of sampling.
+
+        Raises:
+            ValueError: no room for an answer, or the image can't be decoded.
+        """
+        ids = self.query_ids(turns, int(image is not None))
+        pixels = self._text.pipeline(image.parent, [image.name]) if image is not None else None
+        eos = self._text.tokenizer.eos_token_id
+        pad = self._text.tokenizer.pad_token_id
+        settings = SamplingSettings(self._response_len, (eos,), pad, temperature, self._banned)
+        uniforms = torch.rand(1, self._response_len, generator=torch.Generator().manual_seed(seed))
+        growing = GrowingText(self._text.tokenizer, (eos,))
+
+        def work(hear) -> None:
+            vlm = self._policy.bank.vlm
+            with self._lock:
+                features = None if pixels is None else vlm.encode_images(pixels, torch.tensor([0]))
+                query = expanded_queries([ids], vlm, pad)
+                # One answer does not pay for a merged copy of the weights.
+                self._policy.sample(*query, features, settings, uniforms, False, on_tokens=hear)
+
+        for text in stream(work, growing):
+            yield Answer(text)
+        yield Answer(growing.text(), done=True, stopped=growing.ended)
+
+
+class Scorer:
+    """A reward model that scores single answers, as training and PPO do.
+
+    Args:
+        model: the reward model, in inference.
+        card: the conditions it was trained under.
+        text: tokenizer and image pipeline of its base.
+        lock: of its base.
+    """
+
+    def __init__(self, model: RewardModel, card: RewardModelCard, text: TextSide, lock: threading.Lock):
+        self._model, self._text, self._lock = model, text, lock
+        self._prompt, self._template = RewardPrompt(card.prompt), TEMPLATES[card.template]
+        self.uses_facts = self._prompt.uses_facts
+
+    def score(
+        self, turns: Sequence[Turn], image: Path | None, answer: Answer, captions: Sequence[str]
+    ) -> float:
+        """Score of an answer to a dialogue; the judge reads `captions` in their order."""
+        encoder = self._text.encoder
+        segments = query_segments(self._template, turns, int(image is not None))
+        segments += answer_segments(answer.text, answer.stopped, self._template)
+        judge = encoder.encode_reward_prompt(self._prompt.render(captions))
+        folder, names = (image.parent, [image.name]) if image is not None else ("", [])
+        pixels: Tensor = self._text.pipeline(folder, names)
+        item = AnswerItem(([*encoder.encode(segments).ids, *judge],), pixels)
+        with self._lock:
+            scores = score_items(self._model, [item], self._text.tokenizer.pad_token_id)
+        return float(scores[0, 0])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Loaded speakers, in the order they were named, and the scorer if there is a reward model."""
+
+    speakers: list[Speaker]
+    scorer: Scorer | None
+
+
+def load_stage(
+    checkpoints: Sequence[Checkpoint],
+    judge: Judge | None,
+    settings: BaseSettings,
+    version: str,
+    image_aspect_ratio: str,
+    lengths: tuple[int, int],
+) -> Stage:
+    """Load every base once, with the adapters of all who stand on it.
+
+    Args:
+        checkpoints: who answers; their names differ.
+        judge: the reward model, or None.
+        settings: how to load the bases.
+        version: name of the conversation template.
+        image_aspect_ratio: how the speakers' images are made square; the judge's is on its card.
+        lengths: longest answer, and longest dialogue with it, in tokens.
+    """
+    wanted: dict[Path, dict[str, AdapterSpec]] = {}
+    for number, checkpoint in enumerate(checkpoints):
+        spec = AdapterSpec(checkpoint.adapter or NO_CHANGE, trainable=False)
+        wanted.setdefault(Path(checkpoint.base).resolve(), {})[f"speaker_{number}"] = spec
+    if judge is not None:
+        spec = AdapterSpec(judge.folder / REWARD, trainable=False)
+        wanted.setdefault(Path(judge.base).resolve(), {})[REWARD] = spec
+    banks = {base: AdapterBank(load_base(base, settings), adapters) for base, adapters in wanted.items()}
+    locks = {base: threading.Lock() for base in banks}
+    speakers = []
+    for number, checkpoint in enumerate(checkpoints):
+        base = Path(checkpoint.base).resolve()
+        text = load_text_side(base, image_aspect_ratio)
+        policy = Policy(banks[base], f"speaker_{number}")
+        speakers.append(Speaker(checkpoint.name, policy, text, TEMPLATES[version], locks[base], lengths))
+    if judge is None:
+        return Stage(speakers, None)
+    base = Path(judge.base).resolve()
+    head = ScalarHead(banks[base].vlm.hidden_size).to(banks[base].vlm.device)
+    head.load(judge.folder / REWARD_HEAD)
+    model = RewardModel(banks[base], REWARD, head.requires_grad_(False))
+    text = load_text_side(base, judge.card.image_aspect_ratio)
+    return Stage(speakers, Scorer(model, judge.card, text, locks[base]))

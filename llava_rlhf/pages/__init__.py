@@ -1,0 +1,1 @@
+"""Pages in a browser: how they are served, how they look, and what is on each."""
