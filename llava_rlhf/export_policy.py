@@ -1,4 +1,4 @@
-"""Merge a policy adapter into its base and write an ordinary Hugging Face LLaVA directory."""
+"""Turn a policy adapter into a plain Hugging Face LLaVA directory, or into a PEFT folder that serving engines load."""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import shutil
@@ -7,23 +7,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from transformers import LlavaForConditionalGeneration
+from safetensors.torch import load_file
+from transformers import AutoConfig, GenerationConfig
 
-from llava_rlhf.checkpoints import staging_folder
+from data_utils.items import PromptItem
+from llava_rlhf.checkpoints import new_folder
+from llava_rlhf.conversion.output_place import check_output
+from llava_rlhf.exporting.merging import check_plain, dequantize, is_quantized, merge_files
+from llava_rlhf.exporting.model_card import Origin, write_card
+from llava_rlhf.exporting.parity import measure_parity, read_check_prompts
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import find_policy_adapter
-from models.adapter_files import check_adapter_fits
+from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits, read_adapter_config, save_adapter
 from models.base_files import check_base
-from models.base_fingerprint import check_weights
-from models.vlm import DTYPES
+from models.base_fingerprint import check_weights, weight_files
+from models.vlm import DTYPES, load_tokenizer
 
-WEIGHT_FILES = ("model", "pytorch_model")  # how the names of weight files and their indices begin
+AS_STORED = "auto"
+DEQUANTIZED = "dequantized_base"  # beside the merged model while it is being made
 
 
 @dataclass
 class ExportArguments:
-    """What to merge, and where to write it."""
+    """What to export, and where to."""
 
     _argument_group_name = "export"
 
@@ -31,41 +37,140 @@ class ExportArguments:
     adapter: str = field(metadata={"help": "Policy run folder, checkpoint or PEFT folder."})
     output_dir: str = field(metadata={"help": "New directory; must not exist."})
     dtype: str = field(
-        default="float32", metadata={"help": "Number format of the weights.", "choices": list(DTYPES)}
+        default=AS_STORED,
+        metadata={
+            "help": "Number format of the weights; auto: as they are stored.",
+            "choices": [AS_STORED, *DTYPES],
+        },
+    )
+    adapter_only: bool = field(
+        default=False, metadata={"help": "Write the adapter alone, as PEFT and vLLM load it."}
+    )
+    dequantize: bool = field(
+        default=False,
+        metadata={"help": "Accept a base stored in 4 or 8 bits: its rounded weights are merged into."},
+    )
+    check_rows: int = field(
+        default=8,
+        metadata={"help": "Prompts on which merged model and adapter are compared; 0: no comparison."},
+    )
+    check_prompts: str | None = field(
+        default=None, metadata={"help": "Prompt file for the comparison; default: three built-in prompts."}
+    )
+    image_folder: str | None = field(default=None, metadata={"help": "Images of --check_prompts."})
+    results_file: str | None = field(
+        default=None, metadata={"help": "Markdown table of results to put into the model card."}
     )
 
+    def __post_init__(self):
+        if self.check_rows < 0:
+            raise ValueError(f"--check_rows {self.check_rows}: must be at least 0")
+        if self.results_file is not None and not Path(self.results_file).is_file():
+            raise ValueError(f"--results_file {self.results_file}: no such file")
 
-def prepare(argv: Sequence[str]) -> ExportArguments:
-    """Parse and check paths and adapter. Raises ValueError when they do not fit."""
+
+@dataclass(frozen=True)
+class Export:
+    """A checked export: the adapter's folder, and the prompts of the comparison."""
+
+    arguments: ExportArguments
+    adapter: Path
+    prompts: list[PromptItem]
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the written weights; None: as stored."""
+        return DTYPES.get(self.arguments.dtype)
+
+
+def prepare(argv: Sequence[str]) -> Export:
+    """Parse and check paths, adapter, prompts and room on the disk. Raises ValueError when they do not fit."""
     (arguments,) = StrictParser((ExportArguments,), description=__doc__).parse(argv)
-    if Path(arguments.output_dir).exists():
-        raise ValueError(f"--output_dir {arguments.output_dir} exists already")
-    check_base(arguments.base_model_name)
-    check_weights(arguments.base_model_name)
-    check_adapter_fits(find_policy_adapter(arguments.adapter), arguments.base_model_name)
-    return arguments
-
-
-def run(arguments: ExportArguments) -> None:
-    """Merge and save, whole or not at all."""
-    target = Path(arguments.output_dir)
-    staged = staging_folder(target.parent) / target.name
-    shutil.rmtree(staged, ignore_errors=True)
+    base = arguments.base_model_name
+    check_base(base)
+    check_weights(base)
     adapter = find_policy_adapter(arguments.adapter)
-    merge(Path(arguments.base_model_name), adapter, staged, DTYPES[arguments.dtype])
-    staged.rename(target)
-    if not any(staged.parent.iterdir()):
-        staged.parent.rmdir()
+    check_adapter_fits(adapter, base)
+    if arguments.adapter_only:
+        check_output(Path(arguments.output_dir), (adapter / ADAPTER_WEIGHTS).stat().st_size, "--output_dir")
+        return Export(arguments, adapter, [])
+    check_plain(adapter)
+    quantized = is_quantized(base)
+    if quantized and not arguments.dequantize:
+        raise ValueError(
+            f"{base} is stored quantised (quantization_config in its config.json); name the full-precision base that it "
+            "was made from, or merge into its rounded weights with --dequantize True"
+        )
+    if arguments.dequantize and not quantized:
+        raise ValueError(f"--dequantize True: {base} is not quantised; leave the flag out")
+    size = sum(file.stat().st_size for file in weight_files(Path(base)))
+    # Four bits grow eightfold in float32, and the unpacked base lies beside the result for a while.
+    check_output(Path(arguments.output_dir), 16 * size if quantized else size, "--output_dir")
+    prompts = []
+    if arguments.check_rows:
+        prompts = read_check_prompts(
+            arguments.check_prompts, arguments.image_folder, base, arguments.check_rows
+        )
+    return Export(arguments, adapter, prompts)
+
+
+def run(prepared: Export) -> None:
+    """Write the folder, whole or not at all."""
+    target = Path(prepared.arguments.output_dir)
+    with new_folder(target) as folder:
+        if prepared.arguments.adapter_only:
+            parity = None
+            _write_adapter(prepared, folder)
+        else:
+            parity = _write_model(prepared, folder)
+        results = prepared.arguments.results_file
+        write_card(
+            folder,
+            prepared.arguments.base_model_name,
+            Origin.of(prepared.adapter),
+            prepared.arguments.adapter_only,
+            parity,
+            Path(results).read_text(encoding="utf-8").strip() if results else None,
+        )
     print(f"wrote {target}")
 
 
-def merge(base: Path, adapter: Path, target: Path, dtype: torch.dtype) -> None:
-    """Write base + adapter as one model, with the tokenizer and processor files of the base as they are."""
-    model = LlavaForConditionalGeneration.from_pretrained(base, dtype=dtype, use_safetensors=True)
-    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(target)
-    for file in base.iterdir():
-        if file.is_file() and not (target / file.name).exists() and not file.name.startswith(WEIGHT_FILES):
-            shutil.copy2(file, target / file.name)
+def _write_adapter(prepared: Export, folder: Path) -> None:
+    state = load_file(prepared.adapter / ADAPTER_WEIGHTS)
+    if prepared.dtype is not None:
+        state = {name: tensor.to(prepared.dtype) for name, tensor in state.items()}
+    config = read_adapter_config(prepared.adapter)
+    save_adapter(state, config, folder, prepared.arguments.base_model_name)
+
+
+def _write_model(prepared: Export, folder: Path) -> str | None:
+    base = Path(prepared.arguments.base_model_name)
+    if prepared.arguments.dequantize:
+        unpacked = folder / DEQUANTIZED
+        unpacked.mkdir()
+        dequantize(base, unpacked, prepared.dtype or torch.float32)
+        base = unpacked
+    merge_files(base, prepared.adapter, folder, prepared.dtype)
+    if not (folder / "generation_config.json").is_file():
+        tokenizer = load_tokenizer(base)
+        GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ).save_pretrained(folder)
+    parity = None
+    if prepared.prompts:
+        dtype = prepared.dtype or _stored_dtype(folder)
+        parity = str(measure_parity(base, prepared.adapter, folder, prepared.prompts, dtype))
+        print(f"merged model against base + adapter: {parity}")
+    if prepared.arguments.dequantize:
+        shutil.rmtree(folder / DEQUANTIZED)
+    return parity
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """The number format in which plain transformers loads a model directory."""
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype or torch.float32
 
 
 if __name__ == "__main__":

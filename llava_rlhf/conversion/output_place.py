@@ -11,15 +11,18 @@ from llava_rlhf.output_place import check_writable
 SMALL_FILES = 16 * 10**6  # tokenizer, configurations and cards, generously
 
 
-def check_output(output: Path, weight_bytes: int) -> None:
-    """Raise ValueError unless `output` is new and its files, with `weight_bytes` of weights, can be written there."""
+def check_output(output: Path, weight_bytes: int, flag: str = "--output") -> None:
+    """Raise ValueError unless `output` is new and its files, with `weight_bytes` of weights, can be written there.
+
+    The message names `flag`.
+    """
     if os.path.lexists(output):
         broken = " (a symbolic link to nothing)" if output.is_symlink() and not output.exists() else ""
-        raise ValueError(f"--output {output} exists already{broken}; choose another output directory")
-    parent = check_writable("--output", output)
+        raise ValueError(f"{flag} {output} exists already{broken}; choose another output directory")
+    parent = check_writable(flag, output)
     needed, free = weight_bytes + SMALL_FILES, shutil.disk_usage(parent).free
     if free < needed:
-        raise ValueError(f"--output {output} needs {readable(needed)}, {parent} has {readable(free)} left")
+        raise ValueError(f"{flag} {output} needs {readable(needed)}, {parent} has {readable(free)} left")
 
 
 def readable(size: int) -> str:

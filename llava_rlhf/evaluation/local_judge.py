@@ -88,7 +88,7 @@ class LocalJudge:
 
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder)
+            tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(self._folder, dtype="auto")
             self._loaded = model.to(self._device).eval(), tokenizer
         return self._loaded

@@ -1,0 +1,1 @@
+"""From a trained policy adapter to folders that other programs load."""

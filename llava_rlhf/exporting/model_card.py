@@ -1,0 +1,108 @@
+"""The README.md of an exported folder: what it is, how it was made, and the numbers that were measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import ModelCardData
+
+from llava_rlhf.metrics import MEANINGS
+from llava_rlhf.role_files import POLICY
+from llava_rlhf.run_folder import read_json_lines
+
+ARGUMENTS = "training_arguments.json"
+SHOWN_METRICS = (
+    "objective/rewards",
+    "objective/reward_model",
+    "objective/kl_sum_seq",
+    "response/length_mean",
+    "response/stop_rate",
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the run folder of an adapter says of it.
+
+    Attributes:
+        arguments: its `arguments.json`, or None where the adapter stands alone.
+        step: steps done, None where unknown.
+        metrics: of that step, name → number.
+    """
+
+    arguments: Mapping[str, Any] | None
+    step: int | None
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def of(cls, adapter: Path) -> Origin:
+        """Look into the folders above a policy adapter: a run folder, or a checkpoint in one."""
+        run = adapter.parent if adapter.name == POLICY else adapter
+        step = None
+        if run.name.startswith("checkpoint-"):
+            step, run = int(run.name.removeprefix("checkpoint-")), run.parent
+        file = run / "arguments.json"
+        arguments = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        lines = [
+            line for line in read_json_lines(run / "metrics.jsonl") if step is None or line["step"] == step
+        ]
+        last = lines[-1] if lines else {}
+        return cls(arguments, last.get("step", step), {name: last[name] for name in last if name in MEANINGS})
+
+    @property
+    def bits(self) -> int | None:
+        """In how many bits the base was held in training."""
+        return None if self.arguments is None else self.arguments.get("ModelArguments", {}).get("bits")
+
+
+def write_card(
+    folder: Path, base: str, origin: Origin, adapter_only: bool, parity: str | None, results: str | None
+) -> None:
+    """Write `README.md`, and the arguments that made the adapter beside it.
+
+    Args:
+        folder: of the export.
+        base: as the user named it.
+        origin: of the adapter.
+        adapter_only: whether the folder holds a PEFT adapter, not a model.
+        parity: the comparison of merged model and adapter, if made.
+        results: a Markdown table to put in, if any.
+    """
+    if origin.arguments is not None:
+        text = json.dumps(origin.arguments, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (folder / ARGUMENTS).write_text(text, encoding="utf-8")
+    header = ModelCardData(
+        base_model=base,
+        library_name="peft" if adapter_only else "transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["llava", "rlhf", "lora", "arxiv:2309.14525"],
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    card = environment.get_template("model_card.md.jinja").render(
+        header=header.to_yaml(),
+        base=base,
+        rank=_rank(folder) if adapter_only else None,
+        origin=origin,
+        arguments_file=ARGUMENTS,
+        metrics=[
+            (name, origin.metrics[name], MEANINGS[name]) for name in SHOWN_METRICS if name in origin.metrics
+        ],
+        parity=parity,
+        results=results,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _rank(folder: Path) -> int:
+    return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
