@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from llava_rlhf.memory_planning.plan import GIB, MemoryPlan
-from llava_rlhf.memory_planning.programs import plan_for
 from llava_rlhf.plan_memory import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,8 +27,8 @@ def plans(names: Iterable[str] = SCRIPTS) -> Iterator[tuple[str, int, MemoryPlan
     """Published runs by name, each on 1 and on 8 GPUs."""
     for name in names:
         for gpus in (1, 8):
-            (request,) = prepare([str(ROOT / "scripts" / SCRIPTS[name]), "--gpus", str(gpus)]).requests
-            yield name, gpus, plan_for(request)
+            prepared = prepare([str(ROOT / "scripts" / SCRIPTS[name]), "--gpus", str(gpus)])
+            yield name, gpus, prepared.planned[0][1]
 
 
 def readme_table(found: Sequence[tuple[str, int, MemoryPlan]]) -> str:

@@ -14,11 +14,18 @@ from dataclasses import dataclass, field
 
 from llava_rlhf.memory_planning.bases import PUBLISHED
 from llava_rlhf.memory_planning.launch_lines import LaunchLine, launch_lines
-from llava_rlhf.memory_planning.plan import GIB
-from llava_rlhf.memory_planning.programs import describe
+from llava_rlhf.memory_planning.plan import GIB, MemoryPlan
+from llava_rlhf.memory_planning.programs import describe, plan_for
 from llava_rlhf.memory_planning.request import PROGRAMS, Request
 from llava_rlhf.memory_planning.settings import Lengths
 from llava_rlhf.parsing import ArgumentError, StrictParser, run_program
+
+# Flags of the programs that must be positive: `parse_values` does not build the objects that check them.
+COUNTS = (
+    "query_len response_len model_max_length lora_r gradient_accumulation_steps per_device_train_batch_size "
+    "per_device_eval_batch_size rollout_batch_size step_batch_size rollout_per_device_batch_size "
+    "reward_model_per_device_batch_size step_per_device_batch_size logits_chunk_size"
+).split()
 
 
 @dataclass
@@ -52,14 +59,26 @@ class PlanArguments:
 
 @dataclass(frozen=True)
 class PlanRun:
-    """Checked requests, and the memory of a GPU in bytes, None where it was not said."""
+    """Plans with what was asked, and the memory of a GPU in bytes, None where it was not said."""
 
-    requests: list[Request]
+    planned: list[tuple[Request, MemoryPlan]]
     gpu_bytes: float | None
 
 
 def prepare(argv: Sequence[str]) -> PlanRun:
-    """Parse the command line, and run a script that is named as far as its launch lines."""
+    """Plan what a command line asks for. Raises ValueError for what a user can get wrong."""
+    found, gpu_gib = requests(argv)
+    return PlanRun([(request, plan_for(request)) for request in found], gpu_gib * GIB or None)
+
+
+def run(prepared: PlanRun) -> None:
+    """Print the plans."""
+    for request, plan in prepared.planned:
+        print(describe(request, plan, prepared.gpu_bytes))
+
+
+def requests(argv: Sequence[str]) -> tuple[list[Request], float]:
+    """Parse the command line, and run a script that is named as far as its launch lines; what to plan, and `--gpu_gib`."""
     parser = StrictParser((PlanArguments,), description=__doc__)
     if {"-h", "--help", "--help_all"} & set(argv[:1]):
         parser.parse(["--help"])
@@ -69,18 +88,15 @@ def prepare(argv: Sequence[str]) -> PlanRun:
         raise ArgumentError(f"first name a script or one of {', '.join(PROGRAMS)}\n(--help shows examples)")
     what, flags = rest[0], rest[1:]
     lines = [LaunchLine(what, tuple(flags), 1)] if what in PROGRAMS else launch_lines(what, flags)
-    return PlanRun([_request(line, plan) for line in lines], plan.gpu_gib * GIB or None)
-
-
-def run(prepared: PlanRun) -> None:
-    """Print the plans."""
-    for request in prepared.requests:
-        print(describe(request, prepared.gpu_bytes))
+    return [_request(line, plan) for line in lines], plan.gpu_gib
 
 
 def _request(line: LaunchLine, plan: PlanArguments) -> Request:
     classes = importlib.import_module(f"llava_rlhf.{line.program}").ARGUMENTS
     flags = StrictParser(classes).parse_values(line.arguments)
+    for name in COUNTS:
+        if flags.get(name, 1) < 1:
+            raise ValueError(f"--{name} {flags[name]}: must be at least 1")
     processes = plan.gpus or line.processes
     return Request(line.program, flags, Lengths.allowed(flags), processes, plan.shape, plan.judge_shape)
 

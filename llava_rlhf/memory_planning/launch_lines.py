@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -27,8 +28,15 @@ class LaunchLine:
 def launch_lines(script: str | Path, extra: Sequence[str] = ()) -> list[LaunchLine]:
     """The training programs that a script starts when it is given `extra` arguments, in order.
 
-    Raises ValueError when the script fails, or starts none of them.
+    Raises ValueError when it is no script, fails, or starts none of them.
     """
+    if not Path(script).is_file():
+        raise ValueError(f"{script} is no file; name a script or one of {', '.join(PROGRAMS)}")
+    # Another script would not only print what it starts.
+    if not re.search(r"^launch ", Path(script).read_text(encoding="utf-8"), re.MULTILINE):
+        raise ValueError(
+            f"{script} does not start one of {', '.join(PROGRAMS)} by `launch` of scripts/common.sh"
+        )
     environment = {"PYTHON": sys.executable, **os.environ, "DRY_RUN": "1", "LAUNCHER": "torchrun"}
     done = subprocess.run(
         ["bash", str(script), *extra], capture_output=True, text=True, check=False, env=environment
@@ -37,9 +45,7 @@ def launch_lines(script: str | Path, extra: Sequence[str] = ()) -> list[LaunchLi
         raise ValueError(f"{script} failed:\n{done.stderr.strip()}")
     found = [line for text in done.stdout.splitlines() if (line := _read(shlex.split(text))) is not None]
     if not found:
-        raise ValueError(
-            f"{script} starts none of {', '.join(PROGRAMS)} (with DRY_RUN=1 it must print its launch line)"
-        )
+        raise ValueError(f"{script} printed no launch line of {', '.join(PROGRAMS)} with DRY_RUN=1")
     return found
 
 

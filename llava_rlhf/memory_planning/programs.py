@@ -35,7 +35,7 @@ def announce_plan(
         request = request_of(program, settings, dataset, processes, judge_base)
         on_gpu = request.on_gpu and torch.cuda.is_available()
         gpu_bytes = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
-        print(describe(request, gpu_bytes), flush=True)
+        print(describe(request, plan_for(request), gpu_bytes), flush=True)
     except Exception:  # it runs the layers of libraries in a way of its own: what fails here may well train
         logger.warning("memory is not planned for this run", exc_info=True)
 
@@ -62,9 +62,8 @@ def request_of(
     return Request(program, flags, Lengths.of_data(dataset), processes)
 
 
-def describe(request: Request, gpu_bytes: float | None) -> str:
-    """The plan as text; with a size of the GPUs also whether it fits, and else which flags make its peak smaller."""
-    plan = plan_for(request)
+def describe(request: Request, plan: MemoryPlan, gpu_bytes: float | None) -> str:
+    """A plan as text; with a size of the GPUs also whether it fits, and else which flags make its peak smaller."""
     lines = [format_plan(plan)]
     if gpu_bytes is not None:
         lines.append(f"  {_verdict(request, plan, gpu_bytes)}")

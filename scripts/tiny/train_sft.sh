@@ -57,7 +57,7 @@ launch llava_rlhf.initialize_policy_model \
     --seed "$SEED" \
     "$@"
 
-rm -rf -- "$OUTPUT_DIR/merged" # of an earlier training
+start rm -rf -- "$OUTPUT_DIR/merged" # of an earlier training
 tool llava_rlhf.export_policy \
     --base_model_name "$BASE_MODEL" \
     --adapter "$OUTPUT_DIR" \

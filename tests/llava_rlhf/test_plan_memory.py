@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from benchmarks.memory_tables import SCRIPTS, full_table, plans, readme_table
 from llava_rlhf import initialize_policy_model, plan_memory, train_reward_model, train_rl_model
 from llava_rlhf.memory_planning.plan import CONTEXT, GIB, MemoryPlan, Part, Phase, format_plan
-from llava_rlhf.memory_planning.programs import announce_plan, plan_for
+from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import PPO
 from llava_rlhf.memory_planning.settings import base_of
 from tests.tiny_data import policy_command, ppo_command, reward_command
@@ -24,8 +25,8 @@ PLANNED = ("reward model, 13B", "policy init (SFT), 7B", "PPO, 7B judged by 13B"
 
 
 def planned(*argv: str) -> MemoryPlan:
-    (request,) = plan_memory.prepare(argv).requests
-    return plan_for(request)
+    ((_, plan),) = plan_memory.prepare(argv).planned
+    return plan
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_the_tables_of_the_documents_are_what_the_planner_says(published):
 
 @pytest.mark.parametrize("script", SCRIPTS.values())
 def test_bases_of_every_published_script_are_known(script):
-    (request,) = plan_memory.prepare([str(ROOT / "scripts" / script)]).requests
+    (request,), _ = plan_memory.requests([str(ROOT / "scripts" / script)])
     assert request.processes == 8
     names = [request.flags.get(name) for name in ("base_model_name", "model_name_or_path")]
     (path,) = filter(None, names)
@@ -83,6 +84,19 @@ def test_merging_and_token_budgets_are_seen():
     assert saved == pytest.approx(linear, rel=0.03)  # less the adapter's copy in bfloat16
     for words in ("scoring", "update, policy"):
         assert phase(after, words) < 0.5 * phase(before, words)
+    # In a single micro-batch no gradients are there before: rank 64 on 7B, and the value head.
+    single = planned(*SMALL, "--step_batch_size", "16")
+    gradients = 2 * 32 * 64 * (4 * 2 * 4096 + 3 * (4096 + 11008)) + 4096 + 1
+    assert phase(before, "update, policy") - phase(single, "update, policy") == 4 * gradients
+
+
+def test_asking_a_script_starts_and_deletes_nothing(monkeypatch, tiny_base, tmp_path):
+    (tmp_path / "sft" / "merged").mkdir(parents=True)
+    monkeypatch.setenv("RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("BASE_MODEL", str(tiny_base))
+    (request,), _ = plan_memory.requests([str(ROOT / "scripts/tiny/train_sft.sh"), "--lora_r", "3"])
+    assert (request.program, request.flags["lora_r"], request.processes) == ("initialize_policy_model", 3, 1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["sft", "merged"]
 
 
 def test_the_table_names_the_peak_and_the_gpu():
@@ -99,8 +113,10 @@ def test_the_table_names_the_peak_and_the_gpu():
         (["train_rl_model", "--tokens_per_microbatch", "5"], "closest flag is --tokens_per_micro_batch"),
         (["train_rl_model", "--shape", "8b"], "--shape 8b"),
         (["train_rl_model", "--gpus", "-1"], "--gpus -1"),
-        ([str(ROOT / "scripts/common.sh")], "starts none of"),
-        (["train_rl_m"], "train_rl_m"),
+        ([str(ROOT / "scripts/run_tests.sh")], "does not start one of train_reward_model"),
+        (["train_rl_m"], "train_rl_m is no file"),
+        (["train_rl_model", "--base_model_name", "nowhere"], "nowhere is no directory"),
+        (["train_rl_model", "--shape", "7b-v1.5-224", "--response_len", "0"], "--response_len 0"),
         (["--shape", "7b-v1.5-224"], "first name a script"),
     ],
 )
@@ -109,18 +125,13 @@ def test_what_is_wrong_is_named(argv, message):
         plan_memory.prepare(argv)
 
 
-def test_a_base_of_unknown_size_is_refused():
-    (request,) = plan_memory.prepare(["train_rl_model", "--base_model_name", "nowhere"]).requests
-    with pytest.raises(ValueError, match=r"nowhere is no directory.*--shape"):
-        plan_for(request)
-
-
 def test_a_plan_that_does_not_fit_says_what_makes_it_smaller(capsys):
-    plan_memory.run(plan_memory.prepare([*SMALL, "--gpu_gib", "24"]))
+    prepared = plan_memory.prepare([*SMALL, "--gpu_gib", "24"])
+    plan_memory.run(prepared)
     verdict = capsys.readouterr().out.splitlines()[-1]
     assert "does NOT fit in 24 GiB" in verdict
     assert "--merge_adapter_for_sampling False, --rollout_per_device_batch_size" in verdict
-    plan_memory.run(plan_memory.prepare([*SMALL, "--gpu_gib", "500"]))
+    plan_memory.run(replace(prepared, gpu_bytes=500 * GIB))
     assert "  fits in 500 GiB" in capsys.readouterr().out
 
 
