@@ -19,7 +19,7 @@ SCRIPTS = {
     "PPO, 7B judged by 13B": "7b-v1.5-224/train_rl_model.sh",
     "PPO, 13B": "13b-v1.5-336/train_rl_model.sh",
 }
-KINDS = ("encoding", "sampling", "scoring", "update", "evaluation")
+KINDS = ("sampling", "scoring", "update", "evaluation")
 HEADS = ("run", "GPUs", "base weights", "adapters, optimizer, rollouts", *KINDS, "tensors", "a GPU in all")
 
 
