@@ -25,7 +25,9 @@ import torch
 from benchmarks.ppo_meters import StepMeter, matrix_product_rate, peak_mib
 from benchmarks.ppo_world import SIZES, build_trainer
 from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.run_folder import environment, write_text_whole
+from llava_rlhf.persistence.run_record import environment
+from llava_rlhf.persistence.stop_signals import StopSignals
+from llava_rlhf.run_folder import write_text_whole
 
 ORIGINAL_RATE = 121.0  # GFLOP/s of the machine that timed the original
 # CPU seconds (rollout, update), LM tokens and peak MiB of one step of the original.
@@ -129,7 +131,7 @@ def time_case(case: dict[str, Any], steps: int) -> dict[str, float]:
         found = []
         for step in range(steps):
             with meter.step() as numbers:
-                trainer._step(iter([prompts]), step, Path(folder))
+                trainer._step(iter([prompts]), step, Path(folder), StopSignals())
             found.append(numbers)
         peak = peak_mib() if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
     medians = {name: statistics.median(numbers[name] for numbers in found[1:]) for name in found[-1]}

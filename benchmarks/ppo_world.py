@@ -250,7 +250,7 @@ def build_trainer(
         ppo, RewardArguments(), SimpleNamespace(response_len=size.response_len), None, None, None
     )
     trainer = assemble_trainer(
-        accelerator, everything, plan, cast, text, [1] * rows, "random", lambda step: 1e-4
+        accelerator, everything, plan, cast, text, [1] * rows, "random", lambda step: 1e-4, {}
     )
     trainer.stream = trainer.updater.stream = BenchmarkStream(size.lengths)
     # The first token that can be drawn is the stop.

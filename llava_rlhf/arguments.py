@@ -191,6 +191,10 @@ class RunArguments:
             "They are rounded to bfloat16, which changes numbers unless --bf16 does so anyway."
         },
     )
+    allow_changed_arguments: bool = field(
+        default=False,
+        metadata={"help": "Continue although settings or data are not those of the checkpoint."},
+    )
     summary_only: bool = field(
         default=False,
         metadata={"help": "Validate the data, print the summary and stop before a model is loaded."},

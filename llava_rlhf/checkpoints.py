@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from llava_rlhf.persistence.save_errors import explaining_failures, folder_bytes, readable_bytes
+
 COMPLETE = "COMPLETE"
 STAGING = ".incomplete"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -48,10 +50,21 @@ def publish(staged: Path, final: Path) -> None:
     marker = staged / COMPLETE
     marker.write_text("all files of this folder were written\n")
     _flush(marker)
+    _flush_folders(staged)
     if final.exists():
-        shutil.rmtree(final)
+        discard(final)
     os.replace(staged, final)
     _flush(final.parent)
+
+
+def discard(folder: Path) -> None:
+    """Delete a checkpoint; a kill in the middle leaves no half one under its name."""
+    doomed = staging_folder(folder.parent) / f"deleted-{folder.name}"
+    shutil.rmtree(doomed, ignore_errors=True)
+    doomed.parent.mkdir(exist_ok=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
+    _remove_if_empty(doomed.parent)
 
 
 @contextmanager
@@ -70,8 +83,7 @@ def new_folder(final: Path) -> Iterator[Path]:
         _flush(final.parent)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-        if not any(staged.parent.iterdir()):
-            staged.parent.rmdir()
+        _remove_if_empty(staged.parent)
 
 
 @contextmanager
@@ -86,23 +98,41 @@ def written_whole(
         barrier: waits for all processes.
     """
     staged = staging_folder(final.parent) / final.name
-    if writer:
-        shutil.rmtree(staged.parent, ignore_errors=True)
-        staged.mkdir(parents=True)
-    barrier()
-    if not staged.is_dir():
-        raise RuntimeError(
-            f"{staged} is not there: --output_dir must be on a file system that all nodes share"
-        )
     try:
-        yield staged
-        barrier()
-        if writer:
-            publish(staged, final)
+        with explaining_failures(f"the checkpoint {final.name}", final, _hint(final)):
+            if writer:
+                shutil.rmtree(staged.parent, ignore_errors=True)
+                staged.mkdir(parents=True)
+            barrier()
+            if not staged.is_dir():
+                raise RuntimeError(
+                    f"{staged} is not there: --output_dir must be on a file system that all nodes share"
+                )
+            yield staged
+            barrier()
+            if writer:
+                publish(staged, final)
     finally:
         if writer:
             shutil.rmtree(staged.parent, ignore_errors=True)
     barrier()
+
+
+@contextmanager
+def written_into(folder: Path) -> Iterator[Path]:
+    """Yield an empty staging folder; what is put there moves into `folder`, file by file, once all of it is written."""
+    staged = staging_folder(folder) / "result"
+    with explaining_failures("the result of the run", folder, _hint(folder / "result")):
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        yield staged
+        _flush_files(staged)
+        for source in sorted(path for path in staged.rglob("*") if path.is_file()):
+            target = folder / source.relative_to(staged)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(source, target)
+        _flush(folder)
+        shutil.rmtree(staged.parent)
 
 
 def complete_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -147,11 +177,19 @@ def resume_folder(resume: str, output_dir: str | Path) -> Path | None:
     return folder
 
 
-def delete_oldest(output_dir: str | Path, keep: int) -> None:
-    """Delete all but the `keep` newest complete checkpoints; `keep` 0 deletes none."""
-    if keep > 0:
-        for folder in complete_checkpoints(output_dir)[:-keep]:
-            shutil.rmtree(folder)
+def delete_oldest(output_dir: str | Path, keep: int, best: str | Path | None = None) -> None:
+    """Delete all but the `keep` newest complete checkpoints and the `best` one, which counts; `keep` 0 deletes none.
+
+    The newest is never deleted: with `keep` 1 and an older best, two stay.
+    """
+    complete = complete_checkpoints(output_dir)
+    kept = [folder for folder in complete if best and folder.name == Path(best).name]
+    for folder in reversed(complete):
+        if folder not in kept and (folder == complete[-1] or len(kept) < keep):
+            kept.append(folder)
+    for folder in complete if keep > 0 else ():
+        if folder not in kept:
+            discard(folder)
 
 
 def leave_frozen_weights_out(module: nn.Module) -> None:
@@ -179,9 +217,30 @@ def _excuse_frozen(module: nn.Module, incompatible: NamedTuple) -> None:
     incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in trained]
 
 
+def _hint(final: Path) -> str:
+    """How much a checkpoint takes, told by the newest one, and that the older ones are as they were."""
+    older = complete_checkpoints(final.parent)
+    if not older:
+        return ""
+    size = readable_bytes(folder_bytes(older[-1]))
+    return f" {older[-1].name} takes {size}; it and the older ones are as they were (--save_total_limit keeps fewer)."
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _flush_files(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
+            _flush(path)
+
+
+def _flush_folders(folder: Path) -> None:
+    """The names of new files are content of their folders."""
+    for path in [folder, *sorted(folder.rglob("*"))]:
+        if path.is_dir():
             _flush(path)
 
 

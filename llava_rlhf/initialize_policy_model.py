@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data_utils.batches import DialogueCollator
 from data_utils.building import build_dialogues
@@ -14,15 +15,22 @@ from data_utils.datasets import DialogueDataset
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.arguments import AdapterArguments, DataArguments, LlavaTrainingArguments, RunArguments
 from llava_rlhf.assemble import TextSide, load_text_side, new_policy, unsampled_ids
-from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.feature_cache import with_feature_cache
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import POLICY_INIT
 from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.persistence.run_record import base_identity, file_identity, run_record
+from llava_rlhf.persistence.starting import starting_point
 from llava_rlhf.role_files import POLICY
 from llava_rlhf.sft_trainer import DialogueLoss, SFTTrainer
-from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from llava_rlhf.training import (
+    announce_and_split,
+    begin_run,
+    global_batch_size,
+    start_logging,
+    train_to_the_end,
+)
 from models.base_fingerprint import check_weights
 from models.roles import Policy
 
@@ -40,6 +48,7 @@ class PolicyRun:
     text: TextSide
     train_set: DialogueDataset
     eval_set: DialogueDataset | None
+    record: Mapping[str, Any]
     checkpoint: Path | None
     files: FeatureFiles | None
 
@@ -50,8 +59,15 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
     check_writable("--output_dir", training.output_dir)
-    checkpoint = resume_folder(run.resume, training.output_dir)
     check_weights(training.model_name_or_path)
+    inputs = {
+        "dataset_path": file_identity(data.dataset_path),
+        "deepspeed": file_identity(training.deepspeed),
+        "model_name_or_path": base_identity(training.model_name_or_path),
+    }
+    settings = (training, data, model, run)
+    record = run_record(settings, inputs, training.world_size, global_batch_size(training))
+    checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     dataset = build_dialogues(
         data.dataset_path,
@@ -67,7 +83,7 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
     )
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
     train_set, eval_set = announce_and_split(dataset, training)
-    return PolicyRun(training, data, model, run, text, train_set, eval_set, checkpoint, files)
+    return PolicyRun(training, data, model, run, text, train_set, eval_set, record, checkpoint, files)
 
 
 def run(prepared: PolicyRun) -> None:
@@ -76,9 +92,9 @@ def run(prepared: PolicyRun) -> None:
     if prepared.run.summary_only:
         return
     # 1. The model: seeded before its adapter is drawn.
-    settings = (training, prepared.data, prepared.model, prepared.run)
-    begin_run(training, settings, prepared.checkpoint)
+    begin_run(training, prepared.record, prepared.checkpoint)
     if training.process_index == 0:
+        settings = (training, prepared.data, prepared.model, prepared.run)
         announce_plan(POLICY_INIT, settings, prepared.train_set, training.world_size)
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     policy = new_policy(
@@ -95,6 +111,7 @@ def run(prepared: PolicyRun) -> None:
         ),
         save_role=partial(save_policy, policy, training.model_name_or_path),
         load_role=partial(load_policy, policy),
+        record=prepared.record,
         resume=prepared.checkpoint,
     )
     train_to_the_end(trainer, prepared.checkpoint)

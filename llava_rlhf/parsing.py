@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from llava_rlhf.persistence.save_errors import SaveError
+
 # The flags of transformers.TrainingArguments that the published scripts use; `--help` shows these, `--help_all` all.
 COMMON_TRAINING_FLAGS = frozenset(
     "model_name_or_path eval_size output_dir learning_rate max_grad_norm logging_steps report_to num_train_epochs "
@@ -107,11 +109,16 @@ def run_program(prepare: Callable[[Sequence[str]], T], run: Callable[[T], None])
     Args:
         prepare: command line → everything checked and ready; a ValueError here is a user's mistake, which is printed
             without a traceback and exits with status 2.
-        run: the work; its exceptions are ours and keep their traceback.
+        run: the work; its exceptions are ours and keep their traceback, but for a file system that does not take what is
+            written: one message, and status 1.
     """
     try:
         prepared = prepare(sys.argv[1:])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    run(prepared)
+    try:
+        run(prepared)
+    except SaveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

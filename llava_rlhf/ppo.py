@@ -6,8 +6,8 @@ Left out on purpose: a value loss without clipping, top-p or top-k sampling, and
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from accelerate import Accelerator
 from tqdm import trange
 
 from data_utils.batches import PromptBatch
-from llava_rlhf.checkpoints import checkpoint_folder, delete_oldest
+from llava_rlhf.checkpoints import COMPLETE, checkpoint_folder, delete_oldest
 from llava_rlhf.functional.advantages import generalized_advantages
 from llava_rlhf.functional.losses import explained_variance
 from llava_rlhf.functional.masked import moments, whiten
 from llava_rlhf.guards import Guard, NonFiniteError
 from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
 from llava_rlhf.metrics import global_moments, global_sums, one_line
+from llava_rlhf.persistence.random_state import random_state
+from llava_rlhf.persistence.stop_signals import StoppedBySignal, StopSignals
 from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments
 from llava_rlhf.ppo_checkpoints import PPOState
 from llava_rlhf.ppo_update import PPOUpdater, Targets
@@ -60,34 +62,51 @@ class PPOTrainer:
     learning_rate: Callable[[int], float]
     state: PPOState
     guard: Guard
+    _metrics_file: JsonLines | None = field(default=None, init=False)
 
-    def train(self, batches: Iterator[PromptBatch], first_step: int) -> None:
+    def train(self, batches: Iterator[PromptBatch], first_step: int, metrics_lines: int = 0) -> None:
         """Run PPO steps `first_step` (from 0) to the end.
 
         Args:
             batches: the sampling passes of all remaining steps, in order.
             first_step: steps already done.
+            metrics_lines: of `metrics.jsonl` that those steps wrote; later ones are dropped.
 
         Raises:
             NonFiniteError: after the state before the failing step was saved, where it still exists.
+            StoppedBySignal: after the state was saved. While prompts are sampled that is the state before the step; an
+                update that has begun is ended first.
         """
         output_dir = Path(self.arguments.output_dir)
-        metrics_file = JsonLines(output_dir / "metrics.jsonl", first_step) if self._main else None
         if self._main:
+            self._metrics_file = JsonLines(output_dir / "metrics.jsonl", metrics_lines)
             delete_rollouts(output_dir, first_step)
-        for step in range(first_step, self.plan.ppo_steps):
-            try:
-                metrics = self._step(batches, step, output_dir)
-            except NonFiniteError:
-                self._save_last_good_state(step)
-                raise
-            done = step + 1
-            self.accelerator.log(metrics, step=done)
-            if metrics_file is not None:
-                metrics_file.append({"step": done, **metrics})
-                print(one_line(done, self.plan.ppo_steps, metrics), flush=True)
-            if done % self.arguments.save_steps == 0 or done == self.plan.ppo_steps:
-                self._save(done)
+            self._delete_old_checkpoints()
+        with StopSignals() as signals:
+            for step in range(first_step, self.plan.ppo_steps):
+                random = random_state()
+                try:
+                    metrics = self._step(batches, step, output_dir, signals)
+                except NonFiniteError:
+                    self._save_last_good_state(step, random)
+                    raise
+                except StoppedBySignal:
+                    self._save_unless_there(step, random)
+                    raise
+                self._end_step(step + 1, metrics, signals)
+
+    def _end_step(self, done: int, metrics: dict[str, float], signals: StopSignals) -> None:
+        """Log, and save if it is time or a signal asks for it."""
+        self.accelerator.log(metrics, step=done)
+        if self._metrics_file is not None:
+            self._metrics_file.append({"step": done, **metrics})
+            print(one_line(done, self.plan.ppo_steps, metrics), flush=True)
+        last = done == self.plan.ppo_steps
+        stop = signals.agreed(self.accelerator)
+        if stop or last or done % self.arguments.save_steps == 0:
+            self._save(done, random_state())
+        if stop and not last:
+            raise StoppedBySignal(stop)
 
     @property
     def _main(self) -> bool:
@@ -98,7 +117,9 @@ class PPOTrainer:
         # None: a progress bar on a terminal, nothing in a log file.
         return None if self._main else True
 
-    def _step(self, batches: Iterator[PromptBatch], step: int, output_dir: Path) -> dict[str, float]:
+    def _step(
+        self, batches: Iterator[PromptBatch], step: int, output_dir: Path, signals: StopSignals
+    ) -> dict[str, float]:
         self.guard.weights_changed = False
         # 1. Sample responses, and let the four roles score them.
         started = time.perf_counter()
@@ -106,7 +127,7 @@ class PPOTrainer:
             self.plan.rollout_micro_batches, desc="rollout", unit="batch", leave=False, disable=self._quiet
         )
         experience = self.collector.collect(
-            (next(batches) for _ in passes),
+            self._prompts(batches, passes, signals),
             self.stream.uniforms(step, self.response_len).to(self.accelerator.device),
             self.stream.sampling_order(step),
         )
@@ -121,6 +142,7 @@ class PPOTrainer:
         metrics |= {"objective/kl_coef": kl_coef, "objective/lr": self.learning_rate(step)}
         metrics["time/rollout"] = time.perf_counter() - started
         # 4. Update policy and value.
+        signals.stop_if_agreed(self.accelerator)
         started = time.perf_counter()
         metrics |= self.updater.update(experience, targets, step, self.learning_rate(step))
         metrics["time/update"] = time.perf_counter() - started
@@ -128,6 +150,13 @@ class PPOTrainer:
         self.kl_controller.update(metrics["objective/kl_sum_seq"], self.arguments.rollout_batch_size)
         self._write_rollouts(experience, shaped, step, output_dir)
         return metrics
+
+    def _prompts(
+        self, batches: Iterator[PromptBatch], passes: Iterable[int], signals: StopSignals
+    ) -> Iterator[PromptBatch]:
+        for _ in passes:
+            signals.stop_if_agreed(self.accelerator)
+            yield next(batches)
 
     def _targets(self, experience: Experience, shaped: ShapedReward) -> tuple[Targets, dict[str, float]]:
         mask, rewards = experience.counted, shaped.rewards
@@ -199,18 +228,31 @@ class PPOTrainer:
         if self._main:
             write_rollouts(output_dir, step + 1, rows)
 
-    def _save(self, done: int) -> None:
-        self.state.save(checkpoint_folder(self.arguments.output_dir, done), done)
+    def _save(self, done: int, random: Mapping[str, Any]) -> None:
+        epoch, step_of_epoch = divmod(done, self.stream.steps_per_epoch)
+        place = {
+            "epoch": epoch,
+            "prompts_done_in_epoch": step_of_epoch * self.stream.rollout_batch_size,
+            "metrics_lines": 0 if self._metrics_file is None else self._metrics_file.lines,
+        }
+        self.state.save(checkpoint_folder(self.arguments.output_dir, done), done, place, random)
         if self._main:
-            delete_oldest(self.arguments.output_dir, self.arguments.save_total_limit)
+            self._delete_old_checkpoints()
         self.accelerator.wait_for_everyone()
 
-    def _save_last_good_state(self, step: int) -> None:
+    def _delete_old_checkpoints(self) -> None:
+        delete_oldest(self.arguments.output_dir, self.arguments.save_total_limit)
+
+    def _save_unless_there(self, done: int, random: Mapping[str, Any]) -> None:
+        if done > 0 and not (checkpoint_folder(self.arguments.output_dir, done) / COMPLETE).exists():
+            self._save(done, random)
+
+    def _save_last_good_state(self, step: int, random: Mapping[str, Any]) -> None:
         if self.guard.weights_changed:
             # Some optimizer steps of this PPO step are in: keep the weights, but not as a state to continue from.
             self.state.save_roles(Path(self.arguments.output_dir) / f"stopped-in-step-{step + 1}")
-        elif step > 0 and not checkpoint_folder(self.arguments.output_dir, step).exists():
-            self._save(step)
+        else:
+            self._save_unless_there(step, random)
 
 
 def _stop_reason(experience: Experience, row: int, response_len: int) -> str:

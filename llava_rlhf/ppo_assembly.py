@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+from torch import nn
 
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.actor_critic import ActorCritic, ScoringSettings
@@ -84,11 +86,12 @@ def assemble_trainer(
     prompt_lengths: Sequence[int],
     judge_base: str,
     learning_rate: Callable[[int], float],
+    record: Mapping[str, Any],
     caches: Mapping[str, FeatureFiles] | None = None,
 ) -> PPOTrainer:
     """Put the parts of the loop together; `prompt_lengths` in tokens, `caches` as for `RolloutCollector`.
 
-    The optimizer holds the trained weights of policy and value.
+    The optimizer holds the trained weights of policy and value. `record` is that of the run.
     """
     ppo = settings.ppo
     collector = make_collector(cast, text, settings, accelerator.device, caches)
@@ -96,13 +99,7 @@ def assemble_trainer(
     leave_frozen_weights_out(actor_critic)
     roles = list(actor_critic.roles().values())
     optimizer = make_optimizer(ppo.optim, roles, ppo.learning_rate, ppo.weight_decay)
-    if ppo.deepspeed is not None and not ppo.numerics.clips_jointly:
-        clip_each_group(optimizer, ppo.max_grad_norm)
-    if ppo.deepspeed is not None:
-        model, optimizer = accelerator.prepare(actor_critic, optimizer)
-    else:  # without DDP, see `gradients`
-        model = accelerator.prepare_model(actor_critic, evaluation_mode=True)
-        optimizer = accelerator.prepare_optimizer(optimizer)
+    model, optimizer = _prepare(accelerator, ppo, actor_critic, optimizer)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     stream = PromptStream(
         len(prompt_lengths), ppo.rollout_batch_size, rank, world_size, ppo.seed, prompt_lengths
@@ -129,9 +126,21 @@ def assemble_trainer(
             controller,
             ppo.base_model_name,
             judge_base,
+            record,
         ),
         guard=guard,
     )
+
+
+def _prepare(
+    accelerator: Accelerator, ppo: PPOArguments, actor_critic: ActorCritic, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    if ppo.deepspeed is None:  # without DDP, see `gradients`
+        model = accelerator.prepare_model(actor_critic, evaluation_mode=True)
+        return model, accelerator.prepare_optimizer(optimizer)
+    if not ppo.numerics.clips_jointly:
+        clip_each_group(optimizer, ppo.max_grad_norm)
+    return accelerator.prepare(actor_critic, optimizer)
 
 
 def make_collector(

@@ -32,9 +32,14 @@ class PromptStream:
     seed: int
     lengths: Sequence[int] | None = None
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """PPO steps of a pass over the prompts."""
+        return self.n_prompts // self.rollout_batch_size
+
     def rows(self, step: int) -> list[int]:
         """Dataset rows of this process in PPO step `step` (from 0). Global position g belongs to rank g mod world."""
-        epoch, position = divmod(step, self.n_prompts // self.rollout_batch_size)
+        epoch, position = divmod(step, self.steps_per_epoch)
         order = _permutation(self.n_prompts, self.seed, 0, epoch)
         start = position * self.rollout_batch_size
         return order[start : start + self.rollout_batch_size][self.rank :: self.world_size].tolist()

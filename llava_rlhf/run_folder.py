@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import importlib.metadata
 import json
 import logging
 import os
-import platform
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "datasets")
+from llava_rlhf.persistence.run_record import ARGUMENTS_FILE, record_text
+from llava_rlhf.persistence.save_errors import explaining_failures
 
 logger = logging.getLogger(__name__)
 
 
-def write_arguments(output_dir: str | Path, settings: Iterable[Any]) -> None:
-    """Write every setting, the git commit and the package versions to `arguments.json`."""
-    record: dict[str, Any] = {type(item).__name__: _plain(item) for item in settings}
-    record["environment"] = environment()
-    path = Path(output_dir) / "arguments.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, json.dumps(record, indent=2, sort_keys=True, default=str) + "\n")
-
-
-def environment() -> dict[str, str | None]:
-    """Git commit (None outside a checkout), Python and package versions."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    here = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    versions["git_commit"] = git.stdout.strip() or None
-    return versions
+def write_arguments(folder: str | Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a run (`persistence.run_record`) to `arguments.json`."""
+    path = Path(folder) / ARGUMENTS_FILE
+    with explaining_failures("the run's settings", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_whole(path, record_text(record))
 
 
 def write_text_whole(path: Path, text: str) -> None:
     """Write a file under a temporary name and rename it, so that readers never see half of it."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with explaining_failures(path.name, path):
+        with temporary.open("w", encoding="utf-8") as file:
+            _write_through(file, text)
+        os.replace(temporary, path)
 
 
 class JsonLines:
@@ -56,23 +37,26 @@ class JsonLines:
 
     Args:
         path: the file; its folder is created.
-        resume_step: lines with a larger `step` are from steps that will be done again, and are removed.
+        kept: so many first lines stay; the rest is from steps that will be done again, or from an earlier run.
+
+    Attributes:
+        lines: how many the file holds.
     """
 
-    def __init__(self, path: str | Path, resume_step: int = 0):
+    def __init__(self, path: str | Path, kept: int = 0):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = (
-            [line for line in read_json_lines(self.path) if line["step"] <= resume_step]
-            if resume_step
-            else []
-        )
-        write_text_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        with explaining_failures(self.path.name, self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
+        whole = [line for line in lines[:kept] if line.endswith("\n")]
+        self.lines = len(whole)
+        write_text_whole(self.path, "".join(whole))
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        """Add one line. Raises SaveError when the file system refuses it."""
+        with explaining_failures(self.path.name, self.path), self.path.open("a", encoding="utf-8") as file:
+            _write_through(file, json.dumps(record, ensure_ascii=False) + "\n")
+        self.lines += 1
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
@@ -94,8 +78,9 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
 def write_rollouts(output_dir: str | Path, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rollouts of one step, whole or not at all, to `rollouts/<step>.jsonl`."""
     path = Path(output_dir) / "rollouts" / f"{step:06d}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with explaining_failures("the rollouts", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def delete_rollouts(output_dir: str | Path, after: int) -> None:
@@ -105,10 +90,8 @@ def delete_rollouts(output_dir: str | Path, after: int) -> None:
             path.unlink()
 
 
-def _plain(item: Any) -> dict[str, Any]:
-    if hasattr(item, "to_sanitized_dict"):  # transformers.TrainingArguments: leaves tokens out
-        return item.to_sanitized_dict()
-    return {
-        key: value.value if isinstance(value, enum.Enum) else value
-        for key, value in dataclasses.asdict(item).items()
-    }
+def _write_through(file: TextIO, text: str) -> None:
+    """Write to the disk: a checkpoint that is made later counts on it."""
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())

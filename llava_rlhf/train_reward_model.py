@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data_utils.batches import PairCollator
 from data_utils.building import build_preferences
@@ -20,15 +21,22 @@ from llava_rlhf.arguments import (
     RunArguments,
 )
 from llava_rlhf.assemble import TextSide, load_facts, load_text_side, new_reward_model
-from llava_rlhf.checkpoints import resume_folder
 from llava_rlhf.feature_cache import with_feature_cache
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import REWARD_MODEL
 from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.persistence.run_record import base_identity, file_identity, run_record
+from llava_rlhf.persistence.starting import starting_point
 from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
-from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from llava_rlhf.training import (
+    announce_and_split,
+    begin_run,
+    global_batch_size,
+    start_logging,
+    train_to_the_end,
+)
 from models.base_fingerprint import base_fingerprint
 from models.roles import RewardModel
 
@@ -48,6 +56,7 @@ class RewardRun:
     card: RewardModelCard
     train_set: PreferenceDataset
     eval_set: PreferenceDataset | None
+    record: Mapping[str, Any]
     checkpoint: Path | None
     files: FeatureFiles | None
 
@@ -58,7 +67,16 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
     check_writable("--output_dir", training.output_dir)
-    checkpoint = resume_folder(run.resume, training.output_dir)
+    inputs = {
+        "dataset_path": file_identity(data.dataset_path),
+        "image_to_caption_file": file_identity(fact_arguments.image_to_caption_file),
+        "reward_prompt_file": file_identity(fact_arguments.reward_prompt_file),
+        "deepspeed": file_identity(training.deepspeed),
+        "model_name_or_path": base_identity(training.model_name_or_path),
+    }
+    settings = (training, data, fact_arguments, model, run)
+    record = run_record(settings, inputs, training.world_size, global_batch_size(training))
+    checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
     dataset = build_preferences(
@@ -87,7 +105,18 @@ def prepare(argv: Sequence[str]) -> RewardRun:
         base_fingerprint(training.model_name_or_path),
     )
     return RewardRun(
-        training, data, fact_arguments, model, run, text, card, train_set, eval_set, checkpoint, files
+        training,
+        data,
+        fact_arguments,
+        model,
+        run,
+        text,
+        card,
+        train_set,
+        eval_set,
+        record,
+        checkpoint,
+        files,
     )
 
 
@@ -97,9 +126,9 @@ def run(prepared: RewardRun) -> None:
     if prepared.run.summary_only:
         return
     # 1. The model: seeded before its adapter and head are drawn.
-    settings = (training, prepared.data, prepared.facts, prepared.model, prepared.run)
-    begin_run(training, settings, prepared.checkpoint)
+    begin_run(training, prepared.record, prepared.checkpoint)
     if training.process_index == 0:
+        settings = (training, prepared.data, prepared.facts, prepared.model, prepared.run)
         announce_plan(REWARD_MODEL, settings, prepared.train_set, training.world_size)
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     reward_model = new_reward_model(
@@ -114,6 +143,7 @@ def run(prepared: RewardRun) -> None:
         data_collator=PairCollator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image),
         save_role=partial(save_reward_model, reward_model, prepared.card),
         load_role=partial(load_reward_model, reward_model),
+        record=prepared.record,
         resume=prepared.checkpoint,
     )
     train_to_the_end(trainer, prepared.checkpoint)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
@@ -18,17 +19,20 @@ from data_utils.datasets import PromptDataset
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
 from llava_rlhf.assemble import TextSide, cast_for_ppo, check_stop, load_facts, load_text_side
-from llava_rlhf.checkpoints import resume_folder
+from llava_rlhf.checkpoints import step_of
 from llava_rlhf.feature_cache import open_feature_cache
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import PPO
 from llava_rlhf.optimization import check_optimizer, learning_rate_schedule
 from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.persistence.run_record import adapter_identity, base_identity, file_identity, run_record
+from llava_rlhf.persistence.starting import mark_finished, open_run_folder, starting_point
+from llava_rlhf.persistence.stop_signals import ignore_stop_signals
 from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
 from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelerator
+from llava_rlhf.ppo_checkpoints import read_state
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard, find_policy_adapter, read_reward_card
-from llava_rlhf.run_folder import write_arguments
 from llava_rlhf.training import announce, start_logging
 from models.adapter_files import check_adapter_fits
 from models.base_fingerprint import check_weights
@@ -51,6 +55,7 @@ class PPORun:
     learning_rate: Callable[[int], float]
     policy_adapter: Path
     judge_base: str
+    record: Mapping[str, Any]
     checkpoint: Path | None
     caches: dict[str, FeatureFiles]
 
@@ -72,6 +77,9 @@ def prepare(argv: Sequence[str]) -> PPORun:
     check_adapter_fits(Path(ppo.reward_model_name_or_path) / REWARD, judge_base)
     check_head_fits(Path(ppo.reward_model_name_or_path) / REWARD_HEAD, judge_base)
     card.check_base(ppo.reward_model_name_or_path, judge_base, "--reward_base_model_name")
+    inputs = identify_inputs(settings, policy_adapter, judge_base)
+    record = run_record(vars(settings).values(), inputs, world_size, ppo.step_batch_size)
+    checkpoint = starting_point(settings.run, ppo.output_dir, record, rank == 0)
     text, judge_text = load_text_sides(ppo.base_model_name, judge_base, data.image_aspect_ratio)
     check_weights(ppo.base_model_name)
     check_stop(text, TEMPLATES[data.version])
@@ -81,11 +89,19 @@ def prepare(argv: Sequence[str]) -> PPORun:
     learning_rate = learning_rate_schedule(
         ppo.lr_scheduler_type, ppo.learning_rate, ppo.warmup_steps, plan.ppo_steps
     )
-    checkpoint = resume_folder(settings.run.resume, ppo.output_dir)
     caches = open_feature_caches(settings, text, judge_text, judge_base, rank == 0)
     prompts = prompts.with_features(caches.get("policy"), caches.get("judge"))
     return PPORun(
-        settings, text, prompts, plan, learning_rate, policy_adapter, judge_base, checkpoint, caches
+        settings,
+        text,
+        prompts,
+        plan,
+        learning_rate,
+        policy_adapter,
+        judge_base,
+        record,
+        checkpoint,
+        caches,
     )
 
 
@@ -99,7 +115,7 @@ def run(prepared: PPORun) -> None:
     accelerator = make_accelerator(ppo, plan)
     set_seed(ppo.seed)
     if accelerator.is_main_process:
-        write_arguments(ppo.output_dir, vars(settings).values())
+        open_run_folder(ppo.output_dir, prepared.record)
         announce_plan(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.judge_base)
     # 2. The four roles.
     cast = cast_for_ppo(
@@ -121,9 +137,13 @@ def run(prepared: PPORun) -> None:
         [len(ids) for ids in prepared.prompts.column("query_ids")],
         prepared.judge_base,
         prepared.learning_rate,
+        prepared.record,
         prepared.caches,
     )
-    first_step = trainer.state.load(prepared.checkpoint) if prepared.checkpoint else 0
+    checkpoint = prepared.checkpoint
+    first_step, metrics_lines = 0, 0
+    if checkpoint is not None:
+        first_step, metrics_lines = step_of(checkpoint), read_state(checkpoint)["metrics_lines"]
     if accelerator.is_main_process:
         logger.info("%d of %d PPO steps are done", first_step, plan.ppo_steps)
     batches = trainer.stream.micro_batches(first_step, plan.ppo_steps, ppo.rollout_per_device_batch_size)
@@ -132,11 +152,33 @@ def run(prepared: PPORun) -> None:
         batch_sampler=list(batches),
         collate_fn=collate_prompts,
         num_workers=ppo.dataloader_num_workers,
+        worker_init_fn=ignore_stop_signals,
     )
-    trainer.train(iter(loader), first_step)
+    prompts = iter(loader)  # draws a random number, so before the random state is restored
+    if checkpoint is not None:
+        trainer.state.load(checkpoint)
+    trainer.train(prompts, first_step, metrics_lines)
     # 4. The result.
     trainer.state.save_roles(Path(ppo.output_dir))
+    if accelerator.is_main_process:
+        mark_finished(ppo.output_dir, plan.ppo_steps)
     accelerator.end_training()
+
+
+def identify_inputs(settings: PPOSettings, policy_adapter: Path, judge_base: str) -> dict[str, str | None]:
+    """What the files hold that a run is made from, by their flags."""
+    ppo = settings.ppo
+    reward_model = Path(ppo.reward_model_name_or_path)
+    return {
+        "dataset_path": file_identity(settings.data.dataset_path),
+        "image_to_caption_file": file_identity(settings.facts.image_to_caption_file),
+        "reward_prompt_file": file_identity(settings.facts.reward_prompt_file),
+        "deepspeed": file_identity(ppo.deepspeed),
+        "base_model_name": base_identity(ppo.base_model_name),
+        "reward_base_model_name": base_identity(judge_base),
+        "policy_model_name_or_path": adapter_identity(policy_adapter),
+        "reward_model_name_or_path": f"{adapter_identity(reward_model / REWARD)}; {file_identity(reward_model / REWARD_HEAD)}",
+    }
 
 
 def check_judge_base(ppo: PPOArguments, judge_base: str) -> None:

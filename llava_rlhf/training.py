@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from transformers.utils import logging as hf_logging
 from data_utils.datasets import ExampleDataset
 from data_utils.summary import DataReport, format_report
 from llava_rlhf.arguments import LlavaTrainingArguments
+from llava_rlhf.persistence.starting import mark_finished, open_run_folder
+from llava_rlhf.persistence.stop_signals import StoppedBySignal
 from llava_rlhf.role_trainer import RoleTrainer
-from llava_rlhf.run_folder import write_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def announce_and_split(
     train_set, eval_set = dataset.split(training.eval_size, training.seed)
     if training.eval_strategy != "no" and eval_set is None:
         raise ValueError(f"--eval_strategy {training.eval_strategy.value} needs --eval_size above 0")
-    global_batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    global_batch = global_batch_size(training)
     if len(train_set) < global_batch:
         raise ValueError(
             f"{len(train_set)} training rows are less than one step: --per_device_train_batch_size "
@@ -62,8 +63,8 @@ def announce_and_split(
     return train_set, eval_set
 
 
-def begin_run(training: LlavaTrainingArguments, settings: Sequence[Any], checkpoint: Path | None) -> None:
-    """Seed everything and record the arguments; `checkpoint` is what the run continues from, if anything."""
+def begin_run(training: LlavaTrainingArguments, record: Mapping[str, Any], checkpoint: Path | None) -> None:
+    """Seed everything and write the run's record; `checkpoint` is what the run continues from, if anything."""
     if is_deepspeed_zero3_enabled():
         # `from_pretrained` shards the base; without a GPU nobody has told DeepSpeed of the other processes yet.
         import deepspeed  # heavy, and optional for everything else
@@ -71,14 +72,28 @@ def begin_run(training: LlavaTrainingArguments, settings: Sequence[Any], checkpo
         deepspeed.init_distributed()
     set_seed(training.seed)
     if training.process_index == 0:
-        write_arguments(training.output_dir, settings)
+        open_run_folder(training.output_dir, record)
         logger.info("continuing from %s", checkpoint) if checkpoint else logger.info("starting afresh")
 
 
+def global_batch_size(training: LlavaTrainingArguments) -> int:
+    """Rows of an optimizer step over all processes."""
+    return training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+
+
 def train_to_the_end(trainer: RoleTrainer, checkpoint: Path | None) -> None:
-    """Train, evaluate if there is an evaluation set, and write the final role to the run folder."""
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    """Train, evaluate if there is an evaluation set, and write the final role to the run folder.
+
+    Raises StoppedBySignal after the state was saved.
+    """
+    with trainer.stopping.signals:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.stopping.stopped_by:
+        raise StoppedBySignal(trainer.stopping.stopped_by)
     if trainer.eval_dataset is not None:
         trainer.evaluate(metric_key_prefix="final")
     trainer.save_model()
+    trainer.delete_old_checkpoints()
     trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        mark_finished(trainer.args.output_dir, trainer.state.global_step)

@@ -11,8 +11,9 @@ from torch.testing import assert_close
 
 
 def weights_in(folder: Path) -> dict[str, dict]:
-    """Every safetensors file below `folder`, by its relative path."""
-    return {str(path.relative_to(folder)): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+    """Every adapter and head below `folder`, by its relative path."""
+    files = sorted([*folder.rglob("adapter_model.safetensors"), *folder.rglob("*_head.safetensors")])
+    return {str(path.relative_to(folder)): load_file(path) for path in files}
 
 
 def assert_same_roles(one: Path, other: Path) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 from torch.testing import assert_close
 
 from data_utils.conversation import TEMPLATES, dialogue_segments
 from data_utils.schema import read_dialogues
 from data_utils.tokens import SegmentEncoder
+from llava_rlhf.persistence.tensor_files import load_tree
 from tests.distributed.comparing import assert_same_metrics, assert_same_roles, metrics_of, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
 from tests.tiny_data import policy_command, ppo_command, reward_command
@@ -109,7 +109,7 @@ def test_ppo_metrics(ppo_runs):
 def test_ppo_gradients(ppo_runs):
     """AdamW's moments: sums of (squared) gradients, which a wrong normalisation scales though the weights may agree."""
     one, two = (
-        torch.load(folder / "checkpoint-1/optimizer.pt", weights_only=True)["state"] for folder in ppo_runs
+        load_tree(folder / "checkpoint-1/optimizer.safetensors")["optimizer"]["state"] for folder in ppo_runs
     )
     assert len(one) > 0 and one.keys() == two.keys()
     for index, state in one.items():

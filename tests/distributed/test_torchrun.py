@@ -51,7 +51,9 @@ def test_ppo(tmp_path, tiny_base, data, policy_folder, reward_folder):
     # The data summary and the line of a step are printed by one process only.
     assert printed.count("step 2/2") == 1
     assert metrics_of(run, 2)["ppo/loss/grad_norm"] > 0
-    assert {path.name for path in run.glob("checkpoint-2/rng_*.pt")} == {"rng_0.pt", "rng_1.pt"}
+    assert {path.name for path in run.glob("checkpoint-2/random_*")} == {
+        f"random_{rank}.safetensors" for rank in (0, 1)
+    }
     before, after = (
         weights_in(folder)["lora_policy/adapter_model.safetensors"] for folder in (policy_folder, run)
     )

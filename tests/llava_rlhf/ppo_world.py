@@ -118,5 +118,6 @@ def assemble(argv: list[str], spread: float = 0.0) -> Assembled:
         [len(ids) for ids in prepared.prompts.column("query_ids")],
         prepared.judge_base,
         prepared.learning_rate,
+        prepared.record,
     )
     return Assembled(prepared, cast, trainer)

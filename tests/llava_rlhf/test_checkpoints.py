@@ -87,6 +87,40 @@ def test_delete_oldest_keeps_the_newest(tmp_path, keep, left):
     assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == left
 
 
+@pytest.mark.parametrize(
+    ("keep", "best", "left"), [(1, 1, [1, 4]), (2, 1, [1, 4]), (2, 4, [3, 4]), (3, 2, [2, 3, 4])]
+)
+def test_the_best_one_stays_beside_the_newest(tmp_path, keep, best, left):
+    for step in (1, 2, 3, 4):
+        write(tmp_path, step)
+    delete_oldest(tmp_path, keep, best=checkpoint_folder("the same run elsewhere", best))
+    assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == left
+
+
+def test_an_incomplete_later_folder_does_not_count_as_the_newest(tmp_path):
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    checkpoint_folder(tmp_path, 3).mkdir()
+    delete_oldest(tmp_path, keep=1)
+    assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == [2]
+
+
+def test_a_kill_while_deleting_leaves_no_half_checkpoint_under_its_name(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+
+    def killed(folder, ignore_errors=False):
+        if not ignore_errors:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            delete_oldest(tmp_path, keep=1)
+    assert not checkpoint_folder(tmp_path, 1).exists()
+    assert complete_checkpoints(tmp_path) == [checkpoint_folder(tmp_path, 2)]
+
+
 def test_where_to_continue_from(tmp_path):
     assert resume_folder("auto", tmp_path) is None
     assert resume_folder("auto", tmp_path / "absent") is None

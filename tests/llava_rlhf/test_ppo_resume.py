@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import random
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 import torch
 
 from llava_rlhf.checkpoints import complete_checkpoints, step_of
+from llava_rlhf.persistence.random_state import random_state
+from llava_rlhf.persistence.tensor_files import load_tree
 from llava_rlhf.ppo import PPOTrainer
-from llava_rlhf.ppo_checkpoints import PPOState
+from llava_rlhf.ppo_checkpoints import PPOState, read_state
 from tests.llava_rlhf.ppo_world import assemble, metrics_of, run_ppo, trained
 from tests.tiny_data import ppo_command
 
@@ -75,7 +79,10 @@ def test_killed_and_continued_equals_uninterrupted(command, uninterrupted, tmp_p
     assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == [1, 2]
     run_ppo(command(tmp_path))
     assert_same_run(tmp_path, uninterrupted)
-    saved = [torch.load(folder / "checkpoint-4" / "optimizer.pt") for folder in (tmp_path, uninterrupted)]
+    saved = [
+        load_tree(folder / "checkpoint-4" / "optimizer.safetensors")["optimizer"]
+        for folder in (tmp_path, uninterrupted)
+    ]
     assert len(saved[0]["state"]) == len(trained(tmp_path)) > 0
     for key, entry in saved[0]["state"].items():
         assert all(torch.equal(value, saved[1]["state"][key][name]) for name, value in entry.items())
@@ -90,18 +97,12 @@ def test_a_checkpoint_between_two_saves_is_made_again(command, uninterrupted, tm
     assert_same_run(tmp_path, uninterrupted)
 
 
-def test_continuing_a_finished_run_changes_nothing(command, uninterrupted, tmp_path):
-    before = trained(uninterrupted)
-    lines = metrics_of(uninterrupted)
-    run_ppo(command(uninterrupted))
-    after = trained(uninterrupted)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert metrics_of(uninterrupted) == lines
-
-
-def test_a_checkpoint_of_the_other_controller_is_refused(command, uninterrupted, tmp_path):
-    with pytest.raises(ValueError, match="KL controller of kind 'adaptive'"):
-        run_ppo(command(tmp_path, kl_controller="fixed", resume=uninterrupted / "checkpoint-2"))
+def test_a_finished_run_says_so_and_changes_nothing(command, uninterrupted, capsys):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
+    with pytest.raises(SystemExit) as stopped:
+        run_ppo(command(uninterrupted))
+    assert stopped.value.code == 0 and "is finished (4 steps)" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
 
 
 def test_checkpoints_hold_what_their_name_says(command, tmp_path, uninterrupted):
@@ -115,16 +116,16 @@ def test_checkpoints_hold_what_their_name_says(command, tmp_path, uninterrupted)
 
 
 def test_a_failing_save_leaves_the_older_checkpoint(command, tmp_path, monkeypatch):
-    save_roles = PPOState.save_roles
+    write_roles = PPOState._write_roles
     calls = []
 
     def failing(self, folder):
         calls.append(folder)
-        save_roles(self, folder)
+        write_roles(self, folder)
         if len(calls) == 2:
             raise OSError("disk full")
 
-    monkeypatch.setattr(PPOState, "save_roles", failing)
+    monkeypatch.setattr(PPOState, "_write_roles", failing)
     with pytest.raises(OSError, match="disk full"):
         run_ppo(command(tmp_path))
     assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == [1]
@@ -137,8 +138,39 @@ def test_a_checkpoint_restores_the_random_state(command, tmp_path):
     def draws():
         return random.random(), float(np.random.rand()), torch.rand(3).tolist()
 
-    state.save(tmp_path / "checkpoint-1", 1)
+    state.save(tmp_path / "checkpoint-1", 1, {}, random_state())
     expected = draws()
     assert draws() != expected
     state.load(tmp_path / "checkpoint-1")
     assert draws() == expected
+
+
+def test_a_checkpoint_restores_the_scaler_of_float16(command, tmp_path):
+    state = assemble(command(tmp_path)).trainer.state
+
+    def scaler(scale):
+        return torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=7)
+
+    state.accelerator.scaler = scaler(2.0**9)
+    state.save(tmp_path / "checkpoint-1", 1, {}, random_state())
+    saved = state.accelerator.scaler.state_dict()
+    state.accelerator.scaler = scaler(2.0**16)
+    state.load(tmp_path / "checkpoint-1")
+    assert state.accelerator.scaler.state_dict() == saved and saved["scale"] == 512.0
+
+
+def test_a_checkpoint_says_where_in_the_prompts_it_is(command, uninterrupted):
+    """16 prompts, 8 a step: step 4 ends the second epoch, step 3 its first half."""
+    places = [read_state(uninterrupted / f"checkpoint-{step}") for step in (3, 4)]
+    assert [(place["step"], place["epoch"], place["prompts_done_in_epoch"]) for place in places] == [
+        (3, 1, 8),
+        (4, 2, 0),
+    ]
+    record = json.loads((uninterrupted / "checkpoint-4" / "arguments.json").read_text())
+    assert record["PPOArguments"]["seed"] == 3 and record["processes"] == 1
+    assert record["environment"]["torch"] == importlib.metadata.version("torch")
+
+
+def test_nothing_in_a_checkpoint_is_pickled(uninterrupted):
+    suffixes = {path.suffix for path in (uninterrupted / "checkpoint-4").rglob("*") if path.is_file()}
+    assert suffixes == {".safetensors", ".json", ""}  # "" is COMPLETE

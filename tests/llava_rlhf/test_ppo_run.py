@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llava_rlhf.metrics import MEANINGS
+from llava_rlhf.persistence.tensor_files import load_tree
 from llava_rlhf.ppo_update import PPOUpdater
 from llava_rlhf.rollout import Experience
 from llava_rlhf.run_folder import read_json_lines
@@ -173,8 +174,8 @@ def test_the_adaptive_controller_follows_the_kl_and_is_saved(command, tmp_path):
     # 8 rollouts a step: 0.1 · (1 − 0.2 · 8 / 40), then · (1 + 0.1 · 8 / 40).
     used = [metrics["objective/kl_coef"] for metrics in metrics_of(run)]
     assert used == pytest.approx([0.1, 0.096, 0.096 * 1.02], rel=1e-5)
-    parts = assemble(command(run, **settings))
-    assert parts.trainer.state.load(run / "checkpoint-2") == 2
+    parts = assemble(command(run, **settings, summary_only=True))
+    parts.trainer.state.load(run / "checkpoint-2")
     assert parts.trainer.kl_controller.value == used[2]
 
 
@@ -188,7 +189,7 @@ def accumulated_run(command, tmp_path_factory):
 
 
 def optimizer_of(folder, step):
-    return torch.load(folder / f"checkpoint-{step}" / "optimizer.pt", weights_only=True)
+    return load_tree(folder / f"checkpoint-{step}" / "optimizer.safetensors")["optimizer"]
 
 
 def test_gradients_are_accumulated_on_the_last_prompts_too(accumulated_run):

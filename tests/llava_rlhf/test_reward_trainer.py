@@ -138,6 +138,25 @@ def test_the_best_checkpoint_is_kept_and_becomes_the_result(evaluated, tiny_base
     assert final["final_accuracy"] == accuracies[best]
 
 
+def test_of_two_checkpoints_the_best_and_the_newest_outlive_the_run(tiny_data, tiny_base, tmp_path):
+    """Under `--save_total_limit 1` transformers' Trainer would delete the newest when the run ends."""
+    settings = {
+        "max_steps": 3,
+        "eval_size": EVAL_SIZE,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "average_score",
+        "learning_rate": 2e-2,
+        "greater_is_better": False,
+    }
+    run(reward_command(tiny_data, tiny_base, tmp_path, **settings))
+    scores = {line["step"]: line["eval_average_score"] for line in lines(tmp_path, "eval_average_score")}
+    best = min(scores, key=scores.get)
+    assert [step_of(path) for path in complete_checkpoints(tmp_path)] == sorted({best, 3})
+
+
 def test_both_answers_of_a_pair_read_the_same_captions_in_the_same_order(evaluated):
     _, prepared = evaluated
     orders = set()

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
 
 import pytest
 
-from llava_rlhf import run_folder
-from llava_rlhf.functional.kl import KLEstimator
 from llava_rlhf.run_folder import (
     JsonLines,
     read_json_lines,
-    write_arguments,
     write_rollouts,
     write_text_whole,
 )
@@ -36,7 +32,7 @@ def test_resuming_removes_the_lines_of_steps_that_are_done_again(tmp_path):
     first = JsonLines(path)
     for step in (1, 2, 3, 3):
         first.append({"step": step})
-    again = JsonLines(path, resume_step=2)
+    again = JsonLines(path, kept=2)
     again.append({"step": 3})
     assert steps(path) == [1, 2, 3]
 
@@ -54,7 +50,7 @@ def test_a_last_line_cut_off_by_a_kill_is_left_out_with_a_message(tmp_path, capl
     with caplog.at_level(logging.WARNING):
         assert steps(path) == [1, 2]
     assert "cut off" in caplog.text
-    JsonLines(path, resume_step=5).append({"step": 6})
+    JsonLines(path, kept=5).append({"step": 6})
     assert steps(path) == [1, 2, 6]
 
 
@@ -88,19 +84,3 @@ def test_rollouts_lie_in_a_file_for_each_step(tmp_path):
         {"id": "a", "response": "naïve"},
         {"id": "b"},
     ]
-
-
-@dataclass
-class Settings:
-    """Settings of a test."""
-
-    estimator: KLEstimator
-    rate: float
-
-
-def test_arguments_hold_every_setting_and_the_versions(tmp_path):
-    write_arguments(tmp_path / "new", [Settings(KLEstimator.K3, 0.5)])
-    record = json.loads((tmp_path / "new" / "arguments.json").read_text())
-    assert record["Settings"] == {"estimator": "k3", "rate": 0.5}
-    assert set(run_folder.PACKAGES) | {"python", "git_commit"} == set(record["environment"])
-    assert record["environment"]["torch"] is not None

@@ -61,6 +61,8 @@ class Recording:
 class RecordedOrder:
     """Takes the place of the prompt stream: the recorded rollouts in the recorded order."""
 
+    steps_per_epoch, rollout_batch_size = 1, ROWS
+
     def __init__(self, recording: Recording):
         self.recording = recording
         self.step = 0

@@ -73,6 +73,7 @@ def replay(recordings, converted_base, converted_rm0, tmp_path_factory):
         data_collator=take_one,
         save_role=lambda path: save_reward_model(reward_model, card, path),
         load_role=lambda path: load_reward_model(reward_model, path),
+        record={},
     )
     trainer.train()
     return folder, recorded, trained, scores

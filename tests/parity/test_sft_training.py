@@ -97,6 +97,7 @@ def test_the_program_divides_by_the_tokens_of_the_whole_step(
         data_collator=lambda items: items[0],
         save_role=lambda path: save_policy(loss_module.policy, str(converted_base), path),
         load_role=lambda path: load_policy(loss_module.policy, path),
+        record={},
     )
     trainer.train()
     (line,) = (line for line in read_json_lines(tmp_path / "metrics.jsonl") if "loss" in line)

@@ -1,0 +1,66 @@
+"""SIGKILL at any moment: what is saved is whole, and the run that continues is the run that was not killed, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from llava_rlhf.checkpoints import complete_checkpoints
+from tests.reliability.forked import POLICY_INIT, PPO, REWARD, Kill, finish, random_kills, start
+from tests.reliability.same_runs import assert_same_run
+
+KILLED = -9
+
+
+def killed(program, argv, folder, notes, kill) -> str | None:
+    """What the run was doing when it was killed; None when it had ended before."""
+    run = start(program, argv, folder, notes, kill=kill)
+    (code,) = run.exit_codes()
+    assert code in (KILLED, 0), run.output()
+    return run.phase() if code == KILLED else None
+
+
+def survive(program, argv, folder: Path, expected: Path, kills: list[Kill]) -> list[str]:
+    """Kill a run at each of these points in turn, continue it to its end and compare; returns where it was killed."""
+    phases = []
+    for number, kill in enumerate(kills):
+        phase = killed(program, argv, folder / "run", folder / f"notes-{number}", kill)
+        phases += [phase] if phase else []
+        for checkpoint in complete_checkpoints(folder / "run"):
+            assert (checkpoint / "arguments.json").is_file()
+    finish(program, argv, folder / "run", folder / "notes")
+    assert_same_run(folder / "run", expected)
+    return phases
+
+
+@pytest.mark.parametrize("phase", ["sampling", "update", "save"])
+def test_a_moment_of_each_kind(phase, command, uninterrupted, tmp_path):
+    """What the long test below does many times, once."""
+    expected, events = uninterrupted(PPO)
+    kill = Kill(events // 2, phase)
+    assert survive(PPO, command(PPO, tmp_path / "run"), tmp_path, expected, [kill]) == [phase]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("program", "points"), [(PPO, 36), (REWARD, 12), (POLICY_INIT, 12)])
+def test_random_moments(program, points, command, uninterrupted, tmp_path):
+    """Every third run is killed again while it continues. `KILL_REPORT` names a file that gets the counts."""
+    expected, events = uninterrupted(program)
+    phases = ["sampling", "update", "save"] if program == PPO else ["update", "save"]
+    kills = random_kills(2309, events, phases)
+    survived: Counter[str] = Counter()
+    run = 0
+    while survived.total() < points:
+        folder = tmp_path / str(run)
+        planned = list(islice(kills, 2 if run % 3 == 2 else 1))
+        survived.update(survive(program, command(program, folder / "run"), folder, expected, planned))
+        run += 1
+    assert min(survived[phase] for phase in phases) >= 3
+    if "KILL_REPORT" in os.environ:
+        with open(os.environ["KILL_REPORT"], "a") as report:
+            report.write(json.dumps({"program": program, "runs": run, "survived": survived}) + "\n")
