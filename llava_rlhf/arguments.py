@@ -246,6 +246,11 @@ class LlavaTrainingArguments(TrainingArguments):
                 "--average_tokens_across_devices False: losses are divided by the tokens of all processes"
             )
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step, all processes and accumulated batches together."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
     def to_sanitized_dict(self) -> dict[str, Any]:
         """What `arguments.json` records; gradient checkpointing as it was asked for."""
         return {**super().to_sanitized_dict(), "gradient_checkpointing": self.checkpoint_activations}

@@ -24,13 +24,8 @@ from llava_rlhf.persistence.run_record import base_identity, file_identity, run_
 from llava_rlhf.persistence.starting import starting_point
 from llava_rlhf.role_files import POLICY
 from llava_rlhf.sft_trainer import DialogueLoss, SFTTrainer
-from llava_rlhf.training import (
-    announce_and_split,
-    begin_run,
-    global_batch_size,
-    start_logging,
-    train_to_the_end,
-)
+from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from llava_rlhf.whole_steps import WholeSteps, WholeStepsCollator
 from models.base_fingerprint import check_weights
 from models.roles import Policy
 
@@ -66,7 +61,7 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
         "model_name_or_path": base_identity(training.model_name_or_path),
     }
     settings = (training, data, model, run)
-    record = run_record(settings, inputs, training.world_size, global_batch_size(training))
+    record = run_record(settings, inputs, training.world_size, training.rows_per_step)
     checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     dataset = build_dialogues(
@@ -104,15 +99,16 @@ def run(prepared: PolicyRun) -> None:
     trainer = SFTTrainer(
         model=DialogueLoss(policy, unsampled_ids(text, policy.bank.vlm.vocab_size), files=prepared.files),
         args=training,
-        train_dataset=prepared.train_set,
-        eval_dataset=prepared.eval_set,
-        data_collator=DialogueCollator(
-            text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image
+        train_dataset=WholeSteps(prepared.train_set, training.rows_per_step),
+        eval_dataset=prepared.eval_set and WholeSteps(prepared.eval_set),
+        data_collator=WholeStepsCollator(
+            DialogueCollator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image)
         ),
         save_role=partial(save_policy, policy, training.model_name_or_path),
         load_role=partial(load_policy, policy),
         record=prepared.record,
         resume=prepared.checkpoint,
+        data_file=prepared.data.dataset_path,
     )
     train_to_the_end(trainer, prepared.checkpoint)
 

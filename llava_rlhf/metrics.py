@@ -19,6 +19,7 @@ MEANINGS = {
     "objective/length_bonus": "length term, mean over responses",
     "objective/correct_bonus": "correct-answer term, mean over responses",
     "objective/rewards": "score with all its terms, before the KL penalty, mean over responses",
+    "objective/rewards_std": "standard deviation of that score between responses",
     "objective/non_score_rewards": "KL penalty summed over a response, mean over responses",
     "objective/shaped_rewards": "score plus KL penalty of a response, before scaling or whitening, mean over responses",
     "objective/lr": "learning rate of this step",

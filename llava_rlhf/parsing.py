@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import HfArgumentParser, TrainingArguments
 
 from llava_rlhf.persistence.save_errors import SaveError
@@ -18,7 +19,7 @@ COMMON_TRAINING_FLAGS = frozenset(
     "max_steps per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
     "gradient_checkpointing eval_strategy eval_steps save_strategy save_steps save_total_limit weight_decay "
     "warmup_steps lr_scheduler_type optim bf16 fp16 seed deepspeed use_cpu dataloader_num_workers "
-    "metric_for_best_model load_best_model_at_end".split()
+    "metric_for_best_model load_best_model_at_end ddp_timeout".split()
 )
 
 T = TypeVar("T")
@@ -118,7 +119,7 @@ def run_program(prepare: Callable[[Sequence[str]], T], run: Callable[[T], None])
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     try:
-        run(prepared)
+        record(run)(prepared)  # torchrun's last words are then the traceback of the process that failed first
     except SaveError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -20,7 +20,7 @@ from llava_rlhf.checkpoints import COMPLETE, checkpoint_folder, delete_oldest
 from llava_rlhf.functional.advantages import generalized_advantages
 from llava_rlhf.functional.losses import explained_variance
 from llava_rlhf.functional.masked import moments, whiten
-from llava_rlhf.guards import Guard, NonFiniteError
+from llava_rlhf.guards import Guard, GuardError, LimitError
 from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
 from llava_rlhf.metrics import global_moments, global_sums, one_line
 from llava_rlhf.persistence.random_state import random_state
@@ -47,7 +47,8 @@ class PPOTrainer:
         kl_controller: weight of the KL penalty.
         learning_rate: of each PPO step, counted from 0.
         state: what a checkpoint holds.
-        guard: stops on non-finite numbers.
+        guard: stops on non-finite numbers and at the limits that the user set.
+        beat: is told what begins, again and again; a watchdog listens.
     """
 
     accelerator: Accelerator
@@ -63,6 +64,7 @@ class PPOTrainer:
     state: PPOState
     guard: Guard
     _metrics_file: JsonLines | None = field(default=None, init=False)
+    beat: Callable[[str], None] = lambda phase: None
 
     def train(self, batches: Iterator[PromptBatch], first_step: int, metrics_lines: int = 0) -> None:
         """Run PPO steps `first_step` (from 0) to the end.
@@ -76,19 +78,21 @@ class PPOTrainer:
             NonFiniteError: after the state before the failing step was saved, where it still exists.
             StoppedBySignal: after the state was saved. While prompts are sampled that is the state before the step; an
                 update that has begun is ended first.
+            LimitError: after the weights were written apart from the checkpoints.
         """
         output_dir = Path(self.arguments.output_dir)
         if self._main:
             self._metrics_file = JsonLines(output_dir / "metrics.jsonl", metrics_lines)
             delete_rollouts(output_dir, first_step)
             self._delete_old_checkpoints()
+        self.guard.begin(first_step)
         with StopSignals() as signals:
             for step in range(first_step, self.plan.ppo_steps):
                 random = random_state()
                 try:
                     metrics = self._step(batches, step, output_dir, signals)
-                except NonFiniteError:
-                    self._save_last_good_state(step, random)
+                except GuardError as error:
+                    self._keep_what_is_good(step, isinstance(error, LimitError), random)
                     raise
                 except StoppedBySignal:
                     self._save_unless_there(step, random)
@@ -127,7 +131,7 @@ class PPOTrainer:
             self.plan.rollout_micro_batches, desc="rollout", unit="batch", leave=False, disable=self._quiet
         )
         experience = self.collector.collect(
-            self._prompts(batches, passes, signals),
+            self._prompts(batches, passes, step, signals),
             self.stream.uniforms(step, self.response_len).to(self.accelerator.device),
             self.stream.sampling_order(step),
         )
@@ -139,12 +143,15 @@ class PPOTrainer:
         # 3. Advantages and returns.
         targets, metrics = self._targets(experience, shaped)
         metrics |= self._rollout_metrics(experience, shaped)
+        self.guard.check_limits(metrics, experience, shaped, step)
         metrics |= {"objective/kl_coef": kl_coef, "objective/lr": self.learning_rate(step)}
         metrics["time/rollout"] = time.perf_counter() - started
         # 4. Update policy and value.
         signals.stop_if_agreed(self.accelerator)
         started = time.perf_counter()
-        metrics |= self.updater.update(experience, targets, step, self.learning_rate(step))
+        metrics |= self.updater.update(
+            experience, targets, step, self.learning_rate(step), lambda: self.beat(f"update, step {step + 1}")
+        )
         metrics["time/update"] = time.perf_counter() - started
         # 5. Adapt the KL weight; write the rollouts.
         self.kl_controller.update(metrics["objective/kl_sum_seq"], self.arguments.rollout_batch_size)
@@ -152,11 +159,13 @@ class PPOTrainer:
         return metrics
 
     def _prompts(
-        self, batches: Iterator[PromptBatch], passes: Iterable[int], signals: StopSignals
+        self, batches: Iterator[PromptBatch], passes: Iterable[int], step: int, signals: StopSignals
     ) -> Iterator[PromptBatch]:
         for _ in passes:
+            self.beat(f"rollout, step {step + 1}")
             signals.stop_if_agreed(self.accelerator)
             yield next(batches)
+        self.beat(f"scoring, step {step + 1}")
 
     def _targets(self, experience: Experience, shaped: ShapedReward) -> tuple[Targets, dict[str, float]]:
         mask, rewards = experience.counted, shaped.rewards
@@ -209,6 +218,8 @@ class PPOTrainer:
         totals = global_sums(self.accelerator, sums | {"rows": len(lengths), "tokens": mask.sum()})
         metrics = {name: totals[name] / totals["rows"] for name in per_row}
         metrics |= {name: totals[name] / totals["tokens"] for name in per_token}
+        scores = global_moments(self.accelerator, moments(shaped.score, torch.ones_like(experience.stopped)))
+        metrics["objective/rewards_std"] = float(scores.var.sqrt())
         everyone = self.accelerator.gather(lengths).double()
         metrics["response/length_p50"] = float(everyone.quantile(0.5))
         metrics["response/length_p95"] = float(everyone.quantile(0.95))
@@ -229,6 +240,7 @@ class PPOTrainer:
             write_rollouts(output_dir, step + 1, rows)
 
     def _save(self, done: int, random: Mapping[str, Any]) -> None:
+        self.beat(f"checkpoint, step {done}")
         epoch, step_of_epoch = divmod(done, self.stream.steps_per_epoch)
         place = {
             "epoch": epoch,
@@ -247,10 +259,12 @@ class PPOTrainer:
         if done > 0 and not (checkpoint_folder(self.arguments.output_dir, done) / COMPLETE).exists():
             self._save(done, random)
 
-    def _save_last_good_state(self, step: int, random: Mapping[str, Any]) -> None:
-        if self.guard.weights_changed:
-            # Some optimizer steps of this PPO step are in: keep the weights, but not as a state to continue from.
+    def _keep_what_is_good(self, step: int, past_limit: bool, random: Mapping[str, Any]) -> None:
+        if self.guard.weights_changed or past_limit:
+            # Past a limit, or with some optimizer steps of this PPO step in: not a state to continue from, and no reason
+            # to delete an older one.
             self.state.save_roles(Path(self.arguments.output_dir) / f"stopped-in-step-{step + 1}")
+            self.accelerator.wait_for_everyone()
         else:
             self._save_unless_there(step, random)
 

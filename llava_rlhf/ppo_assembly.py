@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs, PartialState
 from torch import nn
 
 from data_utils.feature_files import FeatureFiles
@@ -17,6 +18,7 @@ from llava_rlhf.assemble import Cast, TextSide, unsampled_ids
 from llava_rlhf.checkpoints import leave_frozen_weights_out
 from llava_rlhf.guards import Guard
 from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
+from llava_rlhf.limits import GuardArguments
 from llava_rlhf.micro_batches import MicroBatches
 from llava_rlhf.optimization import clip_each_group, make_optimizer
 from llava_rlhf.ppo import PPOTrainer
@@ -39,10 +41,15 @@ class PPOSettings:
     facts: FactArguments
     model: ModelArguments
     run: RunArguments
+    guards: GuardArguments = field(default_factory=GuardArguments)
 
 
-def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
-    """Processes and devices; DDP by default, DeepSpeed when a configuration is given."""
+def make_accelerator(ppo: PPOArguments, plan: BatchPlan, ddp_timeout: int = 1800) -> Accelerator:
+    """Processes and devices; DDP by default, DeepSpeed when a configuration is given.
+
+    `ddp_timeout` is how many seconds a process waits for the others.
+    """
+    timeout = timedelta(seconds=ddp_timeout)
     plugin = None
     if ppo.deepspeed is not None:
         config = ppo.deepspeed_config()
@@ -58,7 +65,7 @@ def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
         )
         plugin = DeepSpeedPlugin(hf_ds_config=config)
     if ppo.use_cpu:
-        PartialState(cpu=True)  # processes talk by gloo
+        PartialState(cpu=True, timeout=timeout)  # processes talk by gloo
     # With a plugin, `cpu=True` would quietly give DDP.
     accelerator = Accelerator(
         cpu=True if ppo.use_cpu and plugin is None else None,
@@ -66,6 +73,7 @@ def make_accelerator(ppo: PPOArguments, plan: BatchPlan) -> Accelerator:
         deepspeed_plugin=plugin,
         log_with=None if ppo.report_to == "none" else ppo.report_to.split(","),
         project_dir=ppo.output_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
     if ppo.report_to != "none":
         accelerator.init_trackers("llava_rlhf", config=trackable(ppo))
@@ -105,7 +113,7 @@ def assemble_trainer(
         len(prompt_lengths), ppo.rollout_batch_size, rank, world_size, ppo.seed, prompt_lengths
     )
     controller = make_kl_controller(settings.reward)
-    guard = Guard(accelerator, ppo.output_dir)
+    guard = Guard(accelerator, ppo.output_dir, settings.guards)
     return PPOTrainer(
         accelerator=accelerator,
         arguments=ppo,

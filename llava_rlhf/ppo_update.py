@@ -68,9 +68,17 @@ class PPOUpdater:
         self.batches = MicroBatches(arguments.step_per_device_batch_size, arguments.tokens_per_micro_batch)
 
     def update(
-        self, experience: Experience, targets: Targets, step: int, learning_rate: float
+        self,
+        experience: Experience,
+        targets: Targets,
+        step: int,
+        learning_rate: float,
+        beat: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """`noptepochs` passes; returns the means of the step's loss statistics over tokens and of its norms."""
+        """`noptepochs` passes; returns the means of the step's loss statistics over tokens and of its norms.
+
+        `beat` is called before every optimizer step.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         sums: defaultdict[str, Tensor | float] = defaultdict(float)
@@ -82,6 +90,7 @@ class PPOUpdater:
         ]
         quiet = None if self.accelerator.is_main_process else True  # None: only on a terminal
         for rows in tqdm(passes, desc="update", unit="optimizer step", leave=False, disable=quiet):
+            beat()
             for name, norm in self._optimizer_step(experience, targets, rows, sums, step).items():
                 norms[name].append(norm)
         totals = global_sums(self.accelerator, sums)
@@ -122,6 +131,8 @@ class PPOUpdater:
         if self._deepspeed:
             for group, last in self._equal_groups(lengths):
                 train_on(group, last)
+            # The engine has stepped, unless the gradient was not finite.
+            self.guard.weights_changed |= self.model.was_step_applied()
         else:
             self.batches.run(lengths, train_on)
             self.gradients.sum_over_processes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,11 +10,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
-from data_utils.batches import ImageBatch
+from data_utils.batches import NO_LOSS, ImageBatch
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.functional.losses import pairwise_accuracy, pairwise_reward_loss
 from llava_rlhf.image_features import encode_images
 from llava_rlhf.role_trainer import RoleTrainer
+from llava_rlhf.whole_steps import ROWS
 from models.roles import RewardModel
 
 
@@ -54,19 +56,39 @@ class RewardTrainer(RoleTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, compute_metrics=pair_metrics, **kwargs)
-        # The loss is a mean over pairs: the Trainer must divide it by the accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        # The Trainer leaves the division to `compute_loss`.
+        self.model_accepts_loss_kwargs = True
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """The micro-batches of a step, and the pairs in it over all processes, without those that only fill it."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        pairs = torch.tensor(sum(int((batch["choice"] != NO_LOSS).sum()) for batch in batches), device=device)
+        return batches, self.accelerator.reduce(pairs, reduction="sum")
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Pairwise loss of one batch; with `return_outputs` also the scores float32[B, 2]."""
-        inputs = dict(inputs)
-        choice = inputs.pop("choice")
-        rewards = model(**inputs)
+        """Pairwise loss of one batch, its share of the step's mean over `num_items_in_batch` pairs, if they are given.
+
+        Times the processes, over which DDP averages. With `return_outputs` also the scores float32[B, 2].
+        """
+        arguments = dict(inputs)
+        choice = arguments.pop("choice")
+        arguments.pop(ROWS, None)
+        rewards = model(**arguments)
+        real = choice != NO_LOSS
         # The centring term takes the mean over the pairs of all processes, so that it does not depend on their number.
-        center = self.accelerator.reduce(rewards.detach().sum(dim=1).mean(), reduction="mean")
-        loss = pairwise_reward_loss(rewards, choice, global_center=center)
+        sums = torch.stack([(rewards.detach().sum(dim=1) * real).sum(), real.sum()])
+        total, pairs = self.accelerator.reduce(sums, reduction="sum")
+        if bool(real.any()):
+            loss = pairwise_reward_loss(rewards[real], choice[real], global_center=total / pairs)
+        else:  # a process whose whole micro-batch only fills the step: gradients of 0
+            loss = rewards.sum() * 0.0
+        if num_items_in_batch is not None:
+            loss = loss * real.sum() / num_items_in_batch * self.accelerator.num_processes
+            self.guard.check_loss(loss, inputs, rewards, self.state.global_step)
         return (loss, rewards) if return_outputs else loss
 
     def prediction_step(

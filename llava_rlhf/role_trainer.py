@@ -31,6 +31,7 @@ from llava_rlhf.persistence.random_state import random_state, restore_random_sta
 from llava_rlhf.persistence.tensor_files import load_tree, save_tree
 from llava_rlhf.role_callbacks import MetricsFile, RestoreSums, SavesAndStops, WorkerStart
 from llava_rlhf.run_folder import JsonLines, write_arguments
+from llava_rlhf.trainer_guard import TrainerGuard
 
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -45,6 +46,7 @@ class RoleTrainer(Trainer):
         load_role: reads them back; called on every process.
         record: of the run (`persistence.run_record`), for its checkpoints.
         resume: the checkpoint that `train` will be given, or None.
+        data_file: where the rows come from; named when one of them gives a loss that is not finite.
         kwargs: as for `transformers.Trainer`.
     """
 
@@ -56,6 +58,7 @@ class RoleTrainer(Trainer):
         load_role: Callable[[Path], None],
         record: Mapping[str, Any],
         resume: Path | None = None,
+        data_file: str = "",
         **kwargs: Any,
     ):
         # The Trainer's own rule deletes the newest checkpoint when only one may stay and an older one is the best.
@@ -67,6 +70,7 @@ class RoleTrainer(Trainer):
         self.load_role = load_role
         self.record = record
         self.resume = resume
+        self.guard = TrainerGuard(self.accelerator, self.args.output_dir, data_file)
         self._staging: Path | None = None
         self._metrics_file: JsonLines | None = None
         if self.is_world_process_zero():
@@ -76,6 +80,12 @@ class RoleTrainer(Trainer):
         self.stopping = SavesAndStops(self.accelerator)
         self.add_callback(self.stopping)
         self.add_callback(RestoreSums(self._restore_sums))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The gradient norm, refused where it is not finite: the weights have not moved yet."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.guard.check_norm(norm, self.state.global_step)
+        return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the role's files (not the frozen base) to `output_dir`, whole or not at all."""

@@ -14,12 +14,7 @@ from data_utils.batches import PromptBatch, right_pad
 from data_utils.feature_files import FeatureFiles
 from data_utils.items import PromptItem
 from data_utils.tokens import expand_image_tokens
-from llava_rlhf.actor_critic import (
-    ScoringSettings,
-    Sequences,
-    join_responses,
-    response_log_probs,
-)
+from llava_rlhf.actor_critic import ScoringSettings, Sequences, join_responses, response_log_probs
 from llava_rlhf.assemble import Cast
 from llava_rlhf.image_features import ImageFeatures, SeenImages
 from llava_rlhf.micro_batches import MicroBatches
@@ -37,6 +32,7 @@ class Experience:
         responses: int64[R, T], right-padded; the stop token is included.
         response_mask: bool[R, T], True at real tokens.
         counted: bool[R, T], True where a column enters means and losses (`Numerics`): by default at real tokens.
+        finite: bool[R], False where a logit was not finite while the response was sampled.
         stopped: bool[R], whether the response ends with the stop token.
         texts: decoded responses without control tokens.
         log_probs, ref_log_probs: float32[R, T] in nats, of the sampling policy and the reference; 0 where not counted.
@@ -51,6 +47,7 @@ class Experience:
     responses: Tensor
     response_mask: Tensor
     counted: Tensor
+    finite: Tensor
     stopped: Tensor
     texts: list[str]
     log_probs: Tensor
@@ -83,6 +80,7 @@ class _Answers:
     items: list[PromptItem]
     responses: Tensor
     mask: Tensor
+    finite: Tensor
     policy_images: ImageFeatures
     judge_images: ImageFeatures
 
@@ -164,6 +162,7 @@ class RolloutCollector:
             responses=responses,
             response_mask=mask,
             counted=counted,
+            finite=answers.finite,
             stopped=((responses == self.tokenizer.eos_token_id) & mask).any(dim=1),
             texts=texts,
             scores=scores,
@@ -225,10 +224,11 @@ class RolloutCollector:
         judge_images = policy_images
         if not self.cast.shared:
             judge_images = seen.encode("judge", self._judge_vlm, batch.reward_images or batch.images, items)
-        responses, mask = self.engine.sample(batch, uniforms, policy_images.select(range(len(items))))
+        responses, mask, finite = self.engine.sample(batch, uniforms, policy_images.select(range(len(items))))
+        finite = mask.any(dim=1) if finite is None else finite  # every response has a token
         # What is kept for the update are features, not pixels.
         items = [replace(item, images=None, reward_images=None) for item in items]
-        return _Answers(items, responses, mask, policy_images, judge_images)
+        return _Answers(items, responses, mask, finite, policy_images, judge_images)
 
     def _look(
         self, answers: _Answers, responses: Tensor, mask: Tensor, counted: Tensor, lengths: Sequence[int]
@@ -294,6 +294,7 @@ def _join(parts: Sequence[_Answers], order: Sequence[int], pad_id: int) -> _Answ
         [items[place] for place in places],
         cat([part.responses for part in parts], pad_id),
         cat([part.mask for part in parts], False),
+        torch.cat([part.finite for part in parts])[index],
         ImageFeatures.join([part.policy_images for part in parts]).reordered(places),
         ImageFeatures.join([part.judge_images for part in parts]).reordered(places),
     )

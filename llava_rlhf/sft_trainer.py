@@ -13,6 +13,7 @@ from data_utils.feature_files import FeatureFiles
 from llava_rlhf.functional.log_probs import head_log_probs
 from llava_rlhf.image_features import encode_images
 from llava_rlhf.role_trainer import RoleTrainer
+from llava_rlhf.whole_steps import ROWS
 from models.roles import Policy
 
 IGNORE = -100
@@ -60,16 +61,36 @@ class DialogueLoss(nn.Module):
         features = encode_images(self.policy.bank.vlm, images, self.files)
         hidden = self.policy.hidden_states(input_ids, None, features, training=self.training)
         predicts = labels[:, 1:] != IGNORE  # the state at t predicts the token at t + 1
+        places = predicts.flatten().nonzero().squeeze(1)
+        chunk_size, fill = self._equal_chunks(len(places))
+        chosen = torch.cat([places, places.new_zeros(fill)])
         log_probs, _ = head_log_probs(
-            hidden[:, :-1][predicts],
-            labels[:, 1:][predicts],
+            hidden[:, :-1].flatten(0, 1)[chosen],
+            labels[:, 1:].flatten()[chosen].clamp(min=0),
             self.policy.project,
             temperature=1.0,
-            chunk_size=self.chunk_size,
+            chunk_size=chunk_size,
             with_entropy=False,
             banned_ids=self.banned_ids,
         )
-        return -log_probs.new_zeros(predicts.shape).masked_scatter(predicts, log_probs).sum(dim=1)
+        # The gradient of what only fills a chunk is 0, but it is taken, as on the processes where the chunk is full.
+        counts = torch.arange(len(chosen), device=chosen.device) < len(places)
+        log_probs = log_probs.masked_fill(~counts, 0.0)
+        sums = log_probs.new_zeros(predicts.numel()).index_add(0, chosen, log_probs)
+        return -sums.view(predicts.shape).sum(dim=1)
+
+    def _equal_chunks(self, tokens: int) -> tuple[int, int]:
+        """Tokens of a chunk, and how many must be added so that every process has as many chunks.
+
+        Only ZeRO-3 needs it: all processes put the vocabulary projection together anew for each chunk.
+        """
+        if not hasattr(self.policy.bank.vlm.model.lm_head.weight, "ds_id"):
+            return self.chunk_size, 0
+        most = torch.tensor(tokens, device=self.banned_ids.device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        chunks = max(-(-int(most) // self.chunk_size), 1)
+        size = max(-(-tokens // chunks), 1)
+        return size, chunks * size - tokens
 
 
 class SFTTrainer(RoleTrainer):
@@ -84,14 +105,16 @@ class SFTTrainer(RoleTrainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Cross-entropy per supervised token of the step, times the processes (DDP averages over them)."""
-        loss = model(**inputs).sum() / num_items_in_batch * self.accelerator.num_processes
+        sums = model(**{name: tensor for name, tensor in inputs.items() if name != ROWS})
+        loss = sums.sum() / num_items_in_batch * self.accelerator.num_processes
+        self.guard.check_loss(loss, inputs, sums, self.state.global_step)
         return (loss, None) if return_outputs else loss
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, Tensor, Tensor]:
         """Sum and number of supervised tokens of each row; no loss, which would be a mean of unequal batches."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = {name: tensor for name, tensor in self._prepare_inputs(inputs).items() if name != ROWS}
         with torch.no_grad():
             return None, model(**inputs), (inputs["labels"][:, 1:] != IGNORE).sum(dim=1)
 

@@ -30,13 +30,8 @@ from llava_rlhf.persistence.run_record import base_identity, file_identity, run_
 from llava_rlhf.persistence.starting import starting_point
 from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
-from llava_rlhf.training import (
-    announce_and_split,
-    begin_run,
-    global_batch_size,
-    start_logging,
-    train_to_the_end,
-)
+from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from llava_rlhf.whole_steps import WholeSteps, WholeStepsCollator
 from models.base_fingerprint import base_fingerprint
 from models.roles import RewardModel
 
@@ -75,7 +70,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
         "model_name_or_path": base_identity(training.model_name_or_path),
     }
     settings = (training, data, fact_arguments, model, run)
-    record = run_record(settings, inputs, training.world_size, global_batch_size(training))
+    record = run_record(settings, inputs, training.world_size, training.rows_per_step)
     checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
@@ -138,13 +133,16 @@ def run(prepared: RewardRun) -> None:
     trainer = RewardTrainer(
         model=PairScorer(reward_model, prepared.files),
         args=training,
-        train_dataset=prepared.train_set,
-        eval_dataset=prepared.eval_set,
-        data_collator=PairCollator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image),
+        train_dataset=WholeSteps(prepared.train_set, training.rows_per_step),
+        eval_dataset=prepared.eval_set and WholeSteps(prepared.eval_set),
+        data_collator=WholeStepsCollator(
+            PairCollator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image)
+        ),
         save_role=partial(save_reward_model, reward_model, prepared.card),
         load_role=partial(load_reward_model, reward_model),
         record=prepared.record,
         resume=prepared.checkpoint,
+        data_file=prepared.data.dataset_path,
     )
     train_to_the_end(trainer, prepared.checkpoint)
 

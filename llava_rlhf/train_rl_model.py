@@ -21,6 +21,7 @@ from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, R
 from llava_rlhf.assemble import TextSide, cast_for_ppo, check_stop, load_facts, load_text_side
 from llava_rlhf.checkpoints import step_of
 from llava_rlhf.feature_cache import open_feature_cache
+from llava_rlhf.limits import GuardArguments
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import PPO
 from llava_rlhf.optimization import check_optimizer, learning_rate_schedule
@@ -34,12 +35,21 @@ from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelera
 from llava_rlhf.ppo_checkpoints import read_state
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard, find_policy_adapter, read_reward_card
 from llava_rlhf.training import announce, start_logging
+from llava_rlhf.watchdog import Watchdog
 from models.adapter_files import check_adapter_fits
 from models.base_fingerprint import check_weights
 from models.heads import check_head_fits
 from models.vlm import read_base_facts
 
-ARGUMENTS = (PPOArguments, RewardArguments, DataArguments, FactArguments, ModelArguments, RunArguments)
+ARGUMENTS = (
+    PPOArguments,
+    RewardArguments,
+    DataArguments,
+    FactArguments,
+    ModelArguments,
+    RunArguments,
+    GuardArguments,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +122,7 @@ def run(prepared: PPORun) -> None:
     if settings.run.summary_only:
         return
     # 1. Processes, seeds, the record of the arguments.
-    accelerator = make_accelerator(ppo, plan)
+    accelerator = make_accelerator(ppo, plan, settings.guards.ddp_timeout)
     set_seed(ppo.seed)
     if accelerator.is_main_process:
         open_run_folder(ppo.output_dir, prepared.record)
@@ -157,12 +167,14 @@ def run(prepared: PPORun) -> None:
     prompts = iter(loader)  # draws a random number, so before the random state is restored
     if checkpoint is not None:
         trainer.state.load(checkpoint)
-    trainer.train(prompts, first_step, metrics_lines)
-    # 4. The result.
-    trainer.state.save_roles(Path(ppo.output_dir))
-    if accelerator.is_main_process:
-        mark_finished(ppo.output_dir, plan.ppo_steps)
-    accelerator.end_training()
+    with Watchdog(settings.guards.ddp_timeout) as watchdog:
+        trainer.beat = watchdog.beat
+        trainer.train(prompts, first_step, metrics_lines)
+        # 4. The result.
+        trainer.state.save_roles(Path(ppo.output_dir))
+        if accelerator.is_main_process:
+            mark_finished(ppo.output_dir, plan.ppo_steps)
+        accelerator.end_training()
 
 
 def identify_inputs(settings: PPOSettings, policy_adapter: Path, judge_base: str) -> dict[str, str | None]:

@@ -17,6 +17,7 @@ from llava_rlhf.arguments import LlavaTrainingArguments
 from llava_rlhf.persistence.starting import mark_finished, open_run_folder
 from llava_rlhf.persistence.stop_signals import StoppedBySignal
 from llava_rlhf.role_trainer import RoleTrainer
+from llava_rlhf.watchdog import TrainerBeats, Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +54,11 @@ def announce_and_split(
     train_set, eval_set = dataset.split(training.eval_size, training.seed)
     if training.eval_strategy != "no" and eval_set is None:
         raise ValueError(f"--eval_strategy {training.eval_strategy.value} needs --eval_size above 0")
-    global_batch = global_batch_size(training)
-    if len(train_set) < global_batch:
+    if len(train_set) < training.rows_per_step:
         raise ValueError(
             f"{len(train_set)} training rows are less than one step: --per_device_train_batch_size "
             f"{training.per_device_train_batch_size} × --gradient_accumulation_steps "
-            f"{training.gradient_accumulation_steps} × {training.world_size} processes = {global_batch}"
+            f"{training.gradient_accumulation_steps} × {training.world_size} processes = {training.rows_per_step}"
         )
     return train_set, eval_set
 
@@ -76,24 +76,22 @@ def begin_run(training: LlavaTrainingArguments, record: Mapping[str, Any], check
         logger.info("continuing from %s", checkpoint) if checkpoint else logger.info("starting afresh")
 
 
-def global_batch_size(training: LlavaTrainingArguments) -> int:
-    """Rows of an optimizer step over all processes."""
-    return training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-
-
 def train_to_the_end(trainer: RoleTrainer, checkpoint: Path | None) -> None:
     """Train, evaluate if there is an evaluation set, and write the final role to the run folder.
 
     Raises StoppedBySignal after the state was saved.
     """
-    with trainer.stopping.signals:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.stopping.stopped_by:
-        raise StoppedBySignal(trainer.stopping.stopped_by)
-    if trainer.eval_dataset is not None:
-        trainer.evaluate(metric_key_prefix="final")
-    trainer.save_model()
-    trainer.delete_old_checkpoints()
-    trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        mark_finished(trainer.args.output_dir, trainer.state.global_step)
+    with Watchdog(trainer.args.ddp_timeout) as watchdog:
+        trainer.add_callback(TrainerBeats(watchdog))
+        with trainer.stopping.signals:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.stopping.stopped_by:
+            raise StoppedBySignal(trainer.stopping.stopped_by)
+        if trainer.eval_dataset is not None:
+            trainer.evaluate(metric_key_prefix="final")
+        watchdog.beat("saving the result")
+        trainer.save_model()
+        trainer.delete_old_checkpoints()
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            mark_finished(trainer.args.output_dir, trainer.state.global_step)

@@ -44,10 +44,18 @@ class SamplingSettings:
 
 
 class Sample(NamedTuple):
-    """Answers: `ids` int64[B, T] right-padded with `pad_id`; `mask` bool[B, T], True up to and with the stop token."""
+    """Answers.
+
+    Attributes:
+        ids: int64[B, T], right-padded with `pad_id`.
+        mask: bool[B, T], True up to and with the stop token.
+        finite: bool[B], False where a logit was NaN or +∞, or all were −∞: what was drawn from there on means nothing. None
+            from an engine that does not know.
+    """
 
     ids: Tensor
     mask: Tensor
+    finite: Tensor | None = None
 
 
 @torch.no_grad()
@@ -93,7 +101,7 @@ def sample(
     if tokens_between_looks is None:
         tokens_between_looks = 1 if device.type == "cpu" else TOKENS_BETWEEN_LOOKS
     stop_ids = torch.tensor(settings.stop_ids, device=device)
-    draw = _Draw(settings, uniforms, device)
+    draw = _Draw(settings, uniforms, len(mask), device)
     batch = _Answering(mask, settings.max_new_tokens)
     ids = torch.full((len(mask), settings.max_new_tokens), settings.pad_id, device=device)
     hidden = vlm(input_ids, mask, image_features, past_key_values=batch.cache)[:, -1]
@@ -110,7 +118,7 @@ def sample(
             if not len(token):
                 break
         hidden = vlm.decode(token, *batch.next_column(), batch.cache)
-    return _cut(ids[:, : column + 1], stop_ids, settings.pad_id)
+    return _cut(ids[:, : column + 1], stop_ids, settings.pad_id)._replace(finite=draw.finite)
 
 
 class _Answering:
@@ -160,16 +168,25 @@ class _Answering:
 
 
 class _Draw:
-    """Choose tokens from logits, as the settings say and with the numbers of each row."""
+    """Choose tokens from logits, as the settings say and with the numbers of each row.
 
-    def __init__(self, settings: SamplingSettings, uniforms: Tensor | None, device: torch.device):
+    Attributes:
+        finite: bool[B], as in `Sample`; looked at once, at the end, because each look waits for the accelerator.
+    """
+
+    def __init__(self, settings: SamplingSettings, uniforms: Tensor | None, rows: int, device: torch.device):
+        self.finite = torch.ones(rows, dtype=torch.bool, device=device)
         self.temperature = settings.temperature
         self.uniforms = None if uniforms is None else uniforms.to(device)
         self.banned = torch.tensor(settings.banned_ids, device=device, dtype=torch.long)
 
     def __call__(self, logits: Tensor, rows: Tensor, column: int) -> Tensor:
         """int64[k]: one token for each row of logits float[k, V], which may be overwritten."""
-        logits = logits.float().index_fill_(1, self.banned, float("-inf"))
+        logits = logits.float()
+        finite = logits.amax(dim=1).isfinite()  # −∞ beside a finite one is a probability of 0: fine
+        self.finite[rows] &= finite
+        # Zeros are drawn from without an error; the caller is told.
+        logits = logits.masked_fill_(~finite.unsqueeze(1), 0.0).index_fill_(1, self.banned, float("-inf"))
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         return _invert_cdf(logits.div_(self.temperature), self.uniforms[:, column][rows])

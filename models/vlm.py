@@ -107,12 +107,15 @@ class VisionLanguageModel(nn.Module):
         Returns:
             float[S, K, D] without gradient, or None when there are no images. Each distinct image is encoded once.
         """
-        if pixel_values is None or image_index is None or image_index.numel() == 0:
+        images = pixel_values is not None and image_index is not None and image_index.numel() > 0
+        if not images and not hasattr(next(self.model.model.vision_tower.parameters()), "ds_id"):
             return None
+        if not images:  # ZeRO-3: another process may have some, and its tower is put together by all of them
+            pixel_values = torch.zeros(1, 3, *[self.model.config.vision_config.image_size] * 2)
         with torch.no_grad():
             pixels = pixel_values.to(self.device, self.model.model.vision_tower.dtype)
             features = self.model.get_image_features(pixel_values=pixels).pooler_output
-            return torch.stack(tuple(features))[image_index.to(self.device)]
+            return torch.stack(tuple(features))[image_index.to(self.device)] if images else None
 
     def forward(
         self,

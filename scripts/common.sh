@@ -45,14 +45,20 @@ launch() {
         topology+=(--standalone --local-addr 127.0.0.1) # a free port, so that runs on one machine do not collide
     fi
     # Without ssh: like torchrun, the script is started on every node.
-    local deepspeed_topology=(--num_gpus "${NUM_PROCESSES:-1}" --master_port "${MASTER_PORT:-29500}")
-    if [ "${NNODES:-1}" != 1 ]; then
-        deepspeed_topology+=(--no_ssh --num_nodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR")
+    local deepspeed_topology=(--no_local_rank --num_gpus "${NUM_PROCESSES:-1}" --master_port "${MASTER_PORT:-29500}")
+    local hosts="" status=0
+    if [ "${NNODES:-1}" != 1 ] && [ "${LAUNCHER:-}" = deepspeed ]; then
+        hosts="$(mktemp)" # its launcher counts nodes in a file of hosts only; without ssh their names mean nothing
+        printf "node%d slots=${NUM_PROCESSES:-1}\n" $(seq 0 $((NNODES - 1))) >"$hosts"
+        deepspeed_topology+=(--hostfile "$hosts" --no_ssh --num_nodes "$NNODES" --node_rank "$NODE_RANK")
+        deepspeed_topology+=(--master_addr "$MASTER_ADDR")
     fi
     case "${LAUNCHER:-torchrun}" in
         none) start "$PYTHON" -m "$@" ;;
         torchrun) start "$PYTHON" -m torch.distributed.run "${topology[@]}" -m "$@" ;;
         deepspeed) start "$PYTHON" -m deepspeed.launcher.runner "${deepspeed_topology[@]}" --module "$@" ;;
         *) start "$LAUNCHER" "${topology[@]}" -m "$@" ;;
-    esac
+    esac || status=$?
+    rm -f -- "$hosts"
+    return "$status"
 }

@@ -193,7 +193,7 @@ def test_help_is_readable_and_shows_every_setting_of_ours(program, capsys, monke
         if not issubclass(cls, TrainingArguments):
             assert [name for name in cls.__dataclass_fields__ if f"--{name} " not in text] == []
     assert len(text.splitlines()) < 230
-    assert "--ddp_timeout" not in text and "--no_" not in text
+    assert "--ddp_backend" not in text and "--no_" not in text
 
 
 def test_help_of_a_trainer_program_shows_the_flags_of_its_scripts(capsys):
@@ -207,7 +207,7 @@ def test_help_of_a_trainer_program_shows_the_flags_of_its_scripts(capsys):
         line.split()[0] for path in scripts for line in path.read_text().splitlines() if line[:6] == "    --"
     }
     assert len(used) > 20 and [flag for flag in sorted(used) if f"{flag} " not in text] == []
-    assert "--ddp_timeout " in help_text(capsys, initialize_policy_model.ARGUMENTS, "--help_all")
+    assert "--ddp_backend " in help_text(capsys, initialize_policy_model.ARGUMENTS, "--help_all")
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,12 @@ def test_deepspeed_can_be_the_launcher(tmp_path):
     nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "1234"}
     script = "13b-v1.5-336/initialize_policy_model.sh"
     (call,) = runner.run(script, LAUNCHER="deepspeed", NUM_GPUS="4", **nodes)
-    head = "-m deepspeed.launcher.runner --num_gpus 4 --master_port 1234 --no_ssh --num_nodes 2 --node_rank 1"
-    expected = [*head.split(), "--master_addr", "10.0.0.5", "--module", "llava_rlhf.initialize_policy_model"]
-    assert list(call.words[: len(expected)]) == expected
+    words = list(call.words)
+    assert Path(words.pop(words.index("--hostfile") + 1)).is_absolute()
+    head = "-m deepspeed.launcher.runner --no_local_rank --num_gpus 4 --master_port 1234 --hostfile --no_ssh"
+    nodes_flags = "--num_nodes 2 --node_rank 1 --master_addr 10.0.0.5"
+    expected = [*head.split(), *nodes_flags.split(), "--module", "llava_rlhf.initialize_policy_model"]
+    assert words[: len(expected)] == expected
     (call,) = runner.run(script, LAUNCHER="deepspeed", NUM_GPUS="8")
     assert "--no_ssh" not in call.words and call.value("num_gpus") == "8"
 

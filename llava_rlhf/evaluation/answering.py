@@ -14,6 +14,7 @@ from tqdm import tqdm
 from data_utils.batches import collate_prompts
 from data_utils.datasets import PromptDataset
 from llava_rlhf.actor_critic import expanded_queries
+from llava_rlhf.alarm import NonFiniteError
 from llava_rlhf.assemble import TextSide
 from llava_rlhf.image_features import SeenImages
 from llava_rlhf.role_files import POLICY
@@ -82,7 +83,12 @@ class Answerer:
         batch = collate_prompts([dataset[row] for row, _ in jobs])
         images = SeenImages().encode("policy", self.vlm, batch.images, batch.items)
         queries = expanded_queries([item.query_ids for item in batch.items], self.vlm, settings.pad_id)
-        ids, mask = self._sample(*queries, images.select(range(len(jobs))), settings, uniforms)
+        ids, mask, finite = self._sample(*queries, images.select(range(len(jobs))), settings, uniforms)
+        if not bool(finite.all()):
+            rows = sorted(
+                {item.row for item, fine in zip(batch.items, finite.tolist(), strict=True) if not fine}
+            )
+            raise NonFiniteError(f"rows {rows}: the model's logits are not finite; its weights are broken")
         for item, (_, number), row, real in zip(batch.items, jobs, ids, mask, strict=True):
             yield {
                 "id": item.id,

@@ -16,7 +16,7 @@ NEVER_MATTERS = frozenset(
     "logging_steps logging_strategy logging_first_step logging_nan_inf_filter "
     "save_steps save_strategy save_total_limit save_on_each_node enable_jit_checkpoint "
     "dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor dataloader_persistent_workers "
-    "dataloader_multiprocessing_context do_train do_eval do_predict local_rank ddp_timeout".split()
+    "dataloader_multiprocessing_context do_train do_eval do_predict local_rank ddp_timeout max_kl max_reward_drop guard_action".split()
 )
 # Recorded beside the settings that they follow from.
 DERIVED = frozenset(("train_batch_size", "eval_batch_size"))

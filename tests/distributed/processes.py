@@ -20,21 +20,24 @@ QUIET_CPU = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALL
 
 
 def run_in_processes(
-    program: str, argv: list[str], world_size: int, run_folder: Path, timeout_s: float = 240
+    program: str,
+    argv: list[str],
+    world_size: int,
+    run_folder: Path,
+    timeout_s: float = 240,
+    stop_at_failure: bool = True,
 ) -> None:
-    """Run `program` (of `PROGRAMS`) with `argv` in `world_size` processes; what they print goes to `run_folder`/logs.
+    """Run `program` (of `PROGRAMS`, or a module like them) with `argv` in `world_size` processes; what they print goes to `run_folder`/logs.
 
     Raises:
-        RuntimeError: a process failed; the message holds its traceback (the others are then stopped).
+        RuntimeError: a process failed; the message holds its traceback (the others are then stopped, if `stop_at_failure`).
     """
     os.environ.update(QUIET_CPU)  # read by the server when it starts
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PROGRAMS, "transformers.trainer", "transformers.integrations.deepspeed"])
     log_folder = run_folder / "logs"
     log_folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [
         context.Process(target=_one_process, args=(program, argv, rank, world_size, port, log_folder))
         for rank in range(world_size)
@@ -43,7 +46,9 @@ def run_in_processes(
         process.start()
     deadline = time.monotonic() + timeout_s
     running = list(processes)
-    while running and time.monotonic() < deadline and not any(process.exitcode for process in processes):
+    while running and time.monotonic() < deadline:
+        if stop_at_failure and any(process.exitcode for process in processes):
+            break
         wait([process.sentinel for process in running], timeout=1)
         running = [process for process in running if process.is_alive()]
     for process in running:
@@ -53,6 +58,13 @@ def run_in_processes(
         errors = [path.read_text() for path in sorted(log_folder.glob("error-*.txt"))]
         codes = [process.exitcode for process in processes]
         raise RuntimeError(f"{program} in {world_size} processes: exit codes {codes}\n" + "\n".join(errors))
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _one_process(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import torch
 
 from tests.distributed.comparing import assert_same_roles, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
+from tests.llava_rlhf.poison import poisoned
 from tests.tiny_data import policy_command, ppo_command, reward_command
+from tests.tiny_models import tiny_tokenizer
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -116,3 +119,50 @@ def test_bfloat16_under_zero_2(program, tmp_path, data, tiny_base, policy_folder
     losses = [value for line in lines for name, value in line.items() if "loss" in name]
     assert losses
     assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_zero_3_with_unequal_numbers_of_chunks_and_images(tmp_path, data, tiny_base):
+    """One dialogue a process: 5 to 8 supervised tokens in chunks of 3, and rows with no image, one or two."""
+    steps = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 4}
+    for kind, program in (("ddp", POLICY_INIT), ("zero3", "tests.distributed.small_chunks")):
+        config = {} if kind == "ddp" else {"deepspeed": SCRIPTS / "zero3.json", "ddp_timeout": 60}
+        argv = policy_command(data, tiny_base, tmp_path / kind, **steps, **config, save_strategy="no")
+        run_in_processes(program, argv, 2, tmp_path / kind)
+    assert_same_roles(tmp_path / "ddp", tmp_path / "zero3")
+
+
+@pytest.mark.parametrize(("kind", "number_format"), [("ddp", {}), ("zero2", {}), ("zero2", {"bf16": True})])
+def test_a_gradient_that_overflows_in_ppo(
+    kind, number_format, tmp_path, data, tiny_base, policy_folder, reward_folder
+):
+    """Both processes stop, and DeepSpeed's engine has not moved a weight either: nothing is written apart."""
+    adapter = "lora_policy/adapter_model.safetensors"
+    broken = poisoned(policy_folder, tmp_path / "broken", adapter, "lora_A", lambda w: w.mul_(1e30))
+    poisoned(broken, broken, adapter, "lora_B", lambda w: w.zero_())
+    config = {} if kind == "ddp" else {"deepspeed": SCRIPTS / f"{kind}.json"}
+    run = tmp_path / "run"
+    argv = ppo_command(data, tiny_base, broken, reward_folder, run, **PPO_STEPS, **config, **number_format)
+    with pytest.raises(RuntimeError, match="step 1: the gradient is not finite"):
+        run_in_processes(PPO, argv, 2, run, stop_at_failure=False, timeout_s=100)
+    assert sorted(path.name for path in run.glob("nonfinite-step1-*")) == [
+        f"nonfinite-step1-process{rank}.json" for rank in range(2)
+    ]
+    assert not list(run.glob("stopped-in-step-*")) and not list(run.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("program", [POLICY_INIT, REWARD])
+def test_a_loss_of_one_process_stops_both(program, kind, tmp_path, data, tiny_base):
+    """One row a process; a word that the base can't read is in few of them."""
+    (token,) = tiny_tokenizer()("bird", add_special_tokens=False).input_ids
+    base = poisoned(
+        tiny_base, tmp_path / "base", "model.safetensors", "embed_tokens", lambda w: w[token].fill_(math.inf)
+    )
+    config = {} if kind == "ddp" else {"deepspeed": SCRIPTS / f"{kind}.json"}
+    run = tmp_path / "run"
+    make = policy_command if program == POLICY_INIT else partial(reward_command, facts=False)
+    argv = make(data, base, run, per_device_train_batch_size=1, max_steps=8, ddp_timeout=60, **config)
+    with pytest.raises(RuntimeError, match=r"step \d: the loss is not finite"):
+        run_in_processes(program, argv, 2, run, stop_at_failure=False, timeout_s=100)
+    dumps = [json.loads(path.read_text()) for path in run.glob("nonfinite-step*-process*.json")]
+    assert dumps and all("nan" in row["model_output"] for rows in dumps for row in rows)

@@ -24,7 +24,9 @@ def parse_ppo(argv):
 
 def test_values_reach_their_settings(ppo_argv):
     more = "--kl_estimator k3 --missing_captions no_fact --bits 4 --facts False".split()
-    ppo, reward, data, facts, model, run = parse_ppo([*ppo_argv, *more, "--resume=no"])
+    more += ["--max_kl", "12", "--guard_action", "warn"]
+    ppo, reward, data, facts, model, run, guards = parse_ppo([*ppo_argv, *more, "--resume=no"])
+    assert (guards.max_kl, guards.guard_action) == (12.0, "warn")
     assert reward.kl_estimator is KLEstimator.K3 and facts.missing_captions is MissingCaptions.NO_FACT
     assert model.bits == 4 and facts.facts is False
     assert (ppo.rollout_batch_size, data.version, run.resume) == (8, "tiny", "no")

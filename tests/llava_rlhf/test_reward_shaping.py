@@ -43,6 +43,7 @@ def experience(texts=("", ""), types=(AnswerType.GENERAL, AnswerType.GENERAL), m
         responses=torch.ones(2, 4, dtype=torch.long),
         response_mask=MASK,
         counted=MASK,
+        finite=torch.tensor([True, True]),
         stopped=torch.tensor([True, False]),
         texts=list(texts),
         log_probs=LOG_PROBS,

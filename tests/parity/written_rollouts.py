@@ -149,8 +149,8 @@ class HandWrittenPolicy(Policy):
 
     def sample(self, *arguments) -> Sample:
         """What was said, without the fill."""
-        ids, mask = super().sample(*arguments)
-        return Sample(ids, mask & (ids != PAD))
+        ids, mask, finite = super().sample(*arguments)
+        return Sample(ids, mask & (ids != PAD), finite)
 
 
 @dataclass(frozen=True)
