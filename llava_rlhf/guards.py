@@ -51,7 +51,7 @@ class Guard:
     def begin(self, first_step: int) -> None:
         """Read the steps already done from `metrics.jsonl`. Called on every process."""
         accelerator, box = self.alarm.accelerator, [[]]
-        if accelerator.is_main_process:
+        if first_step > 0 and accelerator.is_main_process:
             lines = read_json_lines(self.alarm.output_dir / "metrics.jsonl")
             # A run folder of an earlier version may lack them: it starts to count here.
             done = [line for line in lines if line["step"] <= first_step and set(HISTORY) <= set(line)]

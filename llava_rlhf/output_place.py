@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-_PROBE = 1 << 16  # bytes
+_PROBE = 1 << 14  # bytes
 
 
 def check_writable(flag: str, output: str | Path) -> Path:

@@ -140,7 +140,7 @@ def test_a_resumed_run_with_the_cache_is_the_same_run(command, tmp_path):
     run_ppo(command(tmp_path / "whole", **cache))
     shutil.rmtree(tmp_path / "cache")
     run_ppo(command(tmp_path / "parts", max_steps=1, **cache))
-    run_ppo(command(tmp_path / "parts", **cache))
+    run_ppo(command(tmp_path / "parts", allow_changed_arguments=True, **cache))
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
     assert largest_difference(trained(tmp_path / "parts"), trained(tmp_path / "whole")) == 0
 

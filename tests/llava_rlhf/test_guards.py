@@ -235,7 +235,7 @@ def test_a_fall_of_the_reward_stops_the_run_also_after_a_resume(command, tmp_pat
         if before is not None:
             run_ppo(command(**{**limited, "max_steps": before}, **output))
         with pytest.raises(LimitError, match=f"step {first}: the mean score of 5 steps has fallen"):
-            run_ppo(command(**limited, **output))
+            run_ppo(command(**limited, **output, allow_changed_arguments=True))
 
 
 def test_the_fall_by_hand():

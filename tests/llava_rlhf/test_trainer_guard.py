@@ -58,6 +58,7 @@ def test_a_gradient_that_overflows_leaves_the_checkpoint(name, tiny_data, tiny_b
     argv = command(tiny_data, tiny_base, tmp_path, max_steps=2, learning_rate=0.0)
     run(program, argv)
     shutil.rmtree(tmp_path / "checkpoint-2")
+    (tmp_path / "finished.json").unlink()
     checkpoint = tmp_path / "checkpoint-1"
     adapter = f"{role}/adapter_model.safetensors"
     poisoned(checkpoint, checkpoint, adapter, "lora_A", lambda weight: weight.mul_(1e30))

@@ -38,10 +38,10 @@ def half_done(program, command, uninterrupted, folder):
     return argv, expected, step
 
 
-def refused(program, argv, folder, prepare) -> str:
+def refused(program, argv, folder, prepare, status=1) -> str:
     """Continue where nothing can be saved; returns the one message."""
     run = start(program, argv, folder / "run", folder / "notes-1", prepare=prepare)
-    assert run.exit_codes() == [1], run.output()
+    assert run.exit_codes() == [status], run.output()
     assert "Traceback" not in run.output()
     (message,) = [line for line in run.output().splitlines() if line.startswith("error: ")]
     return message
@@ -65,10 +65,10 @@ def test_a_folder_that_became_read_only(command, uninterrupted, tmp_path):
     run = tmp_path / "run"
     os.chmod(run, 0o555)
     try:
-        message = refused(POLICY_INIT, argv, tmp_path, no_privileges)
+        message = refused(POLICY_INIT, argv, tmp_path, no_privileges, status=2)  # before anything is loaded
     finally:
         os.chmod(run, 0o755)
-    assert "Permission denied" in message and str(run) in message and "writable" in message
+    assert "Permission denied" in message and str(run) in message and "name another place" in message
     assert step_of(complete_checkpoints(run)[-1]) == step
     finish(POLICY_INIT, argv, run, tmp_path / "notes")
     assert_same_run(run, expected)

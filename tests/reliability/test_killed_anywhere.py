@@ -43,7 +43,12 @@ def test_a_moment_of_each_kind(phase, command, uninterrupted, tmp_path):
     """What the long test below does many times, once."""
     expected, events = uninterrupted(PPO)
     kill = Kill(events // 2, phase)
-    assert survive(PPO, command(PPO, tmp_path / "run"), tmp_path, expected, [kill]) == [phase]
+    # A process that is seen in a phase may have left it when the signal comes.
+    for attempt in ("first", "second", "third"):
+        folder = tmp_path / attempt
+        if survive(PPO, command(PPO, folder / "run"), folder, expected, [kill]) == [phase]:
+            return
+    pytest.fail(f"killed three times, never in {phase}")
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from data_utils.conversation import message_parts
-from data_utils.schema import AnswerType, DataError, read_prompts
+from data_utils.problems import DataError
+from data_utils.schema import AnswerType, read_prompts
 from data_utils.shapes_files import read_scenes
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
