@@ -27,6 +27,7 @@ from data_utils.feature_files import FeatureFiles, read_images
 from data_utils.images import ImagePipeline
 from llava_rlhf.image_features import SeenImages
 from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.persistence.stop_signals import StopSignals
 from llava_rlhf.run_folder import environment, write_text_whole
 
 KINDS = ("off", "cold", "warm")
@@ -92,7 +93,7 @@ def time_size(size: Size, folder: Path, steps: int, whole: bool) -> dict[str, di
                     shutil.rmtree(files.folder)
                 trainer.collector.caches = {} if used is None else {"policy": used}
                 started = time.process_time()
-                trainer._step(iter([read_prompts(size, pipeline, used, folder)]), step, folder)
+                trainer._step(iter([read_prompts(size, pipeline, used, folder)]), step, folder, StopSignals())
                 numbers["step"] = time.process_time() - started
             found[kind].append(numbers)
     return {

@@ -26,6 +26,7 @@ from benchmarks.ppo_meters import StepMeter, peak_mib
 from benchmarks.ppo_world import SIZES, build_trainer
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.persistence.run_record import environment
+from llava_rlhf.persistence.stop_signals import StopSignals
 from llava_rlhf.run_folder import write_text_whole
 from models.vlm import VisionLanguageModel
 
@@ -122,7 +123,7 @@ def time_line(line: str, steps: int, device: str) -> dict[str, float]:
             torch.cuda.reset_peak_memory_stats()
         for step in range(steps):
             with meter.step() as numbers:
-                trainer._step(iter([prompts]), step, Path(folder))
+                trainer._step(iter([prompts]), step, Path(folder), StopSignals())
         peak = peak_mib() * 2**20 if device == "cpu" else torch.cuda.max_memory_allocated()
     seconds = dict(meter.seconds)
     scoring = sum(taken for part, taken in seconds.items() if part.startswith("scoring"))

@@ -14,7 +14,7 @@ from data_utils.answers import AnswerRecord, file_kind, read_answers
 from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
-from data_utils.schema import DataError
+from data_utils.problems import DataError
 from data_utils.sieve import Sieve
 from llava_rlhf.arguments import ModelArguments
 from llava_rlhf.assemble import TextSide, check_stop, load_text_side, unsampled_ids

@@ -140,9 +140,8 @@ def _with_adapter(
         features = vlm.encode_images(item.images, torch.arange(len(item.images)))
         query = expand_image_tokens(item.query_ids, vlm.image_token_id, vlm.tokens_per_image)
         ids = torch.tensor([query], device=vlm.device)
-        answer, _ = Policy(bank, POLICY).sample(
-            ids, torch.ones_like(ids, dtype=torch.bool), features, sampling, merge_adapter=False
-        )
+        real = torch.ones_like(ids, dtype=torch.bool)
+        answer = Policy(bank, POLICY).sample(ids, real, features, sampling, merge_adapter=False).ids
         whole = torch.cat([ids, answer[:, :-1]], dim=1)
         with torch.no_grad(), bank.use(POLICY, training=False):
             hidden = vlm(whole, None, features)[0, -ANSWER_TOKENS:]

@@ -51,6 +51,14 @@ def test_a_moment_of_each_kind(phase, command, uninterrupted, tmp_path):
     pytest.fail(f"killed three times, never in {phase}")
 
 
+@pytest.mark.parametrize("program", [PPO, REWARD])
+def test_after_the_last_step_no_further_one_is_made(program, command, uninterrupted, tmp_path):
+    """All steps are done and saved; the result is not yet marked as whole."""
+    expected, _ = uninterrupted(program)
+    kill = Kill("finished.json.tmp")
+    assert survive(program, command(program, tmp_path / "run"), tmp_path, expected, [kill])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("program", "points"), [(PPO, 36), (REWARD, 12), (POLICY_INIT, 12)])
 def test_random_moments(program, points, command, uninterrupted, tmp_path):
