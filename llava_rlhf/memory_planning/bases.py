@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_utils import set_zero3_state
 
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
 from models.vlm import VisionLanguageModel, check_base
@@ -141,8 +142,8 @@ def meta_model(base: BaseSpec, layers: int, vision_layers: int) -> LlavaForCondi
     before = torch.get_default_dtype()
     torch.set_default_dtype(base.dtype)
     try:
-        # Not `from_config`, which cuts models up when ZeRO-3 is on.
-        with torch.device("meta"):
+        # As if ZeRO-3 had cut the model up already: else one process would do so, and wait for the others for ever.
+        with torch.device("meta"), set_zero3_state():
             return LlavaForConditionalGeneration(config).eval()
     finally:
         torch.set_default_dtype(before)
