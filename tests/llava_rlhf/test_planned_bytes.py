@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
 from llava_rlhf.memory_planning import passes
-from llava_rlhf.memory_planning.bases import BaseSpec
+from llava_rlhf.memory_planning.bases import BaseSpec, meta_model
 from llava_rlhf.memory_planning.passes import Bank, Head, Pass, decoding, image_encoding, scoring, training
 from llava_rlhf.memory_planning.weights import (
     Trained,
@@ -170,6 +171,17 @@ def test_with_checkpointing_a_layer_keeps_what_went_into_it():
 
     assert saved(2, True) - saved(1, True) == FLOAT * ROWS * LENGTH * HIDDEN
     assert saved(2, False) - saved(1, False) > 10 * FLOAT * ROWS * LENGTH * HIDDEN
+
+
+def test_under_zero_3_planned_models_are_not_cut_up(base):
+    pytest.importorskip("deepspeed")
+    zero = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
+    assert is_deepspeed_zero3_enabled()
+    weights = list(meta_model(base, layers=1, vision_layers=1).parameters())
+    assert not any(
+        hasattr(weight, "ds_id") for weight in weights
+    )  # cutting up would wait for other processes
+    del zero
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
