@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.facts import FactBook, MissingCaptions
-from data_utils.schema import DataError, read_captions
+from data_utils.problems import DataError
+from data_utils.schema import read_captions
 from llava_rlhf.arguments import ModelArguments
 from llava_rlhf.collection.ai_annotator import AIAnnotator, read_prompt
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments, PreferenceJudgeArguments

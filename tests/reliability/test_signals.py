@@ -62,8 +62,9 @@ def test_while_ppo_samples_the_state_before_the_step_is_saved(number, command, u
 
 
 def test_a_signal_while_a_checkpoint_is_written_waits_for_it(command, uninterrupted, tmp_path):
-    expected, events = uninterrupted(REWARD)
-    argv = command(REWARD, tmp_path / "run")
+    longer = {"max_steps": 12, "save_steps": 2}  # steps are left when the signal is seen
+    expected, events = uninterrupted(REWARD, **longer)
+    argv = command(REWARD, tmp_path / "run", **longer)
     stopped(REWARD, argv, tmp_path, 1, Kill(events // 2, "save", number=signal.SIGTERM))
     finish(REWARD, argv, tmp_path / "run", tmp_path / "notes")
     assert_same_run(tmp_path / "run", expected)
