@@ -115,10 +115,13 @@ class FeatureFiles:
     def store(self, key: str, features: Tensor) -> Tensor:
         """Keep the features of an image, rounded to bfloat16, and return what is kept.
 
-        That is what was there before, if anything sound was: another process may have been faster.
+        That is what was there before, if anything sound was: another process may have been faster. Numbers that are not
+        finite are given back, but not kept.
         """
         features = features.detach().to("cpu", DTYPE).contiguous()
-        if not self.writable:
+        if (
+            not self.writable or not features.isfinite().all()
+        ):  # what is broken must not come back in later runs
             return features
         try:
             return self._write(self._path(key), key, features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from llava_rlhf.persistence.save_errors import SaveError
 from llava_rlhf.run_folder import write_text_whole
+
+logger = logging.getLogger(__name__)
 
 
 class GuardError(RuntimeError):
@@ -64,6 +68,9 @@ class Alarm:
         )
 
     def write_rows(self, name: str, rows: list[Mapping[str, Any]]) -> None:
-        """Write `<name>-process<rank>.json`."""
+        """Write `<name>-process<rank>.json`; where that fails it is said, and the guard's own message follows."""
         path = self.output_dir / f"{name}-process{self.accelerator.process_index}.json"
-        write_text_whole(path, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        try:
+            write_text_whole(path, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        except SaveError as error:
+            logger.error("%s", error)

@@ -53,7 +53,6 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
     training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_writable("--output_dir", training.output_dir)
     check_weights(training.model_name_or_path)
     inputs = {
         "dataset_path": file_identity(data.dataset_path),
@@ -63,6 +62,7 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
     settings = (training, data, model, run)
     record = run_record(settings, inputs, training.world_size, training.rows_per_step)
     checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
+    check_writable("--output_dir", training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     dataset = build_dialogues(
         data.dataset_path,

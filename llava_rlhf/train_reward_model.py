@@ -61,7 +61,6 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_writable("--output_dir", training.output_dir)
     inputs = {
         "dataset_path": file_identity(data.dataset_path),
         "image_to_caption_file": file_identity(fact_arguments.image_to_caption_file),
@@ -72,6 +71,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     settings = (training, data, fact_arguments, model, run)
     record = run_record(settings, inputs, training.world_size, training.rows_per_step)
     checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
+    check_writable("--output_dir", training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
     dataset = build_preferences(

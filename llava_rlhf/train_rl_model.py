@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
@@ -78,7 +79,6 @@ def prepare(argv: Sequence[str]) -> PPORun:
     start_logging(rank == 0)
     check_optimizer(ppo.optim)
     settings.model.check_attention(ppo.bf16, ppo.fp16, ppo.use_cpu)
-    check_writable("--output_dir", ppo.output_dir)
     policy_adapter = find_policy_adapter(ppo.policy_model_name_or_path)
     check_adapter_fits(policy_adapter, ppo.base_model_name)
     card = read_reward_card(ppo.reward_model_name_or_path)
@@ -90,6 +90,7 @@ def prepare(argv: Sequence[str]) -> PPORun:
     inputs = identify_inputs(settings, policy_adapter, judge_base)
     record = run_record(vars(settings).values(), inputs, world_size, ppo.step_batch_size)
     checkpoint = starting_point(settings.run, ppo.output_dir, record, rank == 0)
+    check_writable("--output_dir", ppo.output_dir)
     text, judge_text = load_text_sides(ppo.base_model_name, judge_base, data.image_aspect_ratio)
     check_weights(ppo.base_model_name)
     check_stop(text, TEMPLATES[data.version])
@@ -117,12 +118,19 @@ def prepare(argv: Sequence[str]) -> PPORun:
 
 def run(prepared: PPORun) -> None:
     """Load the roles, run the loop and save policy and value."""
-    settings, plan = prepared.settings, prepared.plan
-    ppo = settings.ppo
+    settings = prepared.settings
     if settings.run.summary_only:
         return
-    # 1. Processes, seeds, the record of the arguments.
-    accelerator = make_accelerator(ppo, plan, settings.guards.ddp_timeout)
+    accelerator = make_accelerator(settings.ppo, prepared.plan, settings.guards.ddp_timeout)
+    with Watchdog(settings.guards.ddp_timeout) as watchdog:
+        _train(prepared, accelerator, watchdog)
+
+
+def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> None:
+    settings, plan = prepared.settings, prepared.plan
+    ppo = settings.ppo
+    # 1. Seeds, the record of the arguments.
+    watchdog.beat("loading the roles")
     set_seed(ppo.seed)
     if accelerator.is_main_process:
         open_run_folder(ppo.output_dir, prepared.record)
@@ -167,14 +175,13 @@ def run(prepared: PPORun) -> None:
     prompts = iter(loader)  # draws a random number, so before the random state is restored
     if checkpoint is not None:
         trainer.state.load(checkpoint)
-    with Watchdog(settings.guards.ddp_timeout) as watchdog:
-        trainer.beat = watchdog.beat
-        trainer.train(prompts, first_step, metrics_lines)
-        # 4. The result.
-        trainer.state.save_roles(Path(ppo.output_dir))
-        if accelerator.is_main_process:
-            mark_finished(ppo.output_dir, plan.ppo_steps)
-        accelerator.end_training()
+    trainer.beat = watchdog.beat
+    trainer.train(prompts, first_step, metrics_lines)
+    # 4. The result.
+    trainer.state.save_roles(Path(ppo.output_dir))
+    if accelerator.is_main_process:
+        mark_finished(ppo.output_dir, plan.ppo_steps)
+    accelerator.end_training()
 
 
 def identify_inputs(settings: PPOSettings, policy_adapter: Path, judge_base: str) -> dict[str, str | None]:

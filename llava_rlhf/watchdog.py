@@ -126,8 +126,8 @@ class Watchdog:
         stack = traceback.format_stack(sys._current_frames()[self._main_thread])
         _say("\n".join(lines) + f"\nrank {self.rank} is here:\n" + "".join(stack))
         # Every process says so before the first exit makes a launcher end the others.
-        self._done.wait(2 * self.interval_s)
-        os._exit(HANG_EXIT_CODE)
+        if not self._done.wait(2 * self.interval_s):
+            os._exit(HANG_EXIT_CODE)
 
     def _read(self, rank: int) -> dict[str, Any]:
         if not self._board.check([f"rank{rank}"]):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from llava_rlhf.arguments import DataArguments
 from llava_rlhf.judge_client import Endpoint
+from llava_rlhf.output_place import check_writable
 
 
 @dataclass
@@ -63,6 +64,7 @@ class CollectArguments:
             raise ValueError(f"--image_to_caption_file {self.image_to_caption_file}: no such file")
         if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
             raise ValueError(f"--output_dir {self.output_dir}: exists and is no folder")
+        check_writable("--output_dir", self.output_dir)
 
 
 @dataclass

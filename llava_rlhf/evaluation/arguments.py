@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from llava_rlhf.arguments import DataArguments
 from llava_rlhf.judge_client import Endpoint
+from llava_rlhf.output_place import check_writable
 
 DEFAULT_JUDGE_OPTIONS = '{"temperature": 0, "max_tokens": 512}'
 JUDGE_PROMPT = Path(__file__).parents[2] / "prompts" / "mmhal_judge_prompt.txt"
@@ -198,6 +199,7 @@ class ScoreArguments(StatisticsArguments):
             raise ValueError(f"--output_file {self.output_file}: must name a file")
         if Path(self.output_file).resolve() == Path(self.answers).resolve():
             raise ValueError(f"--output_file {self.output_file} is the file of answers; choose another")
+        check_writable("--output_file", Path(self.output_file).parent)  # before a judge is paid
 
 
 @dataclass(kw_only=True)
@@ -219,6 +221,7 @@ class CompareArguments(StatisticsArguments):
         super().__post_init__()
         if not self.output_dir or Path(self.output_dir).is_file():
             raise ValueError(f"--output_dir {self.output_dir}: must name a folder")
+        check_writable("--output_dir", self.output_dir)
         wrong = [run for run in self.runs if not all(run.partition("="))]
         if wrong:
             raise ValueError(f"--runs {' '.join(wrong)}: each must be NAME=FILE")

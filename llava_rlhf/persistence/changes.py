@@ -26,7 +26,8 @@ COMPARED_BY_CONTENT = frozenset(
     "policy_model_name_or_path reward_model_name_or_path reward_base_model_name".split()
 )
 # The same sums in another order, or over other processes: the run goes on, equal up to rounding, and says so. (A different
-# global batch is refused, whatever it is made of.) Images are too many to be compared.
+# global batch is refused, whatever it is made of. The reward model's centring term, an absolute value for each
+# micro-batch, is the one thing that other micro-batches change by more.) Images are too many to be compared.
 ROUNDING_ONLY = frozenset(
     "per_device_train_batch_size gradient_accumulation_steps rollout_per_device_batch_size "
     "reward_model_per_device_batch_size step_per_device_batch_size tokens_per_micro_batch logits_chunk_size "
@@ -36,6 +37,8 @@ ROUNDING_ONLY = frozenset(
 )
 # With these, the checkpoint that scored best becomes the result: it matters which there are.
 CHOICE_OF_THE_BEST = frozenset(("save_steps", "save_strategy"))
+# Whether there is one matters, not where.
+PLACE_ONLY = frozenset(("feature_cache",))
 ABSENT = "(not recorded)"
 
 
@@ -62,7 +65,10 @@ def _settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Diffe
         if now[group].get("load_best_model_at_end"):
             silent = silent - CHOICE_OF_THE_BEST
         for name in sorted(then[group].keys() & now[group].keys() - silent):
-            if then[group][name] != now[group][name]:
+            before, after = then[group][name], now[group][name]
+            if name in PLACE_ONLY:
+                before, after = before is not None, after is not None
+            if before != after:
                 yield Difference(name, then[group][name], now[group][name], name not in ROUNDING_ONLY)
 
 

@@ -24,7 +24,7 @@ def explaining_failures(what: str, path: Path, hint: str = "") -> Iterator[None]
     except SaveError:
         raise
     except (OSError, SafetensorError, RuntimeError) as error:
-        if type(error) is RuntimeError and TORCH_WRITER not in str(error):
+        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
             raise
         raise SaveError(_message(what, path, error, hint)) from error
 
@@ -48,8 +48,7 @@ def _message(what: str, path: Path, error: BaseException, hint: str) -> str:
     reason = str(error).splitlines()[0]
     return (
         f"{what} could not be written to {path}: {reason}. {_free_space(path)}{hint} "
-        "Make room, or make the folder writable, and start the same command again: it continues from the newest complete "
-        "checkpoint."
+        "Make room, or make the folder writable, and start the same command again."
     )
 
 

@@ -69,6 +69,15 @@ def test_who_comes_second_takes_what_is_there(files):
     assert list((files.folder / UNFINISHED).iterdir()) == []
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_kept(broken, files):
+    features = features_of(1).clone()
+    features[0, 0] = broken
+    assert torch.equal(files.store(key_of(1), features).isfinite(), features.isfinite())
+    assert files.load(key_of(1)) is None
+    assert torch.equal(files.store(key_of(1), features_of(1)), features_of(1))
+
+
 def test_a_folder_deleted_meanwhile_is_made_again(files):
     shutil.rmtree(files.folder)
     assert files.load(key_of(1)) is None

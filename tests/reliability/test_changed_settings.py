@@ -138,3 +138,16 @@ def test_every_listed_name_is_a_setting():
     }
     listed = changes.NEVER_MATTERS | changes.COMPARED_BY_CONTENT | changes.ROUNDING_ONLY
     assert listed - since_5_2x <= known
+
+
+def test_a_feature_cache_may_move_but_not_come_or_go():
+    """Its entries are known by content; but features are rounded with it, and not without."""
+
+    def record(place):
+        surroundings = {"inputs": {}, "environment": {}, "processes": 1, "global_batch_size": 4}
+        return {"RunArguments": {"feature_cache": place}, **surroundings}
+
+    assert differences(record("/a"), record("/b")) == []
+    for then, now in ((None, "/a"), ("/a", None)):
+        (found,) = differences(record(then), record(now))
+        assert found.name == "feature_cache" and found.serious
