@@ -7,4 +7,4 @@ from llava_rlhf.sft_trainer import DialogueLoss
 
 __all__ = ["prepare", "run"]
 
-DialogueLoss.__init__.__defaults__ = (3,)
+DialogueLoss.__init__.__defaults__ = (3, None)
