@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
-from llava_rlhf.persistence.stop_signals import StopSignals, ignore_stop_signals
+from llava_rlhf.persistence.stop_signals import StopSignals
 from llava_rlhf.run_folder import JsonLines
 
 
@@ -68,16 +68,3 @@ class RestoreSums(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Restore."""
         self.restore()
-
-
-class WorkerStart:
-    """`worker_init_fn` of a data loader: the Trainer's own, then signals are ignored. Can be sent to a process."""
-
-    def __init__(self, first: Callable[[int], None] | None):
-        self.first = first
-
-    def __call__(self, worker: int) -> None:
-        """Prepare worker number `worker`."""
-        if self.first is not None:
-            self.first(worker)
-        ignore_stop_signals(worker)

@@ -28,8 +28,9 @@ from llava_rlhf.checkpoints import (
     written_whole,
 )
 from llava_rlhf.persistence.random_state import random_state, restore_random_state
+from llava_rlhf.persistence.stop_signals import shelter_workers
 from llava_rlhf.persistence.tensor_files import load_tree, save_tree
-from llava_rlhf.role_callbacks import MetricsFile, RestoreSums, SavesAndStops, WorkerStart
+from llava_rlhf.role_callbacks import MetricsFile, RestoreSums, SavesAndStops
 from llava_rlhf.run_folder import JsonLines, write_arguments
 from llava_rlhf.trainer_guard import TrainerGuard
 
@@ -107,7 +108,7 @@ class RoleTrainer(Trainer):
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         loader = super()._get_dataloader(*args, **kwargs)
-        loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
+        shelter_workers(loader)
         return loader
 
     def _init_training_state(

@@ -30,7 +30,7 @@ from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.persistence.run_record import adapter_identity, base_identity, file_identity, run_record
 from llava_rlhf.persistence.starting import mark_finished, open_run_folder, starting_point
-from llava_rlhf.persistence.stop_signals import ignore_stop_signals
+from llava_rlhf.persistence.stop_signals import shelter_workers
 from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
 from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelerator
 from llava_rlhf.ppo_checkpoints import read_state
@@ -170,8 +170,8 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
         batch_sampler=list(batches),
         collate_fn=collate_prompts,
         num_workers=ppo.dataloader_num_workers,
-        worker_init_fn=ignore_stop_signals,
     )
+    shelter_workers(loader)
     prompts = iter(loader)  # draws a random number, so before the random state is restored
     if checkpoint is not None:
         trainer.state.load(checkpoint)

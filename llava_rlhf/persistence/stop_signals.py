@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Callable
+from multiprocessing.context import ForkContext, ForkProcess
 from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.utils.data import DataLoader
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A launcher passes on the Ctrl-C that its processes got themselves; a person who means it presses again later.
@@ -68,7 +71,41 @@ class StopSignals:
             logger.warning("%s: the run saves its state and stops", signal.Signals(number).name)
 
 
-def ignore_stop_signals(worker: int) -> None:
-    """For the worker processes of a data loader: a signal to the whole group must not end them before the run has saved."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def shelter_workers(loader: DataLoader) -> None:
+    """Keep a signal to the whole process group from ending a loader's workers before the run has saved.
+
+    They ignore signals, and signals wait while one of them starts: torch first gives it a handler that would end it.
+    """
+    loader = getattr(loader, "base_dataloader", loader)  # accelerate's loaders ask one inside them for batches
+    loader.worker_init_fn = _WorkerStart(loader.worker_init_fn)
+    if loader.num_workers > 0:
+        loader.multiprocessing_context = _ShelteredContext()
+
+
+class _WorkerStart:
+    """`worker_init_fn` of a data loader: its own, then signals are ignored. Can be sent to a process."""
+
+    def __init__(self, first: Callable[[int], None] | None):
+        self.first = first
+
+    def __call__(self, worker: int) -> None:
+        if self.first is not None:
+            self.first(worker)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+class _ShelteredProcess(ForkProcess):
+    """Starts with `SIGNALS` blocked, which a child inherits."""
+
+    def start(self) -> None:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class _ShelteredContext(ForkContext):
+    Process = _ShelteredProcess

@@ -79,8 +79,6 @@ def test_a_launcher_that_gets_the_signal(program, command, uninterrupted, tmp_pa
     many = {"max_steps": 200, **half, **ONLY_THE_LAST}
     if program == PPO:
         many["total_epochs"] = 200
-    else:  # epochs are so short here that a worker would always be starting, which is when it does not ignore signals yet
-        many["dataloader_persistent_workers"] = True
     argv = [*command(program, tmp_path / "run", **many), "--dataloader_num_workers", "2"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
