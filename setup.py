@@ -18,6 +18,7 @@ setup(
         "llava_rlhf.tiny_world": ["*.jinja"],
         "llava_rlhf.evaluation.benchmarks": ["*.txt"],
         "llava_rlhf.exporting": ["*.jinja"],
+        "llava_rlhf.reporting": ["*.jinja", "*.css", "*.js"],
         "llava_rlhf.pages": ["*.jinja", "*.css", "*.js"],
     },
     install_requires=[requirement for requirement in requirements if requirement],

@@ -67,15 +67,17 @@ def check_image(folder: str | Path, name: str, checks: ImageChecks = QUICK_CHECK
     return reason
 
 
-def browser_copy(folder: str | Path, name: str, longest_side: int = 1024) -> str:
+def browser_copy(
+    folder: str | Path, name: str, longest_side: int = 1024, lossless_side: int = LOSSLESS_SIDE
+) -> str:
     """A data URL with a new encoding of the image `folder/name`, shrunk to at most `longest_side` pixels.
 
-    The pixels are those the model sees, and nothing of the file but them. Raises ValueError as `ImagePipeline` does.
+    Copies of more than `lossless_side` pixels are JPEG, which takes less room than PNG. The pixels are those the model sees, and nothing of the file but them. Raises ValueError as `ImagePipeline` does.
     """
     image = _open_image(folder, name)
     image.thumbnail((longest_side, longest_side))
     file = io.BytesIO()
-    kind = "png" if max(image.size) <= LOSSLESS_SIDE else "jpeg"
+    kind = "png" if max(image.size) <= lossless_side else "jpeg"
     image.save(file, kind, **({} if kind == "png" else {"quality": 90}))
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 

@@ -48,6 +48,35 @@ MEANINGS = {
     "time/rollout": "seconds spent on sampling and scoring",
     "time/update": "seconds spent on optimizer steps",
 }
+# What `train_reward_model` and `sft_trainer` log; MEASURED says on which rows.
+TRAINER_MEANINGS = {
+    "loss": "loss, mean over the rows",
+    "grad_norm": "gradient norm over all trained weights before clipping",
+    "learning_rate": "learning rate of this step",
+    "epoch": "passes over the training rows so far",
+    "accuracy": "share of pairs whose preferred response has the higher score; a tie counts half",
+    "label_positive_rate": "share of pairs whose second response is the preferred one",
+    "average_score": "mean score of the responses",
+    "runtime": "seconds it took",
+    "samples_per_second": "rows per second",
+    "steps_per_second": "batches per second",
+    "total_flos": "floating-point operations, as far as the Trainer counts them",
+}
+MEASURED = {
+    "eval_": "on the held-out rows",
+    "final_": "on the held-out rows, with the weights that are kept",
+    "train_": "over the whole training",
+}
+
+
+def meaning_of(name: str) -> str | None:
+    """One sentence on a metric of any training program, or None for one that is not ours."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    for prefix, where in MEASURED.items():
+        if name.startswith(prefix) and name.removeprefix(prefix) in TRAINER_MEANINGS:
+            return f"{TRAINER_MEANINGS[name.removeprefix(prefix)]}, {where}"
+    return TRAINER_MEANINGS.get(name)
 
 
 def global_moments(accelerator: Accelerator, local: Moments) -> Moments:

@@ -63,7 +63,10 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     """Read a JSON Lines file; a last line cut off by a kill is left out; a missing file is empty."""
     if not Path(path).is_file():
         return []
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    # Not splitlines(): a response may hold U+2028, which ends a line there but not in a file.
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    if not lines[-1]:
+        lines.pop()
     records = []
     for number, line in enumerate(lines, 1):
         try:

@@ -40,6 +40,7 @@ def test_every_flag_that_the_readme_names_is_known():
         export_policy,
         initialize_policy_model,
         plan_memory,
+        run_report,
         train_reward_model,
         train_rl_model,
     )
@@ -48,6 +49,7 @@ def test_every_flag_that_the_readme_names_is_known():
     classes = [*train_reward_model.ARGUMENTS, *initialize_policy_model.ARGUMENTS, *train_rl_model.ARGUMENTS]
     classes += [answer_prompts.AnswerArguments, export_policy.ExportArguments]
     classes += [convert_checkpoint.ConvertArguments, plan_memory.PlanArguments]
+    classes += [run_report.RunReportArguments]
     known = {option for kind in classes for option in StrictParser((kind,))._option_string_actions}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = {f"--{name}" for name in re.findall(r"--([a-z]\w+)", text)}

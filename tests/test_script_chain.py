@@ -74,6 +74,7 @@ def test_run_all_hands_every_result_to_the_next_stage(chain):
         files[::2]
     )
     assert [call.value("answers") for call in evaluation[1::2]] == files[::2]
+    assert report.value("ppo") == ppo.value("output_dir") and report.value("ppo_report_file")
 
 
 def test_run_all_passes_shared_variables_on_and_refuses_those_of_one_stage(tmp_path):

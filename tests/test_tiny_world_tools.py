@@ -191,6 +191,7 @@ def page(world) -> str:
         answers=[f"SFT={before}", f"PPO={after}"],
         reward_models=[f"factual={world / 'judge'}"],
         output_file=world / "report.html",
+        ppo_report_file=world / "ppo_report.html",
     )
     report.run(report.prepare(argv))
     return (world / "report.html").read_text()
@@ -211,6 +212,11 @@ def test_the_report_shows_the_numbers(page):
     for shown in ("0.333", "± 0.289", "0.812", "factual"):
         assert shown in text
     assert "red-circle and a blue-square. <b>&" not in page  # answers are text, never markup
+
+
+def test_the_report_brings_one_on_the_ppo_run(page, world):
+    beside = (world / "ppo_report.html").read_text()
+    assert f'"response": "{BOTH}"' in beside and "objective/kl_sum_seq" in beside
 
 
 def test_the_report_marks_true_and_false_objects(page):

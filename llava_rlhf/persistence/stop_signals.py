@@ -76,7 +76,9 @@ def shelter_workers(loader: DataLoader) -> None:
 
     They ignore signals, and signals wait while one of them starts: torch first gives it a handler that would end it.
     """
-    loader = getattr(loader, "base_dataloader", loader)  # accelerate's loaders ask one inside them for batches
+    loader = getattr(
+        loader, "base_dataloader", loader
+    )  # accelerate's loaders ask one inside them for batches
     loader.worker_init_fn = _WorkerStart(loader.worker_init_fn)
     if loader.num_workers > 0:
         loader.multiprocessing_context = _ShelteredContext()

@@ -2,20 +2,19 @@
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
-from matplotlib.figure import Figure
 
 from data_utils.shapes_files import read_scenes
 from data_utils.shapes_world import NAMES, Scene, judge_description
+from llava_rlhf import run_report
 from llava_rlhf.metrics import MEANINGS
 from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.reporting.figures import line_plot
 from llava_rlhf.run_folder import read_json_lines, write_text_whole
 from llava_rlhf.tiny_world.score_answers import score_answers
 
@@ -50,6 +49,10 @@ class ReportArguments:
         metadata={"help": "NAME=FILE for each row of the table; the first is 'before', the last 'after'."}
     )
     output_file: str = field(metadata={"help": "HTML file to write."})
+    ppo_report_file: str | None = field(
+        default=None,
+        metadata={"help": "HTML file to write with every metric and the rollouts of the PPO run."},
+    )
     reward_models: list[str] = field(
         default_factory=list, metadata={"help": "NAME=FOLDER of reward-model runs."}
     )
@@ -95,6 +98,9 @@ def run(arguments: ReportArguments) -> None:
     write_text_whole(Path(arguments.output_file), page)
     print(table)
     print(f"wrote {arguments.output_file}")
+    if arguments.ppo_report_file is not None:
+        argv = ("--run", arguments.ppo, "--output_file", arguments.ppo_report_file)
+        run_report.run(run_report.prepare([*argv, "--image_folder", str(world / "images")]))
 
 
 def reward_model_accuracy(folder: Path) -> dict[str, float]:
@@ -132,21 +138,6 @@ def text_table(scores: Mapping[str, Mapping[str, Any]], judges: Mapping[str, Map
         lines.append(f"{name:<22}" + "".join(f"{cell:>28}" for cell in cells))
     lines += [f"{name:<22} held-out pair accuracy {entry['accuracy']:.3f}" for name, entry in judges.items()]
     return "\n".join(lines)
-
-
-def line_plot(values: Sequence[float]) -> str:
-    """One curve over PPO steps as inline SVG."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(3.6, 1.9), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(range(1, len(values) + 1), values, color="#2563eb", linewidth=1.4)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("PPO step")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 def gallery(

@@ -72,4 +72,5 @@ tool llava_rlhf.tiny_world.report \
     "$(answers "PPO, greedy" fact_rl_model-temperature-0)" \
     "$(answers "PPO, sampled" fact_rl_model-temperature-1.0)" \
     --reward_models "judge with facts=$RUN_DIR/fact_reward_model" "judge without facts=$RUN_DIR/reward_model" \
-    --output_file "$RUN_DIR/report.html"
+    --output_file "$RUN_DIR/report.html" \
+    --ppo_report_file "$RUN_DIR/ppo_report.html"

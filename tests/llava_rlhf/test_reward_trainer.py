@@ -11,6 +11,7 @@ from transformers import EvalPrediction
 
 from llava_rlhf import train_reward_model
 from llava_rlhf.checkpoints import complete_checkpoints, step_of
+from llava_rlhf.metrics import meaning_of
 from llava_rlhf.parsing import ArgumentError
 from llava_rlhf.reward_trainer import pair_metrics
 from llava_rlhf.role_files import read_reward_card
@@ -72,6 +73,7 @@ def test_loss_and_metrics_equal_a_loop_over_pairs_with_plain_models(evaluated, t
         right += margin > 0
     loss += 1e-3 * abs(sum(first + second for first, second, _ in rows) / len(rows))
     (final,) = lines(folder, "final_loss")
+    assert all(meaning_of(name) for line in lines(folder, "step") for name in set(line) - {"step"})
     assert final["final_loss"] == pytest.approx(loss, rel=1e-4)
     assert final["final_accuracy"] == pytest.approx(right / len(rows))
     mean = sum(first + second for first, second, _ in rows) / (2 * len(rows))

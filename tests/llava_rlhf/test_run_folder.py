@@ -61,6 +61,12 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
         read_json_lines(path)
 
 
+def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path):
+    rows = [{"response": "one\u2028two\u2029three\x85four"}, {"response": ""}]
+    write_rollouts(tmp_path, 1, rows)
+    assert read_json_lines(tmp_path / "rollouts" / "000001.jsonl") == rows
+
+
 def test_a_missing_file_is_empty(tmp_path):
     assert read_json_lines(tmp_path / "absent.jsonl") == []
 

@@ -10,6 +10,7 @@ from transformers import LlavaForConditionalGeneration
 
 from data_utils.batches import DialogueCollator
 from llava_rlhf import initialize_policy_model
+from llava_rlhf.metrics import meaning_of
 from llava_rlhf.run_folder import read_json_lines
 from tests.tiny_data import policy_command
 from tests.tiny_models import IMAGE, PAD
@@ -57,6 +58,7 @@ def hugging_face_loss(base, folder, batch):
 def test_the_loss_is_that_of_hugging_face_with_the_saved_adapter(tiny_data, tiny_base, tmp_path):
     settings = {"max_steps": 3, "learning_rate": 1e-2, "eval_size": 7, "per_device_eval_batch_size": 7}
     prepared = run(policy_command(tiny_data, tiny_base, tmp_path, **settings))
+    assert all(meaning_of(name) for line in lines(tmp_path, "step") for name in set(line) - {"step"})
     batch = collated(prepared.eval_set, range(7))
     assert batch.pixel_values is not None and (batch.labels == -100).any()
     (final,) = lines(tmp_path, "final_loss")

@@ -1,0 +1,179 @@
+"""What a run folder holds at this moment, also while the run goes on or after it was killed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from llava_rlhf.persistence.run_record import ARGUMENTS_FILE
+from llava_rlhf.reporting.selection import Bounds, Selection
+from llava_rlhf.run_folder import read_json_lines
+
+# What each term changed in a response's score; `penalized` is the score minus the KL penalty.
+TERMS = (
+    "score",
+    "reward_model",
+    "stop_penalty",
+    "length_bonus",
+    "correct_bonus",
+    "kl_penalty",
+    "penalized",
+)
+NUMBERS = (*TERMS, "kl", "length")
+WORDS = ("id", "answer_type", "question", "response", "stop_reason")
+LISTS = ("image", "captions")
+DISTRIBUTIONS = ("length", "kl", "score")
+KL_COEF = "objective/kl_coef"
+
+
+@dataclass
+class RunData:
+    """Everything the page is made of.
+
+    Attributes:
+        name: of the run folder.
+        metrics: lines of `metrics.jsonl`, each with its `step`, in order of steps.
+        arguments: content of `arguments.json`; empty where there is none.
+        values: step → name (of DISTRIBUTIONS) → the finite numbers of that step's rollouts.
+        rows: the rollouts to show, most telling first; keys: `step`, WORDS, LISTS and NUMBERS
+            (None: not known).
+        rollouts: how many there are in all.
+        notes: what is missing or left out, as sentences.
+    """
+
+    name: str
+    metrics: list[dict[str, Any]]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    values: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    rollouts: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """Steps and values of one metric, where it was logged with a finite value."""
+        points = [
+            (line["step"], line[name]) for line in self.metrics if math.isfinite(_number(line.get(name)))
+        ]
+        return [step for step, _ in points], [value for _, value in points]
+
+    def metric_names(self) -> list[str]:
+        """Names of all numbers in the metrics, in the order of their first appearance."""
+        return list(
+            dict.fromkeys(
+                name
+                for line in self.metrics
+                for name, value in line.items()
+                if name != "step" and math.isfinite(_number(value))
+            )
+        )
+
+
+def read_run(folder: Path, bounds: Bounds) -> RunData:
+    """Read a run folder.
+
+    Args:
+        folder: of a PPO run, or of a `train_reward_model` or `sft_trainer` run, which has no rollouts.
+        bounds: how many rollouts are kept.
+
+    Raises:
+        ValueError: the folder does not exist, or a file in it is damaged elsewhere than in its last line.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--run {folder}: there is no such folder; name the --output_dir of a training run")
+    run = RunData(name=folder.resolve().name, metrics=_metrics(folder / "metrics.jsonl", folder))
+    run.arguments = _arguments(folder / ARGUMENTS_FILE)
+    if not run.metrics:
+        run.notes.append("No line of metrics yet: the first one is written when the first step ends.")
+    weights = {line["step"]: _number(line.get(KL_COEF)) for line in run.metrics}
+    selection = Selection(bounds)
+    for step, rows in _steps(folder / "rollouts"):
+        rows = [_row(step, row, weights.get(step, math.nan)) for row in rows]
+        run.rollouts += len(rows)
+        run.values[step] = {
+            name: [row[name] for row in rows if row[name] is not None] for name in DISTRIBUTIONS
+        }
+        selection.add(rows)
+    run.rows = selection.rows()
+    run.notes += _rollout_notes(run, selection)
+    return run
+
+
+def _metrics(path: Path, folder: Path) -> list[dict[str, Any]]:
+    lines = [line for line in _objects(path) if "step" in line]
+    if not lines and not path.is_file() and not (folder / "rollouts").is_dir():
+        known = "metrics.jsonl, rollouts/"
+        if not (folder / ARGUMENTS_FILE).is_file():
+            raise ValueError(f"--run {folder}: holds none of {known}, {ARGUMENTS_FILE}: not a run folder")
+    return sorted(lines, key=lambda line: line["step"])
+
+
+def _arguments(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is not JSON ({error}); restore it or move it away") from None
+
+
+def _steps(folder: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """(step, rows) in order of steps. A file that a resuming run deletes meanwhile is skipped."""
+    paths = sorted(
+        (path for path in folder.glob("*.jsonl") if path.stem.isdigit()), key=lambda p: int(p.stem)
+    )
+    for path in paths:
+        rows = _objects(path)
+        if rows:
+            yield int(path.stem), rows
+
+
+def _objects(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = read_json_lines(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: a line before the last is not JSON ({error}); restore the file") from None
+    wrong = [number for number, line in enumerate(lines, 1) if not isinstance(line, dict)]
+    if wrong:
+        raise ValueError(f"{path}:{wrong[0]}: should be a JSON object; restore the file")
+    return lines
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _row(step: int, row: Mapping[str, Any], kl_coef: float) -> dict[str, Any]:
+    numbers = {name: _number(row.get(name)) for name in NUMBERS}
+    numbers["kl_penalty"] = -kl_coef * numbers["kl"] + 0.0  # + 0.0: no minus zero
+    numbers["penalized"] = numbers["score"] + numbers["kl_penalty"]
+    finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    words = {name: str(row.get(name, "")) for name in WORDS}
+    lists = {name: [str(item) for item in row.get(name) or []] for name in LISTS}
+    return {"step": step, **words, **lists, **finite}
+
+
+def _rollout_notes(run: RunData, selection: Selection) -> list[str]:
+    if not run.values:
+        ppo = "PPOArguments" in run.arguments
+        return ["No rollouts yet: those of a step are written when it ends."] if ppo else []
+    notes = []
+    if len(run.rows) < run.rollouts:
+        notes.append(f"{selection.sentence()} {run.rollouts - len(run.rows)} are left out.")
+    missing = sorted({line["step"] for line in run.metrics} - run.values.keys())
+    if missing:
+        shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
+        notes.append(f"Rollouts are missing for {len(missing)} of the steps with metrics: {shown}.")
+    return notes
+
+
+def last_written(folder: Path) -> str | None:
+    """When `metrics.jsonl` was last written (UTC), or None."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    return datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
