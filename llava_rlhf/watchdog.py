@@ -22,7 +22,9 @@ from torch.distributed import DistNetworkError, DistStoreError, PrefixStore, Sto
 from transformers import TrainerCallback
 
 HANG_EXIT_CODE = 124  # as of `timeout`
-ROOT = str(Path(__file__).resolve().parents[1])
+ROOT = Path(__file__).resolve().parents[1]
+# By name: an environment with other people's packages may lie in the same folder.
+OURS = tuple(str(ROOT / name) + os.sep for name in ("llava_rlhf", "models", "data_utils", "tests"))
 SHARE_OF_TIMEOUT = 0.8  # before the waiting collectives of the others give up, whose errors say less
 SECONDS_TO_LEAVE = 15.0  # for a process to end by itself once another has failed
 
@@ -172,7 +174,7 @@ def _join_board(world_size: int) -> Store:
 def _where(frame: FrameType | None) -> str:
     """The innermost line of this repository, and the function that it called in the end."""
     inside, ours = frame, frame
-    while ours is not None and not ours.f_code.co_filename.startswith(ROOT):
+    while ours is not None and not ours.f_code.co_filename.startswith(OURS):
         ours = ours.f_back
     if inside is None or ours is None:
         return "unknown"
