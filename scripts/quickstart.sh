@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to a report: install, then Factually Augmented RLHF on the bundled tiny world, on the CPU.
 #
-#   bash scripts/quickstart.sh           the whole thing: 4½ minutes on 2 cores after installation (measured)
+#   bash scripts/quickstart.sh           the whole thing: 4 minutes on 2 cores after installation (measured)
 #   bash scripts/quickstart.sh --short   the same programs with fewer pictures and steps: 2 minutes (measured)
 #
 # Needs Python >= 3.10 and a package index; no GPU, 2 GB of free memory (1.5 GiB measured) and 3 GB of disk. Writes RUN_DIR

@@ -2,7 +2,7 @@
 # The whole tiny pipeline: world, SFT, preferences, reward models with and without facts, policy init, PPO, evaluation,
 # report.
 #
-# Hardware: CPU, two cores, 2 GB of memory (1.5 GiB measured). Time: 4½ minutes (measured).
+# Hardware: CPU, two cores, 2 GB of memory (1.5 GiB measured). Time: 4 minutes (measured).
 # Everything goes to RUN_DIR (default runs/tiny). A variable in the environment reaches every stage: SEED=1, for example,
 # or MAX_STEPS=3 for a quick look; REWARD_MODEL_STEPS and PPO_STEPS reach their stage only.
 set -euo pipefail
