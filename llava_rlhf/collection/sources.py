@@ -24,7 +24,7 @@ from llava_rlhf.evaluation.answering import Answerer
 from llava_rlhf.role_files import find_policy_adapter
 from llava_rlhf.training import announce
 from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits
-from models.base_fingerprint import base_fingerprint
+from models.base_fingerprint import base_fingerprint, check_weights
 from models.generation import SamplingSettings
 
 
@@ -145,6 +145,7 @@ def _sampled_source(
     adapter = find_policy_adapter(arguments.adapter) if arguments.adapter else None
     if adapter is not None:
         check_adapter_fits(adapter, arguments.base_model_name)
+    check_weights(arguments.base_model_name)
     text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
     check_stop(text, TEMPLATES[data.version])
     prompts = build_prompts(
@@ -161,6 +162,7 @@ def _sampled_source(
         model_max_length=data.model_max_length,
         seed=arguments.seed,
         skip_invalid=data.skip_invalid,
+        image_checks=data.image_checks(),
     )
     announce(prompts.report, main_process=True)
     if arguments.max_prompts:

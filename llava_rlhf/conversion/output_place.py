@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from llava_rlhf.output_place import check_writable
+from llava_rlhf.persistence.save_errors import readable_bytes
 
 SMALL_FILES = 16 * 10**6  # tokenizer, configurations and cards, generously
 
@@ -22,14 +23,6 @@ def check_output(output: Path, weight_bytes: int, flag: str = "--output") -> Non
     parent = check_writable(flag, output)
     needed, free = weight_bytes + SMALL_FILES, shutil.disk_usage(parent).free
     if free < needed:
-        raise ValueError(f"{flag} {output} needs {readable(needed)}, {parent} has {readable(free)} left")
-
-
-def readable(size: int) -> str:
-    """A number of bytes in decimal units, such as `26.4 GB`."""
-    value, unit = float(size), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        raise ValueError(
+            f"{flag} {output} needs {readable_bytes(needed)}, {parent} has {readable_bytes(free)} left"
+        )

@@ -8,7 +8,8 @@ import pytest
 
 from llava_rlhf import convert_checkpoint
 from llava_rlhf.conversion.adapter_layouts import POLICY_KIND
-from llava_rlhf.conversion.output_place import SMALL_FILES, check_output, readable
+from llava_rlhf.conversion.output_place import SMALL_FILES, check_output
+from llava_rlhf.persistence.save_errors import readable_bytes
 from tests.tiny_data import command_line
 
 
@@ -72,4 +73,4 @@ def test_a_relative_output_and_several_new_folders_are_fine(tmp_path, monkeypatc
     ],
 )
 def test_sizes_can_be_read(size, text):
-    assert readable(size) == text
+    assert readable_bytes(size) == text
