@@ -14,6 +14,7 @@ MEANINGS = {
     "objective/kl_coef": "weight of the KL penalty in this step",
     "objective/kl_sum_seq": "KL estimate summed over a response, mean over responses (nats)",
     "objective/kl_avg_seq": "KL estimate per response token, mean over responses (nats)",
+    "objective/log_ratio": "log p − log p_ref of a response, mean over responses: unbiased KL, whatever the penalty uses (nats)",
     "objective/reward_model": "score of the reward model alone, mean over responses",
     "objective/stop_penalty": "what missing stop tokens changed in the score, mean over responses",
     "objective/length_bonus": "length term, mean over responses",

@@ -198,6 +198,7 @@ class PPOTrainer:
         per_row = {
             "objective/kl_sum_seq": kl_per_row,
             "objective/kl_avg_seq": kl_per_row / mask.sum(dim=1),
+            "objective/log_ratio": ((experience.log_probs - experience.ref_log_probs) * mask).sum(dim=1),
             "objective/reward_model": experience.scores,
             "objective/stop_penalty": shaped.stop_penalty,
             "objective/length_bonus": shaped.length_bonus,

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, AnyStr
 
 from llava_rlhf.persistence.run_record import ARGUMENTS_FILE, record_text
 from llava_rlhf.persistence.save_errors import explaining_failures
@@ -25,10 +25,15 @@ def write_arguments(folder: str | Path, record: Mapping[str, Any]) -> None:
 
 def write_text_whole(path: Path, text: str) -> None:
     """Write a file under a temporary name and rename it, so that readers never see half of it."""
+    write_bytes_whole(path, text.encode("utf-8"))
+
+
+def write_bytes_whole(path: Path, content: bytes) -> None:
+    """The same for a file that is no text."""
     temporary = path.with_name(path.name + ".tmp")
     with explaining_failures(path.name, path):
-        with temporary.open("w", encoding="utf-8") as file:
-            _write_through(file, text)
+        with temporary.open("wb") as file:
+            _write_through(file, content)
         os.replace(temporary, path)
 
 
@@ -93,8 +98,8 @@ def delete_rollouts(output_dir: str | Path, after: int) -> None:
             path.unlink()
 
 
-def _write_through(file: TextIO, text: str) -> None:
+def _write_through(file: IO[AnyStr], content: AnyStr) -> None:
     """Write to the disk: a checkpoint that is made later counts on it."""
-    file.write(text)
+    file.write(content)
     file.flush()
     os.fsync(file.fileno())

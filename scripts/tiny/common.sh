@@ -11,3 +11,14 @@ absolute RUN_DIR
 
 # tool MODULE ARGUMENT...: run a program that needs no launcher.
 tool() { start "$PYTHON" -m "$@"; }
+
+# not_for_all NAME...: refuse variables that mean something else in every stage.
+not_for_all() {
+    local name
+    for name in "$@"; do
+        if [ -n "${!name:-}" ]; then
+            echo "error: $name is set, but every stage has its own: unset it; RUN_DIR names the folder of the run" >&2
+            exit 2
+        fi
+    done
+}

@@ -9,12 +9,7 @@ set -euo pipefail
 HERE="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 source "$HERE/common.sh"
 
-for name in OUTPUT_DIR BASE_MODEL SFT_MODEL FACTS ADAPTER TEMPERATURE; do # they mean something else in every stage
-    if [ -n "${!name:-}" ]; then
-        echo "error: $name is set, but every stage has its own: unset it; RUN_DIR names the folder of the run" >&2
-        exit 2
-    fi
-done
+not_for_all OUTPUT_DIR BASE_MODEL SFT_MODEL FACTS ADAPTER TEMPERATURE
 if [ $# -gt 0 ]; then
     echo "error: run_all.sh takes no arguments ($*): set variables, or run the script of one stage" >&2
     exit 2

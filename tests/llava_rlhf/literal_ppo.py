@@ -83,7 +83,7 @@ class LiteralPPO:
 
     @torch.no_grad()
     def _look(self, rows: list[Row]) -> dict[str, float]:
-        kls, scores = [], []
+        kls, log_ratios, scores = [], [], []
         for row in rows:
             item, judged = (
                 row.item,
@@ -101,15 +101,20 @@ class LiteralPPO:
             share = len(row.response) / self.response_len
             score += self.shaping.length_bonus_score * share * item.length_bonus
             score += self.shaping.correct_bonus_score * correctness(row.text, item.answer_type)
-            kl = [
-                self._kl(mine - its)
-                for mine, its in zip(row.log_probs.tolist(), reference.tolist(), strict=True)
+            ratios = [
+                mine - its for mine, its in zip(row.log_probs.tolist(), reference.tolist(), strict=True)
             ]
+            kl = [self._kl(ratio) for ratio in ratios]
             row.rewards = [-self.shaping.kl_coef * number for number in kl]
             row.rewards[-1] += score
             kls.append(sum(kl))
+            log_ratios.append(sum(ratios))
             scores.append(score)
-        return {"objective/kl_sum_seq": _mean(kls), "objective/rewards": _mean(scores)}
+        return {
+            "objective/kl_sum_seq": _mean(kls),
+            "objective/log_ratio": _mean(log_ratios),
+            "objective/rewards": _mean(scores),
+        }
 
     def _kl(self, log_ratio: float) -> float:
         if self.shaping.kl_estimator == "k3":

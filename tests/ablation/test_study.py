@@ -1,0 +1,161 @@
+"""Studies that are run: in order, over kills and failures, and never twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from llava_rlhf.ablate import prepare
+from llava_rlhf.ablation.design import RECIPE, make_arms
+from llava_rlhf.ablation.study import settings_of
+from tests.ablation.small_study import SmallStudy
+
+ARMS = [arm.name for arm in make_arms("one_off", ["facts", "correct_bonus"])]
+SMALL = ("--design", "one_off", "--factors", "facts", "correct_bonus", "--seeds", "0", "1")
+
+
+def make_study(folder, monkeypatch) -> SmallStudy:
+    study = SmallStudy(folder)
+    monkeypatch.setenv("CALLS", str(study.calls_file))
+    return study
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> SmallStudy:
+    return make_study(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory) -> SmallStudy:
+    """A whole grid. The variables in its environment are of stages, and must not reach them."""
+    with pytest.MonkeyPatch.context() as patch:
+        study = make_study(tmp_path_factory.mktemp("grid"), patch)
+        for name in ("OUTPUT_DIR", "FACTS", "ADAPTER"):
+            patch.setenv(name, "/nowhere")
+        study.run("--jobs", "4")
+    return study
+
+
+def test_a_grid_is_run_once_and_its_effects_are_known(grid, capsys):
+    calls = grid.calls()
+    assert len(calls) == len(set(calls)) == 3 * 49
+    for seed in "012":
+        shared = calls.index(f"seed {seed}")
+        assert all(shared < place for place, call in enumerate(calls) if call.startswith(f"{seed} "))
+    results = grid.results()
+    assert results[2][RECIPE] == {"sampled/error": pytest.approx(0.21), "sampled/odd": None}
+    grid.run("--jobs", "4")
+    assert grid.calls() == calls  # nothing is done again
+    written = json.loads((grid.output_dir / "ablation.json").read_text())
+    effects = {
+        (entry["ingredient"], entry["measure"]): entry["over_the_grid"] for entry in written["effects"]
+    }
+    facts = effects["facts in the judge's prompt", "sampled/error"]
+    assert facts["per_seed"] == pytest.approx({"0": -0.22, "1": -0.21, "2": -0.20})
+    assert facts["interval"] == pytest.approx([-0.21 - 0.024841, -0.21 + 0.024841], abs=1e-6)
+    assert effects["facts in the judge's prompt", "sampled/odd"] is None
+    assert len(written["runs"]) == 144
+    table = (grid.output_dir / "ablation.md").read_text()
+    assert table.split("## Together")[0].strip() in capsys.readouterr().out
+    assert "| facts in the judge's prompt | **-0.210 [-0.235, -0.185]** | – |" in table
+    assert "| missing-stop penalty | +0.000 [+0.000, +0.000] | – |" in table
+    assert "| facts in the judge's prompt | sampled/error | correct-answer bonus | **-0.040" in table
+    assert "| before PPO: sft | 0.900 ± 0.000 | – |" in table
+    assert "| facts-bonus-length-stop-k1_clamped (the recipe) | 0.200 ± 0.006 | – |" in table
+    assert (grid.output_dir / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_measures_are_chosen_and_unknown_ones_named(grid):
+    grid.run("--report_only", "True", "--measures", "sampled/odd")
+    assert "| ingredient | sampled/odd |" in (grid.output_dir / "ablation.md").read_text()
+    with pytest.raises(SystemExit, match="there are sampled/error, sampled/odd"):
+        grid.run("--report_only", "True", "--measures", "error")
+
+
+def test_a_failure_is_shown_and_only_it_is_tried_again(study, capsys):
+    study.fail.write_text(ARMS[1])
+    with pytest.raises(SystemExit, match="2 of 8 runs failed"):
+        study.run(*SMALL)
+    output = capsys.readouterr().out
+    assert f"seed 0, {ARMS[1]} failed" in output and "the disk is on fire" in output
+    assert "| correct-answer bonus |" in output  # of what is there
+    assert len(study.calls()) == 2 * 4
+    study.fail.write_text("")
+    study.run(*SMALL)
+    assert study.calls()[8:] == [f"0 {ARMS[1]}", f"1 {ARMS[1]}"]
+
+
+def test_without_what_it_needs_an_arm_is_not_started(study, capsys):
+    (study.scripts / "ablation_seed.sh").write_text('echo "seed $SEED" >>"$CALLS"\n[ "$SEED" = 1 ]\n')
+    with pytest.raises(SystemExit, match="1 of 8 runs failed"):
+        study.run(*SMALL)
+    assert "seed 0 failed" in capsys.readouterr().out
+    assert sorted(study.calls()) == sorted(["seed 0", "seed 1", *(f"1 {name}" for name in ARMS)])
+
+
+def started_and_hanging(study: SmallStudy) -> subprocess.Popen:
+    study.hang.write_text(ARMS[1])
+    process = study.start(*SMALL)
+    until = time.monotonic() + 60
+    while f"0 {ARMS[1]}" not in study.calls():
+        assert time.monotonic() < until, study.calls()
+        time.sleep(0.05)
+    study.hang.write_text("")
+    return process
+
+
+def test_a_signal_ends_the_runs_and_the_same_command_goes_on(study):
+    process = started_and_hanging(study)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "SIGTERM: waiting for 1 runs" in output
+    done = study.calls()
+    study.run(*SMALL)
+    assert study.calls()[len(done) :] == [
+        f"0 {ARMS[1]}",
+        f"0 {ARMS[2]}",
+        "seed 1",
+        *(f"1 {name}" for name in ARMS),
+    ]
+
+
+def test_after_a_kill_nobody_starts_a_run_beside_the_orphan(study):
+    process = started_and_hanging(study)
+    process.kill()
+    process.communicate()
+    with pytest.raises(SystemExit, match="another process works there"):
+        study.run(*SMALL)
+    assert study.calls()[-1] == f"0 {ARMS[1]}"
+
+
+def test_a_study_can_grow_but_not_change(study, monkeypatch):
+    study.run("--factors", "facts", "--seeds", "0")
+    assert len(study.calls()) == 3
+    study.run("--factors", "facts", "correct_bonus", "--seeds", "0", "1")
+    assert len(study.calls()) == 3 + 2 + 5
+    monkeypatch.setenv("OTHER", "5")  # a variable that the scripts read
+    with pytest.raises(ValueError, match="variables: OTHER: then not set, now 5"):
+        prepare(study.command("--seeds", "0"))
+    script = study.scripts / "ablation_arm.sh"
+    script.write_text(script.read_text() + "# changed\n")
+    with pytest.raises(ValueError, match=r"scripts: ablation_arm\.sh: then .*; variables: OTHER"):
+        prepare(study.command("--seeds", "0"))
+    study.run("--factors", "facts", "--seeds", "0", "--allow_changed_arguments", "True")
+    study.run("--factors", "facts", "--seeds", "0")  # now these are its settings
+    assert len(study.calls()) == 10
+
+
+def test_variables_that_change_no_number_are_not_recorded(study):
+    environment = {"NUM_GPUS": "8", "SEED": "3", "OUTPUT_DIR": "x", "OTHER": "y", "HOME": "/root"}
+    assert settings_of(study.scripts, environment)["variables"] == {"OTHER": "y"}
+
+
+def test_a_finished_run_without_scores_is_an_error(study):
+    (study.scripts / "ablation_arm.sh").write_text("true\n")
+    with pytest.raises(SystemExit, match=r"no score file; delete .* to run it again"):
+        study.run(*SMALL)
