@@ -11,13 +11,16 @@ from llava_rlhf.ablation.effects import Results
 from llava_rlhf.ablation.results import read_numbers
 
 ROOT = Path(__file__).resolve().parents[2]
-SEED_SCRIPT = """echo "seed $SEED" >>"$CALLS"
+SEED_SCRIPT = """set -eu
+echo "seed $SEED" >>"$CALLS"
+[ -z "${OUTPUT_DIR:-}${FACTS:-}${ADAPTER:-}" ]
 mkdir -p "$RUN_DIR/before/sft/sampled"
 printf '%s' '{"table": {"all": {"error": {"value": 0.9}}}, "metrics": {"error": "mistakes"}}' \\
     >"$RUN_DIR/before/sft/sampled/scores.json"
 """
 # In thousandths: 500 - 200 facts - 100 bonus - 40 facts·bonus + 10 seed·facts + 30 length + 7 (k3)
-ARM_SCRIPT = """name="$(basename "$OUTPUT_DIR")"
+ARM_SCRIPT = """set -eu
+name="$(basename "$OUTPUT_DIR")"
 echo "$SEED $name" >>"$CALLS"
 if [ "$name" = "$(cat "$CALLS.hang")" ]; then sleep 30; fi
 if [ "$name" = "$(cat "$CALLS.fail")" ]; then echo "the disk is on fire"; exit 3; fi

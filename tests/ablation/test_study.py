@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -30,14 +31,14 @@ def study(tmp_path, monkeypatch) -> SmallStudy:
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory) -> SmallStudy:
+def grid(tmp_path_factory) -> Iterator[SmallStudy]:
     """A whole grid. The variables in its environment are of stages, and must not reach them."""
     with pytest.MonkeyPatch.context() as patch:
         study = make_study(tmp_path_factory.mktemp("grid"), patch)
         for name in ("OUTPUT_DIR", "FACTS", "ADAPTER"):
             patch.setenv(name, "/nowhere")
         study.run("--jobs", "4")
-    return study
+        yield study
 
 
 def test_a_grid_is_run_once_and_its_effects_are_known(grid, capsys):
