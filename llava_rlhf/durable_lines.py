@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from llava_rlhf.persistence.save_errors import explaining_failures
+
 
 class DurableLines:
     """Append-only JSON Lines; what `append` returned from is on disk. Threads may share it, processes may not.
@@ -29,7 +31,8 @@ class DurableLines:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._file = self.path.open("a+b")
+        # Without a buffer: what a full disk refused must not come out with the next line.
+        self._file = self.path.open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.records = self._recover()
@@ -41,13 +44,19 @@ class DurableLines:
             raise
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines, all in one write, and flush them to disk."""
+        """Add lines and flush them to disk, all or none. Raises SaveError when the file system refuses them."""
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        with self._lock:
-            # A model or a server may spell half a surrogate pair, which UTF-8 can't.
-            self._file.write(text.encode("utf-8", "backslashreplace"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        # A model or a server may spell half a surrogate pair, which UTF-8 can't.
+        waiting = memoryview(text.encode("utf-8", "backslashreplace"))
+        with self._lock, explaining_failures(self.path.name, self.path):
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                while waiting:
+                    waiting = waiting[self._file.write(waiting) :]
+                os.fsync(self._file.fileno())
+            except BaseException:
+                self._file.truncate(size)
+                raise
 
     def close(self) -> None:
         """Let others write to the file."""
@@ -66,7 +75,7 @@ class DurableLines:
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
         records = []
-        for number, line in enumerate(whole.splitlines(), 1):
+        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             try:
                 record = json.loads(line)
             except ValueError:

@@ -52,10 +52,9 @@ class JsonLines:
         self.path = Path(path)
         with explaining_failures(self.path.name, self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-        whole = [line for line in lines[:kept] if line.endswith("\n")]
-        self.lines = len(whole)
-        write_text_whole(self.path, "".join(whole))
+        *whole, _ = _split_lines(self.path) if self.path.is_file() else [b""]
+        self.lines = len(whole[:kept])
+        write_text_whole(self.path, "".join(f"{line.decode()}\n" for line in whole[:kept]))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line. Raises SaveError when the file system refuses it."""
@@ -65,20 +64,22 @@ class JsonLines:
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Read a JSON Lines file; a last line cut off by a kill is left out; a missing file is empty."""
+    """Read a JSON Lines file; a last line cut off by a kill is left out; a missing file is empty.
+
+    Raises ValueError, naming file and line, for one before the last that is no JSON.
+    """
     if not Path(path).is_file():
         return []
-    # Not splitlines(): a response may hold U+2028, which ends a line there but not in a file.
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    lines = _split_lines(Path(path))
     if not lines[-1]:
         lines.pop()
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            records.append(json.loads(line.decode()))
+        except ValueError as error:  # also half a character
             if number < len(lines):
-                raise
+                raise ValueError(f"{path}, line {number}: is not JSON ({error}); restore the file") from None
             logger.warning("%s: its last line is cut off and left out", path)
     return records
 
@@ -96,6 +97,11 @@ def delete_rollouts(output_dir: str | Path, after: int) -> None:
     for path in (Path(output_dir) / "rollouts").glob("*.jsonl"):
         if path.stem.isdigit() and int(path.stem) > after:
             path.unlink()
+
+
+def _split_lines(path: Path) -> list[bytes]:
+    """What stands before, between and behind the line feeds: a response may hold U+2028, which ends no line."""
+    return path.read_bytes().split(b"\n")
 
 
 def _write_through(file: IO[AnyStr], content: AnyStr) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import resource
 import threading
 import time
 
@@ -11,6 +12,7 @@ import pytest
 
 from llava_rlhf.durable_lines import DurableLines
 from llava_rlhf.judge_client import Endpoint, JudgeClient, JudgeError, Question, ReplyCache
+from llava_rlhf.persistence.save_errors import SaveError
 from tests.judge_server import JudgeServer, completion
 
 
@@ -198,3 +200,20 @@ def test_durable_lines_refuse_a_line_that_is_no_object(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n[2]\n{"a": 3}\n')
     with pytest.raises(ValueError, match="line 2: no JSON object"):
         DurableLines(tmp_path / "a.jsonl")
+
+
+def test_durable_lines_take_a_batch_whole_or_not_at_all(tmp_path):
+    """A limit on the size of files stands for a full disk: the write begins, and breaks off."""
+    path = tmp_path / "lines.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with DurableLines(path) as lines:
+        lines.append([{"n": 1}])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        try:
+            with pytest.raises(SaveError, match=r"lines\.jsonl could not be written"):
+                lines.append([{"n": 2}, {"text": "x" * 40}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.read_text() == '{"n": 1}\n'
+        lines.append([{"n": 3}])
+    assert path.read_text() == '{"n": 1}\n{"n": 3}\n'

@@ -133,10 +133,7 @@ def _steps(folder: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 
 def _objects(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = read_json_lines(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: a line before the last is not JSON ({error}); restore the file") from None
+    lines = read_json_lines(path)
     wrong = [number for number, line in enumerate(lines, 1) if not isinstance(line, dict)]
     if wrong:
         raise ValueError(f"{path}:{wrong[0]}: should be a JSON object; restore the file")

@@ -57,14 +57,25 @@ def test_a_last_line_cut_off_by_a_kill_is_left_out_with_a_message(tmp_path, capl
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: is not JSON"):
         read_json_lines(path)
+
+
+def test_a_last_line_cut_off_within_a_character_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes('{"step": 1}\n{"name": "ö'.encode()[:-1])
+    assert steps(path) == [1]
+    JsonLines(path, kept=5).append({"step": 2})
+    assert steps(path) == [1, 2]
 
 
 def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path):
     rows = [{"response": "one\u2028two\u2029three\x85four"}, {"response": ""}]
     write_rollouts(tmp_path, 1, rows)
-    assert read_json_lines(tmp_path / "rollouts" / "000001.jsonl") == rows
+    path = tmp_path / "rollouts" / "000001.jsonl"
+    assert read_json_lines(path) == rows
+    assert JsonLines(path, kept=2).lines == 2
+    assert read_json_lines(path) == rows
 
 
 def test_a_missing_file_is_empty(tmp_path):
