@@ -27,6 +27,7 @@ from llava_rlhf.evaluation.arguments import (
     JudgeArguments,
     QuestionArguments,
     ScoreArguments,
+    name_and_file,
 )
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Record
 from llava_rlhf.evaluation.comparison import Comparison, check_comparable, compare, group_runs
@@ -108,18 +109,18 @@ def prepare_answer(
 def prepare_score(
     benchmark: BenchmarkArguments, arguments: ScoreArguments, judge: JudgeArguments
 ) -> ScoreRun:
-    """Read the answers, and the benchmark's files, and look whether the judge can be asked."""
+    """Read the benchmark's files and the answers, and look whether they fit and the judge can be asked."""
     answers = read_json_lines(arguments.answers)
     if not answers or not all(isinstance(answer, dict) for answer in answers):
         raise ValueError(f"--answers {arguments.answers}: must be JSON Lines, one object a line")
-    return ScoreRun(arguments, make_benchmark(benchmark, arguments, judge), benchmark.benchmark, answers)
+    made = make_benchmark(benchmark, arguments, judge)
+    made.check(answers, arguments.missing_items == "leave_out")
+    return ScoreRun(arguments, made, benchmark.benchmark, answers)
 
 
 def prepare_compare(arguments: CompareArguments) -> CompareRun:
     """Read the score files and look whether they can be compared."""
-    named = [
-        (name, read_score_file(path)) for name, _, path in (run.partition("=") for run in arguments.runs)
-    ]
+    named = [(name, read_score_file(path)) for name, path in map(name_and_file, arguments.runs)]
     groups = group_runs(named)
     leave_out = arguments.missing_items == "leave_out"
     notes = check_comparable(groups, arguments.allow_other_conditions, leave_out)

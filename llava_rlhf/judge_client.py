@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import openai
+from PIL import Image
 from tqdm import tqdm
 
 from llava_rlhf.durable_lines import DurableLines
@@ -211,13 +212,13 @@ class JudgeClient:
         """Replies in the order of the questions, several requests at a time.
 
         Raises:
-            JudgeError: one of them has no reply; the other replies are in the cache by then.
+            JudgeError: one of them has no reply; no further request is sent, and those under way are in the cache by then.
         """
         with ThreadPoolExecutor(self._endpoint.workers) as pool:
             asked = [pool.submit(self.ask, question) for question in questions]
             try:
                 return [reply.result() for reply in tqdm(asked, desc="judging", unit="reply")]
-            except JudgeError:
+            except BaseException:  # Ctrl-C and a full disk too: nothing more is to be paid for
                 pool.shutdown(cancel_futures=True)  # those under way still reach the cache
                 raise
 
@@ -249,18 +250,28 @@ class JudgeClient:
             ) from error
         try:
             choice, usage = completion.choices[0], completion.usage
-            counts = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-            return Reply(choice.message.content or "", *counts, choice.finish_reason)
-        except (AttributeError, IndexError, TypeError):
+            counts = (int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)) if usage else (0, 0)
+            return Reply(_text(choice.message.content), *counts, choice.finish_reason)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise JudgeError(f"{place} sent no chat completion: {str(completion)[:200]!r}") from None
 
 
 def image_data_url(path: Path) -> str:
-    """An image file as a data URL. Raises ValueError for a name that is no image's."""
+    """An image file as a data URL; its kind is that of its name, or where that says none, of its content."""
     kind = mimetypes.guess_type(path.name)[0] or ""
     if not kind.startswith("image/"):
-        raise ValueError(f"{path}: its name does not end like an image's")
+        with Image.open(path) as image:
+            kind = image.get_format_mimetype()
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _text(content: str | list[dict[str, Any]] | None) -> str:
+    """The text of a message; some servers send it in parts. Raises KeyError or TypeError for anything else."""
+    return (
+        content or ""
+        if content is None or isinstance(content, str)
+        else "".join(part["text"] for part in content)
+    )
 
 
 def _content(question: Question) -> str | list[dict[str, Any]]:

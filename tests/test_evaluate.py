@@ -194,18 +194,25 @@ def test_reward_accuracy_and_best_of_n_read_what_score_wrote(tiny_base, tmp_path
         ("score", {"judge_options": "{"}, "--judge_options {: no JSON"),
         ("score", {"judge_repeats": 0}, "--judge_repeats 0"),
         ("score", {"resamples": 1}, "--resamples 1: must be at least 100"),
+        ("score", {"answers": "answers-3.jsonl"}, r"answers, line 1: id 'pope/3' is no item"),
+        ("score", {"answers": "answers-1.jsonl"}, r"1 of 2 items have no answer, the first: pope/2"),
+        ("score", {"benchmark": "best_of_n", "benchmark_files": None}, "line 1: field 'score' is None"),
+        ("score", {"benchmark": "reward_accuracy", "benchmark_files": None}, "line 1: field 'row' is None"),
         ("scores", {}, "unknown action scores: choose from answer, score, compare"),
     ],
 )
 def test_mistakes_are_refused_before_a_model_is_loaded(action, change, says, data, tiny_base, tmp_path):
     base = save_unloadable_copy(tiny_base, tmp_path / "unloadable")
     file = write_pope(tmp_path / "pope.json", "yn")
-    (tmp_path / "a.jsonl").write_text('{"id": "pope/1", "answer": "no"}\n')
+    for identity in (1, 3):
+        answer = {"id": f"pope/{identity}", "answer": "no"}
+        (tmp_path / f"answers-{identity}.jsonl").write_text(json.dumps(answer) + "\n")
     settings = {"benchmark": "pope", "benchmark_files": file}
     if action == "answer":
         settings |= answering(base, data, tmp_path / "out.jsonl")
     else:
-        settings |= {"answers": tmp_path / "a.jsonl", "output_file": tmp_path / "out.json"}
+        settings |= {"answers": tmp_path / "answers-1.jsonl", "output_file": tmp_path / "out.json"}
+        change = {n: tmp_path / v if str(v).startswith("answers-") else v for n, v in change.items()}
     words = command_line(**settings | change)
     if change.get("benchmark_files") == []:
         words.remove("--benchmark_files")

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from PIL import Image
 
 from llava_rlhf.durable_lines import DurableLines
 from llava_rlhf.judge_client import Endpoint, JudgeClient, JudgeError, Question, ReplyCache
@@ -68,6 +69,13 @@ def test_images_travel_as_data_urls_before_the_text(server, tmp_path):
     assert text == {"type": "text", "text": "what?"}
 
 
+def test_an_image_whose_name_says_nothing_is_known_by_its_content(server, tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "picture", format="webp")
+    client(server).ask(Question("what?", images=(tmp_path / "picture",)))
+    picture = server.requests[0]["messages"][0]["content"][0]
+    assert picture["image_url"]["url"].startswith("data:image/webp;base64,")
+
+
 def test_busy_and_broken_servers_are_asked_again(server):
     server.script = [429, 500, "drop", 503]
     judge = client(server, max_retries=4)
@@ -91,6 +99,9 @@ def test_a_wait_the_server_asks_for_is_kept(server):
         (["html"], "sent no chat completion.*<html>", 1),
         (["no choices"], "sent no chat completion", 1),
         (["not json"], "gave no reply", 1),
+        ([completion(7, 1, 1)], "sent no chat completion", 1),
+        ([completion([{"type": "refusal"}], 1, 1)], "sent no chat completion", 1),
+        ([completion("yes", 1, 1) | {"usage": {"prompt_tokens": "many"}}], "sent no chat completion", 1),
     ],
 )
 def test_what_is_no_reply_is_an_error_and_not_kept(script, says, requests, server, tmp_path):
@@ -101,6 +112,12 @@ def test_what_is_no_reply_is_an_error_and_not_kept(script, says, requests, serve
     assert len(server.requests) == requests
     assert (tmp_path / "cache.jsonl").read_text() == ""
     assert judge.ask(Question("hello")).text == "echo: hello"
+
+
+def test_a_reply_in_parts_is_their_text(server):
+    parts = [{"type": "text", "text": "Rating"}, {"type": "text", "text": ": 3"}]
+    server.script = [completion(parts, 1, 2)]
+    assert client(server).ask(Question("hello")).text == "Rating: 3"
 
 
 def test_an_empty_reply_is_a_reply(server):
@@ -158,6 +175,19 @@ def test_replies_before_a_failure_are_kept(server, tmp_path):
     assert kept[:2] == ["0", "1"] and "2" not in kept
     judge.ask_all(questions)
     assert judge.usage.requests == 5  # none was paid for twice
+
+
+def test_a_cache_that_cannot_be_written_ends_the_asking(server, tmp_path, monkeypatch):
+    cache = ReplyCache(tmp_path / "cache.jsonl")
+    judge = JudgeClient(Endpoint(server.url, "judge-1", workers=1), cache)
+
+    def full(*_):
+        raise SaveError("no room")
+
+    monkeypatch.setattr(cache, "add", full)
+    with pytest.raises(SaveError):
+        judge.ask_all([Question(str(number)) for number in range(20)])
+    assert len(server.requests) < 5  # what nothing is kept of is not asked for any more
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ Verdict: tie
 Verdict: both bad
 """
 NO_CAPTIONS = "(none)"
-_VERDICT = re.compile(r"verdict\W*(answer\W+)?(A|B|tie|both[\W_]?bad)\b", re.IGNORECASE)
+_VERDICT = re.compile(r"verdict\W*(?:answer\W+|a\W+(?=tie))?(A|B|tie|both[\W_]?bad)\b", re.IGNORECASE)
 _MEANING = {"a": Verdict.FIRST, "b": Verdict.SECOND, "tie": Verdict.TIE}
 
 
@@ -62,7 +62,7 @@ def read_prompt(path: str | None) -> str:
 def read_verdict(text: str) -> Verdict:
     """What a reply says, by its last "Verdict: …"; `FIRST` is answer A. `UNREADABLE` where it says none."""
     found = _VERDICT.findall(text)
-    return _MEANING.get(found[-1][1].lower(), Verdict.BOTH_BAD) if found else Verdict.UNREADABLE
+    return _MEANING.get(found[-1].lower(), Verdict.BOTH_BAD) if found else Verdict.UNREADABLE
 
 
 def combined(first: Verdict, second: Verdict) -> Verdict:

@@ -222,6 +222,15 @@ class CompareArguments(StatisticsArguments):
         if not self.output_dir or Path(self.output_dir).is_file():
             raise ValueError(f"--output_dir {self.output_dir}: must name a folder")
         check_writable("--output_dir", self.output_dir)
-        wrong = [run for run in self.runs if not all(run.partition("="))]
+        wrong = [run for run in self.runs if not all(run.partition("=")) or not run.isprintable()]
         if wrong:
-            raise ValueError(f"--runs {' '.join(wrong)}: each must be NAME=FILE")
+            raise ValueError(
+                f"--runs {' '.join(map(repr, wrong))}: each must be NAME=FILE, without line breaks"
+            )
+
+
+def name_and_file(run: str) -> tuple[str, str]:
+    """`NAME=FILE` in two; where there are more signs, at the first one with a file behind it."""
+    parts = run.split("=")
+    splits = [("=".join(parts[:place]), "=".join(parts[place:])) for place in range(1, len(parts))]
+    return next((split for split in splits if Path(split[1]).is_file()), splits[0])

@@ -110,7 +110,8 @@ def compare(groups: Mapping[str, Mapping[str, ScoreFile]], resamples: int, seed:
         }
         first_name, *_ = runs
         for category in categories(items[first_name]):
-            clusters = clusters_of(items[first_name], category)
+            # Of all runs: under other conditions an item may belong to another image, or part, in each.
+            clusters = list(dict.fromkeys(c for run in runs for c in clusters_of(items[run], category)))
             for metric in runs[first_name].metrics:
                 first = sums(items[first_name], metric, category, clusters)
                 for name in runs:

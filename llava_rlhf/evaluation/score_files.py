@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ def read_score_file(path: str | Path) -> ScoreFile:
             )
             for item in content["items"]
         ]
+        _check_items(items, content["metrics"])
         return ScoreFile(
             content["benchmark"],
             content["metrics"],
@@ -76,6 +78,15 @@ def read_score_file(path: str | Path) -> ScoreFile:
         raise ValueError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no score file of `llava_rlhf.evaluate score` ({error!r})") from None
+
+
+def _check_items(items: Sequence[ItemScore], metrics: Mapping[str, str]) -> None:
+    ids = [item.id for item in items]
+    if len(set(ids)) < len(ids):
+        raise ValueError("an item comes twice")
+    for item in items:
+        if not all(math.isfinite(number) for name in metrics for number in item.values[name]):
+            raise ValueError(f"item {item.id} has a value that is not finite")
 
 
 def categories(items: Sequence[ItemScore]) -> list[str]:

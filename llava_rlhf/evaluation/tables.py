@@ -96,6 +96,8 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
     "–": "--",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }

@@ -37,6 +37,8 @@ FIRST, SECOND, TIE, BAD, NONE = (
         ("Verdict: Both bad", BAD),
         ("Verdict: both_bad", BAD),
         ("Verdict: answer B", SECOND),
+        ("Verdict: a tie", TIE),
+        ("Verdict: a", FIRST),
         ("Verdict: Absolutely unsure", NONE),
         ("A is better", NONE),
         ("", NONE),

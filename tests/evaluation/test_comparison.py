@@ -93,6 +93,8 @@ def test_markdown_and_latex_show_the_rows(runs, tmp_path):
     assert len(body) == 1 + 12
     assert all(len(re.findall(r"(?<!\\)&", line)) == 8 for line in body)
     assert not re.search(r"(?m)^(?!%).*(?<!\\)[%#_]", latex)
+    compare([run.replace("PPO & co_1", "<|x|> 50%") for run in runs], tmp_path)
+    assert r"$<$$|$x$|$$>$ 50\%" in (tmp_path / "table.tex").read_text()
 
 
 def test_other_judges_are_refused_or_said(runs, tmp_path, capsys):
@@ -108,6 +110,24 @@ def test_other_judges_are_refused_or_said(runs, tmp_path, capsys):
     assert note in capsys.readouterr().out
     for name in ("table.md", "table.tex"):
         assert note in (tmp_path / "out" / name).read_text()
+
+
+def test_items_that_belong_to_other_images_can_be_compared_all_the_same(runs, tmp_path):
+    def items(n_images: int) -> list[ItemScore]:
+        values = {"accuracy": (1, 1), "f1": (2, 2)}
+        return [ItemScore(str(n), "all", f"{n_images}-{n % n_images}", values) for n in range(6)]
+
+    files = [
+        write_scores(tmp_path / f"{n}.json", [], items=items(n), conditions={"files": n}) for n in (2, 3)
+    ]
+    table = compare([f"A={files[0]}", f"B={files[1]}"], tmp_path / "out", allow_other_conditions=True)
+    assert [row["value"] for row in table["rows"]] == [1, 1, 1, 1]
+
+
+def test_names_and_files_may_hold_equality_signs(tmp_path):
+    file = write_scores(tmp_path / "beta=0.1.json", [1, 0])
+    table = compare([f"SFT={file}", f"lr=1e-4={file}"], tmp_path / "out")
+    assert [row["run"] for row in table["rows"][:2]] == ["SFT", "lr=1e-4"]
 
 
 def test_missing_items_are_refused_or_said(runs, tmp_path):
@@ -148,8 +168,20 @@ def test_files_of_another_kind_are_refused(runs, tmp_path):
         compare([f"A={tmp_path / 'x.json'}"], tmp_path / "out")
     with pytest.raises(ValueError, match=r"y.json: No such file"):
         compare([f"A={tmp_path / 'y.json'}"], tmp_path / "out")
-    with pytest.raises(ValueError, match="each must be NAME=FILE"):
-        compare(["a.json"], tmp_path / "out")
+    for run in ("a.json", "two\nlines=a.json"):
+        with pytest.raises(ValueError, match="each must be NAME=FILE, without line breaks"):
+            compare([run], tmp_path / "out")
+    twice = [ItemScore("1", "all", "1", {"accuracy": (1, 1), "f1": (1, 1)})] * 2
+    with pytest.raises(ValueError, match=r"z.json: no score file .*an item comes twice"):
+        compare([f"A={write_scores(tmp_path / 'z.json', [], items=twice)}"], tmp_path / "out")
+    file = write_scores(tmp_path / "n.json", [1, 0])
+    for old, new in (('"f1"', '"f2"'), (" 1,", " NaN,")):
+        broken = tmp_path / "broken.json"
+        head, items = file.read_text().split('"items": [')
+        assert old in items
+        broken.write_text(f'{head}"items": [{items.replace(old, new)}')
+        with pytest.raises(ValueError, match=r"broken.json: no score file"):
+            compare([f"A={broken}"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

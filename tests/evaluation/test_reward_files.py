@@ -78,3 +78,16 @@ def test_pairs_with_other_responses_are_other_items():
         RewardAccuracy().score([pair(0, 1.0, responses=["a", text])], False).items[0].id for text in "bc"
     )
     assert first != second
+
+
+def test_a_margin_that_is_no_number_is_refused():
+    row = {"row": 0, "responses": ["a", "b"], "margin": float("nan")}
+    with pytest.raises(ValueError, match="line 1: field 'margin' is nan"):
+        RewardAccuracy().check([row], False)
+
+
+def test_a_summary_of_another_kind_is_named(tmp_path):
+    (tmp_path / "a.jsonl.summary.json").write_text("[]")
+    rows = [{"score": 1.0, "question": "q", "id": "1"}]
+    with pytest.raises(ValueError, match=r"a.jsonl.summary.json: no summary of llava_rlhf.score"):
+        BestOfN(str(tmp_path / "a.jsonl")).check(rows, False)

@@ -105,6 +105,7 @@ def _objects_there(files: Sequence[str], words: ObjectWords) -> dict[str, set[st
         objects: defaultdict[int, set[str]] = defaultdict(set)
         for row in instances["annotations"]:
             objects[row["image_id"]].add(categories[row["category_id"]])
+        shown = {row["id"] for row in instances["images"]}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{instances_path}: no instance annotations of COCO (lacks {error})") from None
     unknown = sorted(set(categories.values()) - words.names)
@@ -117,7 +118,7 @@ def _objects_there(files: Sequence[str], words: ObjectWords) -> dict[str, set[st
         names = {row["id"]: row["file_name"] for row in captions["images"]}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{captions_path}: no caption annotations of COCO (lacks {error})") from None
-    both = names.keys() & {row["id"] for row in instances.get("images", [])} & told.keys()
+    both = names.keys() & shown & told.keys()
     if not both:
         raise ValueError(f"{instances_path} and {captions_path} speak of no image in common")
     return {names[image]: objects[image] | told[image] for image in both}

@@ -85,6 +85,10 @@ class Benchmark(ABC):
     def items(self) -> list[Item]:
         """What to ask. Raises ValueError for a benchmark that scores a file of another program, and asks nothing."""
 
+    def check(self, answers: Sequence[Record], leave_out_missing: bool) -> None:
+        """What `score` refuses, before it is done: it may ask a judge. Arguments and errors as there."""
+        match_answers(self.items(), answers, leave_out_missing)
+
     @abstractmethod
     def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
         """Values of the answers.

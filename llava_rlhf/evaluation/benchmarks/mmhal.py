@@ -29,8 +29,10 @@ from llava_rlhf.evaluation.benchmarks.items import (
 from llava_rlhf.judge_client import Judge, Question
 
 HALLUCINATION_BELOW = 3
-# "Rating (0-6): 4", "**Rating:** 4/6"; "4.5" and "-1" are no ratings.
-_RATING = re.compile(r"rating\s*(?:\([^)]*\))?\W{0,6}(?<!-)(\d+)(?![\d.]*\d)", re.IGNORECASE)
+# "Rating (0-6): 4", "**Rating:** 4/6"; "4.5", "-1", "3-4" and "3 or 4" are no ratings.
+_RATING = re.compile(
+    r"rating\s*(?:\([^)]*\))?\W{0,6}(?<!-)(\d+)(?![\d.]*\d)(?![-–—]\d|\s*(?:to|or)\s*\d)", re.IGNORECASE
+)
 _FIELDS = ("question_type", "question", "gt_answer")
 
 
@@ -186,4 +188,5 @@ def _item(path: str, number: int, row: Any) -> Item:
     if not image:
         raise ValueError(f"{place}, field 'image_src': names no image")
     truth = {"content": ", ".join(content), "reference": row["gt_answer"]}
-    return Item(f"{number:02d}", row["question"].strip(), image, row["question_type"], truth=truth)
+    kind = " ".join(row["question_type"].split())
+    return Item(f"{number:02d}", row["question"].strip(), image, kind, truth=truth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,10 @@ class RewardAccuracy(Benchmark):
         raise ValueError(
             "--benchmark reward_accuracy reads what llava_rlhf.score wrote of a preference file; nothing is to be answered"
         )
+
+    def check(self, answers: Sequence[Record], leave_out_missing: bool) -> None:
+        """As `Benchmark.check`."""
+        self.score(answers, leave_out_missing)
 
     def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
         """One item a pair; a pair is known again by its row and its responses."""
@@ -64,6 +69,10 @@ class BestOfN(Benchmark):
             "nothing is to be answered here"
         )
 
+    def check(self, answers: Sequence[Record], leave_out_missing: bool) -> None:
+        """As `Benchmark.check`."""
+        self.score(answers, leave_out_missing)
+
     def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
         """One item a prompt, with the expected best score of n of its answers."""
         groups: defaultdict[str, list[float]] = defaultdict(list)
@@ -96,7 +105,12 @@ class BestOfN(Benchmark):
 
     def _reward_model(self) -> str | None:
         summary = Path(f"{self._file}.summary.json")
-        return json.loads(summary.read_text())["reward_model"] if summary.is_file() else None
+        if not summary.is_file():
+            return None
+        try:
+            return json.loads(summary.read_text(encoding="utf-8"))["reward_model"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{summary}: no summary of llava_rlhf.score ({error!r}); move it away") from None
 
 
 def expected_best(scores: Sequence[float], n: int) -> float:
@@ -118,9 +132,10 @@ def expected_best(scores: Sequence[float], n: int) -> float:
 
 def _check(line: int, record: Record, fields: Mapping[str, Any]) -> None:
     for name, kind in fields.items():
-        if not isinstance(record.get(name), kind):
+        value = record.get(name)
+        if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(
-                f"answers, line {line}: field {name!r} is {record.get(name)!r}; score the file with llava_rlhf.score first"
+                f"answers, line {line}: field {name!r} is {value!r}; score the file with llava_rlhf.score first"
             )
 
 

@@ -64,6 +64,10 @@ class TinyWorld(Benchmark):
             for record in records
         ]
 
+    def check(self, answers: Sequence[Record], leave_out_missing: bool) -> None:
+        """As `Benchmark.check`."""
+        self.score(answers, leave_out_missing)
+
     def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
         """Compare with the scenes."""
         items, scenes = self.items(), read_scenes(self.scenes)
@@ -71,15 +75,21 @@ class TinyWorld(Benchmark):
         values: dict[str, dict[str, tuple[float, float]]] = {
             item.id: dict.fromkeys(self.metrics, (0.0, 0.0)) for item, _ in matched
         }
-        types = {item.id: AnswerType(item.answer_type).name for item in items}
+        asked = {item.id: item for item, _ in matched}
         for line, answer in enumerate(answers, 1):
-            lacking = [name for name in ("image", "question", "tokens", "stopped") if name not in answer]
+            lacking = [name for name in ("tokens", "stopped") if not isinstance(answer.get(name), int)]
             if lacking:
-                raise ValueError(f"answers, line {line}: field {lacking[0]!r} is missing")
-            row = {**answer, "answer_type": types[answer["id"]]}
-            for name, value in answer_values(row, scenes[answer["image"][0]]).items():
-                numerator, denominator = values[answer["id"]][name]
-                values[answer["id"]][name] = (numerator + value, denominator + 1)
+                raise ValueError(f"answers, line {line}: field {lacking[0]!r} is missing or no number")
+            item = asked[str(answer["id"])]
+            row = {
+                **answer,
+                "answer_type": AnswerType(item.answer_type).name,
+                "question": item.question,
+                "image": [item.image],
+            }
+            for name, value in answer_values(row, scenes[item.image]).items():
+                numerator, denominator = values[item.id][name]
+                values[item.id][name] = (numerator + value, denominator + 1)
         scored = [ItemScore(item.id, item.category, item.image, values[item.id]) for item, _ in matched]
         conditions = {"files": [file_hash(self.prompts), file_hash(self.scenes)]}
         return Scores(scored, conditions, {"missing": len(items) - len(scored)})
