@@ -5,6 +5,7 @@ Each line is a message. `/image PATH` looks at another image and starts anew, `/
 """
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import io
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ def run(prepared: ChatRun) -> None:
     if prepared.arguments.image is not None:
         chat.look_at(prepared.arguments.image)
     note(HELP)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text end no chat
     chat.listen(sys.stdin)
 
 

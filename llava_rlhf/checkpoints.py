@@ -17,7 +17,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from llava_rlhf.persistence.save_errors import explaining_failures, folder_bytes, readable_bytes
+from llava_rlhf.persistence.save_errors import (
+    explaining_failures,
+    explaining_full_disks,
+    folder_bytes,
+    readable_bytes,
+)
 
 COMPLETE = "COMPLETE"
 STAGING = ".incomplete"
@@ -71,16 +76,17 @@ def discard(folder: Path) -> None:
 def new_folder(final: Path) -> Iterator[Path]:
     """Yield an empty staging folder; it becomes `final`, which must not exist, or on an exception is removed.
 
-    For folders that other programs read: there is no `COMPLETE` in them, that they have their name is enough.
+    Raises SaveError when the file system takes nothing more. For folders that other programs read: there is no `COMPLETE` in them, that they have their name is enough.
     """
     staged = staging_folder(final.parent) / final.name
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
     try:
-        yield staged
-        _flush_files(staged)
-        os.rename(staged, final)
-        _flush(final.parent)
+        with explaining_full_disks(final):
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir(parents=True)
+            yield staged
+            _flush_files(staged)
+            os.rename(staged, final)
+            _flush(final.parent)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
         _remove_if_empty(staged.parent)

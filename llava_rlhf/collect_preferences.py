@@ -22,7 +22,7 @@ from llava_rlhf.collection.desk import Desk
 from llava_rlhf.collection.folder import CollectionFolder
 from llava_rlhf.collection.sampling import Lines, fill_in_background
 from llava_rlhf.collection.sources import Source, find_source
-from llava_rlhf.judge_client import Endpoint, JudgeClient, ReplyCache
+from llava_rlhf.judge_client import Endpoint, JudgeClient, JudgeError, ReplyCache
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.pages.serving import serve
 from llava_rlhf.parsing import StrictParser, run_program
@@ -84,6 +84,10 @@ def run(prepared: CollectRun) -> None:
         print(
             f"{summary['preferences']} preferences of {summary['judged']} judged pairs in {folder.preferences.path}"
         )
+    except JudgeError as error:
+        raise SystemExit(
+            f"error: {error}\nJudgements and replies so far are kept: the same command goes on from there"
+        ) from None
     finally:
         folder.close()
 

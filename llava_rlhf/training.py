@@ -27,7 +27,8 @@ def start_logging(main_process: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if main_process else logging.WARNING, format="%(asctime)s %(name)s: %(message)s"
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):  # they tell of every request
+        logging.getLogger(client).setLevel(logging.WARNING)
     hf_logging.set_verbosity_warning()
 
 

@@ -76,7 +76,10 @@ def _check_source(path: Path, source: Mapping[str, Any]) -> None:
     file = path / SETTINGS
     if not file.is_file():
         return
-    known = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        known = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: no settings of a collection ({error}); move the folder away") from None
     changed = [
         f"{name}: {known.get(name)!r}, now {value!r}"
         for name, value in source.items()

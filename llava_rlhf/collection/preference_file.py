@@ -7,7 +7,6 @@ prefer the same answer: where they do not, or most say "tie" or "both bad", ther
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from data_utils.schema import IMAGE_MARKER, AnswerType
 from llava_rlhf.collection.agreement import krippendorff_alpha, pairwise
 from llava_rlhf.collection.judgements import Judgement, Verdict
 from llava_rlhf.collection.pairs import Pair
+from llava_rlhf.run_folder import write_text_whole
 
 WRITER = "llava"  # `from` of the outputs in the published files
 
@@ -83,14 +83,11 @@ class PreferenceFile:
             self._rows[pair.row] = json.dumps(row, ensure_ascii=False)
 
     def write(self) -> None:
-        """Write the file, in the order of the prompts: under another name, flushed, then renamed."""
+        """Write the file, in the order of the prompts. Raises SaveError when the file system refuses it."""
         lines = ",\n".join(self._rows[row] for row in sorted(self._rows))
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(f"[\n{lines}\n]\n" if lines else "[]\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        text = f"[\n{lines}\n]\n" if lines else "[]\n"
+        # A browser may send half a surrogate pair, which UTF-8 can't spell.
+        write_text_whole(self.path, text.encode("utf-8", "replace").decode())
 
 
 def summarise(pairs: Mapping[int, Pair], judgements: Mapping[int, Mapping[str, Judgement]]) -> dict[str, Any]:

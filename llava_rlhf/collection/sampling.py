@@ -64,12 +64,18 @@ def lines_from_answers(records: Sequence[AnswerRecord], prompts_per_batch: int) 
     """Lines of the pairs file from an answers file with at least two answers a prompt.
 
     Answers belong together by `prompt_row`, or where they have none by image and question. Raises ValueError when no
-    prompt has two.
+    prompt has two, and where one `prompt_row` has two questions or images.
     """
     groups: dict[Any, list[AnswerRecord]] = {}
     for record in records:
-        key = record.prompt_row if record.prompt_row is not None else (record.images, record.turns[0].text)
-        groups.setdefault(key, []).append(record)
+        asked = record.images, record.turns[0].text
+        group = groups.setdefault(asked if record.prompt_row is None else record.prompt_row, [])
+        if group and asked != (group[0].images, group[0].turns[0].text):
+            raise ValueError(
+                f"row {record.row}: prompt_row {record.prompt_row} has another question or image than before; are these "
+                "answers to several files of prompts?"
+            )
+        group.append(record)
     if not any(len(group) > 1 for group in groups.values()):
         raise ValueError(
             "no prompt has two answers: sample them with answer_prompts --samples 2 --temperature 1"

@@ -21,6 +21,8 @@ from llava_rlhf.interactive.streaming import GrowingText, stream
 from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard, find_policy_adapter, read_reward_card
 from models.adapter_files import check_adapter_fits
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.base_files import check_base
+from models.base_fingerprint import check_weights
 from models.generation import SamplingSettings
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel
@@ -49,7 +51,9 @@ def parse_checkpoint(flag: str, text: str) -> Checkpoint:
 
 
 def check_checkpoint(name: str, base: str, adapter: str | None) -> Checkpoint:
-    """A checkpoint whose files fit each other. Raises ValueError where they do not."""
+    """A checkpoint whose files are there and fit each other. Raises ValueError where they do not."""
+    check_base(base)
+    check_weights(base)
     folder = find_policy_adapter(adapter) if adapter else None
     if folder is not None:
         check_adapter_fits(folder, base)
@@ -76,6 +80,7 @@ def find_judge(folder: str, base: str | None, base_flag: str) -> Judge:
     if card.template not in TEMPLATES:
         raise ValueError(f"{folder}: reward_model.json names an unknown template {card.template!r}")
     check_adapter_fits(Path(folder) / REWARD, base)
+    check_weights(base)
     card.check_base(folder, base, base_flag)
     return Judge(Path(folder), card, base)
 

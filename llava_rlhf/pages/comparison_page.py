@@ -95,6 +95,8 @@ class Comparison:
         reason = check_image(path.parent, path.name) if path is not None else None
         if reason:
             raise gr.Error(f"Picture: {reason}", print_exception=False)
+        if seed is not None and not 0 <= seed < 2**63:
+            raise gr.Error("The seed must be from 0 to 2⁶³ − 1.", print_exception=False)
         turns = [Turn("human", question.replace(IMAGE_MARKER, ""))]
         facts = [line.strip() for line in (captions or "").splitlines() if line.strip()]
         columns = [Column(speaker.name) for speaker in self._stage.speakers]

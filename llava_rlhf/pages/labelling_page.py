@@ -89,21 +89,19 @@ class _Screen:
         self._desk, self._image_folder = desk, image_folder
 
     def sign_in(self, name: str | None) -> Iterator[tuple]:
-        name = " ".join((name or "").split())
-        if not name or len(name) > LONGEST_NAME or name.lower().startswith(AI_PREFIX):
-            raise gr.Error("Give a name that others can tell from theirs.", print_exception=False)
-        yield from self._next(name)
+        yield from self._next(_checked(" ".join((name or "").split())))
 
     def judged(self, verdict: Verdict) -> Callable[..., Iterator[tuple]]:
-        def on_click(who: str, row: float | None, comment: str | None) -> Iterator[tuple]:
+        def on_click(who: str | None, row: float | None, comment: str | None) -> Iterator[tuple]:
+            who = _checked(who)
             if row is not None:  # None: no pair is shown
                 self._desk.judge(who, int(row), verdict, (comment or "")[:LONGEST_COMMENT])
             yield from self._next(who)
 
         return on_click
 
-    def undone(self, who: str) -> Iterator[tuple]:
-        if not self._desk.undo(who):
+    def undone(self, who: str | None) -> Iterator[tuple]:
+        if not self._desk.undo(_checked(who)):
             gr.Info("There is nothing to take back.")
         yield from self._next(who)
 
@@ -143,6 +141,13 @@ class _Screen:
         status = _status(f"{who}: {judged} judged. {text}")
         # The buttons stay while something can be taken back; without a row they judge nothing.
         return status, "", who, None, gr.update(visible=bool(judged)), "", gr.update(visible=True)
+
+
+def _checked(name: str | None) -> str:
+    """The name of a person; the page sends it along with every click."""
+    if not name or not name.isprintable() or len(name) > LONGEST_NAME or name.lower().startswith(AI_PREFIX):
+        raise gr.Error("Give a name that others can tell from theirs.", print_exception=False)
+    return name
 
 
 def _status(text: str) -> str:

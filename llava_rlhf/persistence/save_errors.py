@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # the file system takes nothing more
 TORCH_WRITER = "PytorchStreamWriter"  # how torch.save, which DeepSpeed uses, names itself when a write fails
 
 
@@ -27,6 +29,25 @@ def explaining_failures(what: str, path: Path, hint: str = "") -> Iterator[None]
         if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
             raise
         raise SaveError(_message(what, path, error, hint)) from error
+
+
+@contextmanager
+def explaining_full_disks(path: Path) -> Iterator[None]:
+    """Turn an error inside the block that says a file system is full into a `SaveError` about `path`.
+
+    For blocks that read and compute too, where other errors of the file system mean something else.
+    """
+    try:
+        yield
+    except SaveError:
+        raise
+    except (
+        Exception
+    ) as error:  # libraries written in Rust have their own classes, and the number in their words
+        full = getattr(error, "errno", None) in NO_MORE
+        if not full and not any(f"(os error {number})" in str(error) for number in NO_MORE):
+            raise
+        raise SaveError(_message(path.name, path, error, "")) from error
 
 
 def folder_bytes(folder: Path) -> int:

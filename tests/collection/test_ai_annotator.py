@@ -145,9 +145,11 @@ def judge(text: str) -> str:
     return "Verdict: B" if "dog" in text.split("Answer A:")[1].split("Answer B:")[0] else "Verdict: A"
 
 
-def test_the_program_labels_a_file_and_pays_once(given, capsys):
+def test_the_program_labels_a_file_and_pays_once(given, capsys, caplog):
+    caplog.set_level("INFO")
     with JudgeServer(judge) as server:
         label_with(server, given)
+        assert "HTTP Request" not in caplog.text  # a line for each would bury what is said
         assert len(server.requests) == 12  # six pairs, both orders
         parts = server.requests[0]["messages"][-1]["content"]
         assert parts[0]["image_url"]["url"].startswith("data:image/png;base64,")
@@ -177,7 +179,9 @@ def test_the_program_labels_a_file_and_pays_once(given, capsys):
 def test_a_judge_that_falls_silent_leaves_what_was_judged(given):
     with JudgeServer(judge) as server:
         server.script = ["ok"] * 8 + [400] * 8
-        with pytest.raises(RuntimeError, match="gave no reply"):
+        with pytest.raises(
+            SystemExit, match=r"error: .* gave no reply[^$]*the same command goes on from there"
+        ):
             label_with(server, given)
         assert len(read_preferences(given / "out" / "preferences.json")[0]) == 4
         server.script = []
@@ -201,11 +205,14 @@ def test_a_judge_that_falls_silent_leaves_what_was_judged(given):
         ({"dataset_path": "one.json"}, "no prompt has two answers"),
         ({"dataset_path": "prompts.json"}, "--base_model_name is required"),
         ({"dataset_path": "gone.json"}, "no such file in the image folder"),
+        ({"dataset_path": "mixed.json"}, "row 1: prompt_row 0 has another question or image than before"),
     ],
 )
 def test_what_can_not_work_is_refused(given, changes, message):
     row = {"question": "what?", "image": "0.png", "answer": "a cat"}
     (given / "one.json").write_text(json.dumps([row]))
+    mixed = [{**row, "prompt_row": 0}, {**row, "prompt_row": 0, "question": "who?"}]
+    (given / "mixed.json").write_text(json.dumps(mixed))
     (given / "gone.json").write_text(json.dumps([row, {**row, "image": "gone.png"}]))
     prompt = {"id": "p", "image": "0.png", "conversations": [{"from": "human", "value": "<image>\nwhat?"}]}
     (given / "prompts.json").write_text(json.dumps([prompt]))

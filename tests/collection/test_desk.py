@@ -159,3 +159,22 @@ def test_a_folder_is_open_once_and_holds_one_source(tmp_path):
     (tmp_path / "judgements.jsonl").write_text('{"row": 0, "annotator": "a", "verdict": "perhaps"}\n')
     with pytest.raises(ValueError, match="line 1: no judgement"):
         CollectionFolder(tmp_path, SOURCE)
+    (tmp_path / "collection.json").write_text("{")
+    with pytest.raises(ValueError, match=r"collection\.json: no settings of a collection"):
+        CollectionFolder(tmp_path, SOURCE)
+
+
+@pytest.mark.parametrize("name", [None, "", "ai:judge", "x" * 61, "two\nlines"])
+def test_a_click_under_a_name_that_nobody_could_give_judges_nothing(name, tmp_path):
+    gr = pytest.importorskip("gradio")
+    from llava_rlhf.pages.labelling_page import _Screen
+
+    folder, desk = open_desk(tmp_path, [line(0)])
+    for event in (
+        lambda: _Screen(desk, tmp_path).judged(Verdict.FIRST)(name, 0, ""),
+        lambda: _Screen(desk, tmp_path).undone(name),
+    ):
+        with pytest.raises(gr.Error, match="Give a name"):
+            next(event())
+    assert (tmp_path / "judgements.jsonl").read_text() == ""
+    folder.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from transformers import BitsAndBytesConfig, GenerationConfig, LlavaForCondition
 
 from llava_rlhf import export_policy
 from llava_rlhf.exporting.parity import measure_parity, read_check_prompts
+from llava_rlhf.persistence.save_errors import SaveError
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
 from models.vlm import FULL_PRECISION_MODULES, BaseSettings, load_base
 from tests.tiny_data import command_line, write_tiny_data
@@ -141,6 +143,23 @@ def test_nothing_is_left_where_the_comparison_fails(tiny_base, run_folder, tmp_p
     with pytest.raises(RuntimeError, match="does not compute"):
         export_policy.run(export_policy.Export(prepared.arguments, moved, prepared.prompts))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(tiny_base, run_folder, tmp_path):
+    """A limit on the size of files stands for a full disk: configurations fit, weights do not."""
+    prepared = export_policy.prepare(
+        command_line(
+            base_model_name=tiny_base, adapter=run_folder / "checkpoint-3", output_dir=tmp_path / "out"
+        )
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(SaveError, match=r"out could not be written to .*File too large.*Make room"):
+            export_policy.run(prepared)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_own_prompts(tiny_base, run_folder, tmp_path, capsys):

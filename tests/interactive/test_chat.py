@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,20 @@ def test_what_can_not_work_is_refused_before_a_model_is_loaded(changes, message,
     base = save_unloadable_copy(tiny_base, tmp_path / "unloadable")
     with pytest.raises(ValueError, match=message):
         chat.prepare(command_line(**{"base_model_name": base, **LENGTHS, **changes}))
+
+
+def test_a_base_without_weights_is_refused(tiny_base, tmp_path):
+    base = shutil.copytree(tiny_base, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ValueError, match=r"base holds no model\.safetensors"):
+        chat.prepare(command_line(base_model_name=base, **LENGTHS))
+
+
+def test_bytes_that_are_no_text_are_replaced(tiny_base, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b"what \xff is it?\nand here?\n"), encoding="utf-8")
+    )
+    chat.run(chat.prepare(command_line(base_model_name=tiny_base, **LENGTHS)))
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_a_conversation_that_is_too_long_is_said(data, tiny_base, prompts, monkeypatch, capsys):

@@ -40,3 +40,13 @@ def test_a_port_that_is_taken_is_refused(tiny_base):
         argv = command_line(version="tiny", response_len=12, port=taken.getsockname()[1])
         with pytest.raises(ValueError, match="choose another port"):
             demo.prepare(["--checkpoints", f"a={tiny_base}", *argv])
+
+
+@pytest.mark.parametrize("seed", [-1, 1e30])
+def test_a_seed_that_no_generator_takes_is_said(seed):
+    gr = pytest.importorskip("gradio")
+    from llava_rlhf.interactive.speakers import Stage
+    from llava_rlhf.pages.comparison_page import Comparison
+
+    with pytest.raises(gr.Error, match="seed must be from 0"):
+        next(Comparison(Stage([], None)).compare(None, "what?", None, 0.0, seed))

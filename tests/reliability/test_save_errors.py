@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from llava_rlhf.alarm import NonFiniteError
-from llava_rlhf.persistence.save_errors import SaveError, explaining_failures
+from llava_rlhf.persistence.save_errors import SaveError, explaining_failures, explaining_full_disks
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,22 @@ def test_a_full_disk_is_explained(error, tmp_path):
         explaining_failures("the checkpoint", tmp_path / "run"),
     ):
         raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+    ],
+)
+def test_a_full_disk_is_told_from_other_errors_where_files_are_read_too(error, tmp_path):
+    with (
+        pytest.raises(SaveError, match="run could not be written to"),
+        explaining_full_disks(tmp_path / "run"),
+    ):
+        raise error
+    for other in (FileNotFoundError(2, "No such file"), SafetensorError("cut off"), ValueError("bad")):
+        with pytest.raises(type(other)) as raised, explaining_full_disks(tmp_path / "run"):
+            raise other
+        assert raised.value is other
