@@ -109,6 +109,9 @@ def _metrics(path: Path, folder: Path) -> list[dict[str, Any]]:
         known = "metrics.jsonl, rollouts/"
         if not (folder / ARGUMENTS_FILE).is_file():
             raise ValueError(f"--run {folder}: holds none of {known}, {ARGUMENTS_FILE}: not a run folder")
+    wrong = next((line["step"] for line in lines if type(line["step"]) is not int), None)
+    if wrong is not None:
+        raise ValueError(f"{path}: step {wrong!r} is no whole number; restore the file")
     return sorted(lines, key=lambda line: line["step"])
 
 
@@ -116,9 +119,12 @@ def _arguments(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        arguments = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: is not JSON ({error}); restore it or move it away") from None
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{path}: should be a JSON object; restore it or move it away")
+    return arguments
 
 
 def _steps(folder: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:

@@ -180,6 +180,11 @@ def test_mistakes_are_refused_before_anything_is_drawn(tmp_path):
     refused("--output_file .*create it", run=tmp_path, output_file=tmp_path / "missing" / "a.html")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     refused(r"metrics.jsonl, line 2: is not JSON", run=tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": "2"}\n')
+    refused(r"metrics.jsonl: step '2' is no whole number", run=tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "arguments.json").write_text("[]")
+    refused(r"arguments.json: should be a JSON object", run=tmp_path)
     (tmp_path / "metrics.jsonl").write_text("[1]\n")
     refused(r"metrics.jsonl:1: should be a JSON object", run=tmp_path)
 
