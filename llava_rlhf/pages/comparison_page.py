@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from data_utils.images import check_image
 from data_utils.schema import IMAGE_MARKER, Turn
@@ -91,10 +92,7 @@ class Comparison:
         """
         if not question.strip():
             raise gr.Error("Ask a question.", print_exception=False)
-        path = None if picture is None else Path(picture)
-        reason = check_image(path.parent, path.name) if path is not None else None
-        if reason:
-            raise gr.Error(f"Picture: {reason}", print_exception=False)
+        path = None if picture is None else _uploaded(picture)
         if seed is not None and not 0 <= seed < 2**63:
             raise gr.Error("The seed must be from 0 to 2⁶³ − 1.", print_exception=False)
         turns = [Turn("human", question.replace(IMAGE_MARKER, ""))]
@@ -111,6 +109,15 @@ class Comparison:
                 score = self._stage.scorer.score(turns, path, columns[index].answer, facts)
                 columns[index] = replace(columns[index], score=score)
                 yield _all(columns)
+
+
+def _uploaded(picture: str) -> Path:
+    """The file of the image field. A forged request can name any file of the machine; only uploads are looked at."""
+    path, uploads = Path(picture).resolve(), Path(get_upload_folder()).resolve()
+    reason = check_image(path.parent, path.name) if path.is_relative_to(uploads) else "upload it"
+    if reason:
+        raise gr.Error(f"Picture: {reason}", print_exception=False)
+    return path
 
 
 def _all(columns: list[Column]) -> list[str]:

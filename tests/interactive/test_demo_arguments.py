@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from PIL import Image
 
 from llava_rlhf import demo
 from tests.tiny_data import command_line
@@ -50,3 +51,20 @@ def test_a_seed_that_no_generator_takes_is_said(seed):
 
     with pytest.raises(gr.Error, match="seed must be from 0"):
         next(Comparison(Stage([], None)).compare(None, "what?", None, 0.0, seed))
+
+
+def test_a_picture_that_nobody_uploaded_is_not_looked_at(tmp_path, monkeypatch):
+    gr = pytest.importorskip("gradio")
+    from llava_rlhf.interactive.speakers import Stage
+    from llava_rlhf.pages.comparison_page import Comparison
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    (tmp_path / "uploads").mkdir()
+    compare = Comparison(Stage([], None)).compare
+    for folder in ("uploads", "."):
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "picture.png")
+    (tmp_path / "uploads" / "link.png").symlink_to(tmp_path / "picture.png")
+    assert list(compare(str(tmp_path / "uploads" / "picture.png"), "what?", None, 0.0, 0)) == []
+    for name in ("picture.png", "uploads/../picture.png", "uploads/link.png"):
+        with pytest.raises(gr.Error, match="Picture: upload it"):
+            next(compare(str(tmp_path / name), "what?", None, 0.0, 0))
