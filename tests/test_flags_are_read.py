@@ -133,3 +133,28 @@ def test_every_flag_is_read():
     ]
     assert len(flags) > 100 and "PPOArguments.cliprange" in flags
     assert unread(sources) == READ_BY_THE_TRAINER
+
+
+def test_every_program_checks_images_as_its_flags_say():
+    """Whoever reads rows with images of a user's folder hands on --verify_images and --follow_image_links."""
+    readers = {"build_dialogues", "build_preferences", "build_prompts", "build_answers", "Sieve"}
+    seen, wrong = set(), []
+    for path in sorted((ROOT / "llava_rlhf").rglob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            name = ast.unparse(call.func)
+            # The comparison of an export has no such flags.
+            if name in readers and path.name != "parity.py":
+                seen.add(path.stem)
+                wrong += (
+                    [] if "data.image_checks()" in ast.unparse(call) else [f"{path}:{call.lineno} {name}"]
+                )
+    assert wrong == []
+    assert seen >= {
+        "answer_prompts",
+        "initialize_policy_model",
+        "score",
+        "sources",
+        "train_reward_model",
+        "train_rl_model",
+    }

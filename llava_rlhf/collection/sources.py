@@ -125,7 +125,7 @@ def _given_source(arguments: CollectArguments, data: CollectedDataArguments) -> 
             f"--dataset_path {data.dataset_path} holds answers: leave out --base_model_name and --adapter, or name prompts"
         )
     records, problems = read_answers(data.dataset_path)
-    sieve = Sieve(data.dataset_path, problems, data.skip_invalid)
+    sieve = Sieve(data.dataset_path, problems, data.skip_invalid, data.image_checks())
     usable: list[AnswerRecord] = list(sieve.usable(records, data.image_folder))
     if sieve.problems and not data.skip_invalid:
         raise DataError(sieve.problems)

@@ -176,6 +176,17 @@ def test_the_program_labels_a_file_and_pays_once(given, capsys, caplog):
     assert "12 replies from the cache" in capsys.readouterr().out
 
 
+def test_links_and_broken_pixels_are_checked_as_the_flags_say(given):
+    picture = given / "images" / "0.png"
+    picture.rename(given / "elsewhere.png")
+    picture.symlink_to(given / "elsewhere.png")
+    with JudgeServer(judge) as server:
+        with pytest.raises(ValueError, match=r"0\.png.*symbolic link out of the image folder"):
+            label_with(server, given)
+        label_with(server, given, follow_image_links=True)
+        assert len(server.requests) == 12
+
+
 def test_a_judge_that_falls_silent_leaves_what_was_judged(given):
     with JudgeServer(judge) as server:
         server.script = ["ok"] * 8 + [400] * 8
