@@ -89,10 +89,12 @@ def write_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    rank = _rank(folder) if adapter_only else None
     card = environment.get_template("model_card.md.jinja").render(
         header=header.to_yaml(),
         base=base,
-        rank=_rank(folder) if adapter_only else None,
+        rank=rank,
+        vllm_rank=vllm_rank(rank) if rank else None,
         origin=origin,
         arguments_file=ARGUMENTS,
         metrics=[
@@ -102,6 +104,11 @@ def write_card(
         results=results,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def vllm_rank(rank: int) -> int:
+    """What `--max-lora-rank` must be for an adapter: vLLM takes powers of two from 8."""
+    return max(8, 1 << (rank - 1).bit_length())
 
 
 def _rank(folder: Path) -> int:

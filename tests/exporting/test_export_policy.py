@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from transformers import BitsAndBytesConfig, GenerationConfig, LlavaForConditionalGeneration
 
 from llava_rlhf import export_policy
+from llava_rlhf.exporting.model_card import vllm_rank
 from llava_rlhf.exporting.parity import measure_parity, read_check_prompts
 from llava_rlhf.persistence.save_errors import SaveError
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
@@ -198,7 +199,12 @@ def test_adapter_alone_is_plain_peft(tiny_base, run_folder, tmp_path):
     assert {"r", "lora_alpha", "target_modules"} <= set(config)
     names = load_file(folder / "adapter_model.safetensors")
     assert all(name.startswith("base_model.model.model.language_model.layers.") for name in names)
-    assert f"--max-lora-rank {RANK}" in (folder / "README.md").read_text()
+    assert "--max-lora-rank 8 " in (folder / "README.md").read_text()
+
+
+def test_vllm_takes_a_few_ranks_only():
+    found = [vllm_rank(rank) for rank in (1, 4, 8, 9, 64, 65)]
+    assert found == [8, 8, 8, 16, 64, 128]
 
 
 def test_merged_model_answers_in_a_process_without_this_project(tiny_base, run_folder, tmp_path):
