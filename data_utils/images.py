@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import mimetypes
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +81,15 @@ def browser_copy(
     kind = "png" if max(image.size) <= lossless_side else "jpeg"
     image.save(file, kind, **({} if kind == "png" else {"quality": 90}))
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def image_data_url(path: Path) -> str:
+    """A data URL of an image file as it is; its kind is that of its name, or where that says none, of its content."""
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    if not kind.startswith("image/"):
+        with Image.open(path, formats=FORMATS) as image:
+            kind = image.get_format_mimetype()
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 class ImagePipeline:

@@ -11,20 +11,17 @@ from typing import Any
 
 import torch
 
-from data_utils.building import build_prompts
-from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from llava_rlhf.arguments import DataArguments, ModelArguments
-from llava_rlhf.assemble import TextSide, load_text_side, unsampled_ids
+from llava_rlhf.assemble import TextSide, load_text_side
 from llava_rlhf.evaluation.answer_files import AnswerFile, content_hash
-from llava_rlhf.evaluation.answering import Answerer
+from llava_rlhf.evaluation.answering import Answerer, load_prompts
 from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.role_files import find_policy_adapter
 from llava_rlhf.training import start_logging
 from models.adapter_files import check_adapter_fits
 from models.base_fingerprint import base_fingerprint, check_weights
-from models.generation import SamplingSettings
 
 
 @dataclass
@@ -50,6 +47,10 @@ class AnswerArguments:
     def __post_init__(self):
         if self.temperature < 0 or self.samples < 1 or self.batch_size < 1:
             raise ValueError("--temperature must be at least 0, --samples and --batch_size at least 1")
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(
+                f"--samples {self.samples} with --temperature 0: all would be alike; set a temperature, or one sample"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,22 +85,7 @@ def prepare_answers(arguments: AnswerArguments, data: DataArguments, model: Mode
         check_adapter_fits(adapter, arguments.base_model_name)
     check_weights(arguments.base_model_name)
     text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
-    prompts = build_prompts(
-        data.dataset_path,
-        image_folder=data.image_folder,
-        encoder=text.encoder,
-        template=TEMPLATES[data.version],
-        pipeline=text.pipeline,
-        reward_pipeline=None,
-        facts=None,
-        prompt=None,
-        query_len=data.query_len,
-        response_len=data.response_len,
-        model_max_length=data.model_max_length,
-        seed=arguments.seed,
-        skip_invalid=data.skip_invalid,
-        image_checks=data.image_checks(),
-    )
+    prompts = load_prompts(data, text, arguments.seed)
     output = AnswerFile(arguments.output_file, answer_settings(arguments, data, model, adapter))
     return AnswerRun(arguments, data, model, adapter, text, prompts, output)
 
@@ -130,13 +116,7 @@ def run(prepared: AnswerRun) -> None:
         return
     base_settings = prepared.model.base_settings(arguments.bf16, False, _device(arguments))
     answerer = Answerer(arguments.base_model_name, prepared.adapter, base_settings)
-    sampling = SamplingSettings(
-        prepared.data.response_len,
-        (text.tokenizer.eos_token_id,),
-        text.tokenizer.pad_token_id,
-        arguments.temperature,
-        tuple(unsampled_ids(text, answerer.vlm.vocab_size).tolist()),
-    )
+    sampling = answerer.sampling(text, prepared.data.response_len, arguments.temperature)
     output.write(
         lambda first: answerer.answers(
             prepared.prompts, text, sampling, arguments.batch_size, arguments.samples, arguments.seed, first

@@ -6,10 +6,8 @@ stopped, or that is repeated, asks only what is new. Left out on purpose: what a
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import mimetypes
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,9 +18,9 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import openai
-from PIL import Image
 from tqdm import tqdm
 
+from data_utils.images import image_data_url
 from llava_rlhf.durable_lines import DurableLines
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -254,15 +252,6 @@ class JudgeClient:
             return Reply(_text(choice.message.content), *counts, choice.finish_reason)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise JudgeError(f"{place} sent no chat completion: {str(completion)[:200]!r}") from None
-
-
-def image_data_url(path: Path) -> str:
-    """An image file as a data URL; its kind is that of its name, or where that says none, of its content."""
-    kind = mimetypes.guess_type(path.name)[0] or ""
-    if not kind.startswith("image/"):
-        with Image.open(path) as image:
-            kind = image.get_format_mimetype()
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _text(content: str | list[dict[str, Any]] | None) -> str:

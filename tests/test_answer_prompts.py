@@ -106,7 +106,7 @@ def test_rows_that_stand_for_no_token_are_never_drawn(temperature, data, tiny_ba
         model.lm_head.weight[tokens:] = torch.stack([1e3 * direction, -1e3 * direction, 0 * direction])
     grown = shutil.copytree(tiny_base, tmp_path / "grown")
     model.save_pretrained(grown)
-    settings = {"temperature": temperature, "samples": 2, "seed": 3}
+    settings = {"temperature": temperature, "samples": 2 if temperature else 1, "seed": 3}
     expected = answers(data, tiny_base, tmp_path / "plain.jsonl", **settings)
     assert answers(data, grown, tmp_path / "grown.jsonl", **settings) == expected
 

@@ -191,6 +191,22 @@ def test_reward_accuracy_and_best_of_n_read_what_score_wrote(tiny_base, tmp_path
             {"benchmark": "mmhal", "judge_url": "localhost", "judge_model": "m"},
             "must start with http",
         ),
+        (
+            "score",
+            {"benchmark": "mmhal", "judge_model_path": "base", "judge_device": "tpu7"},
+            "--judge_device tpu7",
+        ),
+        (
+            "score",
+            {"benchmark": "mmhal", "judge_model_path": "base", "judge_options": '{"temperature": "hot"}'},
+            "temperature 'hot' must be 0 or more",
+        ),
+        (
+            "score",
+            {"benchmark": "mmhal", "judge_model_path": "base", "judge_options": '{"max_tokens": 0}'},
+            "max_tokens 0 must be a whole number",
+        ),
+        ("answer", {"samples": 2}, "--samples 2 with --temperature 0: all would be alike"),
         ("score", {"judge_options": "{"}, "--judge_options {: no JSON"),
         ("score", {"judge_repeats": 0}, "--judge_repeats 0"),
         ("score", {"resamples": 1}, "--resamples 1: must be at least 100"),
@@ -213,6 +229,8 @@ def test_mistakes_are_refused_before_a_model_is_loaded(action, change, says, dat
     else:
         settings |= {"answers": tmp_path / "answers-1.jsonl", "output_file": tmp_path / "out.json"}
         change = {n: tmp_path / v if str(v).startswith("answers-") else v for n, v in change.items()}
+    if "judge_model_path" in change:
+        change = change | {"judge_model_path": base}
     words = command_line(**settings | change)
     if change.get("benchmark_files") == []:
         words.remove("--benchmark_files")

@@ -148,5 +148,5 @@ def test_every_program_checks_images_as_its_flags_say():
                 seen.add(path.stem)
                 wrong += [] if "data.image_checks()" in ast.unparse(call) else [f"{path}:{call.lineno}"]
     assert wrong == []
-    assert seen >= {"answer_prompts", "initialize_policy_model", "score", "sources"}
+    assert seen >= {"answering", "initialize_policy_model", "score", "sources"}
     assert seen >= {"train_reward_model", "train_rl_model"}

@@ -11,21 +11,19 @@ from typing import Any, Protocol
 import torch
 
 from data_utils.answers import AnswerRecord, file_kind, read_answers
-from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.problems import DataError
 from data_utils.sieve import Sieve
 from llava_rlhf.arguments import ModelArguments
-from llava_rlhf.assemble import TextSide, check_stop, load_text_side, unsampled_ids
+from llava_rlhf.assemble import TextSide, check_stop, load_text_side
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments
 from llava_rlhf.collection.sampling import lines_from_answers, sampled_batches
-from llava_rlhf.evaluation.answering import Answerer
+from llava_rlhf.evaluation.answering import Answerer, load_prompts
 from llava_rlhf.role_files import find_policy_adapter
 from llava_rlhf.training import announce
 from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits
 from models.base_fingerprint import base_fingerprint, check_weights
-from models.generation import SamplingSettings
 
 
 class Source(Protocol):
@@ -88,13 +86,7 @@ class SampledSource:
         device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
         base_settings = self.model.base_settings(arguments.bf16, False, device)
         answerer = Answerer(arguments.base_model_name, self.adapter, base_settings)
-        settings = SamplingSettings(
-            self.data.response_len,
-            (self.text.tokenizer.eos_token_id,),
-            self.text.tokenizer.pad_token_id,
-            arguments.temperature,
-            tuple(unsampled_ids(self.text, answerer.vlm.vocab_size).tolist()),
-        )
+        settings = answerer.sampling(self.text, self.data.response_len, arguments.temperature)
         size, seed = arguments.prompts_per_batch, arguments.seed
         yield from sampled_batches(
             answerer, self.prompts, self.text, settings, arguments.samples, size, seed, known
@@ -148,22 +140,7 @@ def _sampled_source(
     check_weights(arguments.base_model_name)
     text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
     check_stop(text, TEMPLATES[data.version])
-    prompts = build_prompts(
-        data.dataset_path,
-        image_folder=data.image_folder,
-        encoder=text.encoder,
-        template=TEMPLATES[data.version],
-        pipeline=text.pipeline,
-        reward_pipeline=None,
-        facts=None,
-        prompt=None,
-        query_len=data.query_len,
-        response_len=data.response_len,
-        model_max_length=data.model_max_length,
-        seed=arguments.seed,
-        skip_invalid=data.skip_invalid,
-        image_checks=data.image_checks(),
-    )
+    prompts = load_prompts(data, text, arguments.seed)
     announce(prompts.report, main_process=True)
     if arguments.max_prompts:
         prompts = prompts.select(range(min(arguments.max_prompts, len(prompts))))

@@ -12,16 +12,39 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_utils.batches import collate_prompts
+from data_utils.building import build_prompts
+from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from llava_rlhf.actor_critic import expanded_queries
 from llava_rlhf.alarm import NonFiniteError
-from llava_rlhf.assemble import TextSide
+from llava_rlhf.arguments import DataArguments
+from llava_rlhf.assemble import TextSide, unsampled_ids
 from llava_rlhf.image_features import SeenImages
 from llava_rlhf.role_files import POLICY
 from models.adapters import AdapterBank, AdapterSpec
 from models.generation import Sample, SamplingSettings, sample
 from models.roles import Policy
 from models.vlm import BaseSettings, VisionLanguageModel, load_base
+
+
+def load_prompts(data: DataArguments, text: TextSide, seed: int) -> PromptDataset:
+    """A checked file of prompts, for a checkpoint that answers them without being judged. Raises DataError."""
+    return build_prompts(
+        data.dataset_path,
+        image_folder=data.image_folder,
+        encoder=text.encoder,
+        template=TEMPLATES[data.version],
+        pipeline=text.pipeline,
+        reward_pipeline=None,
+        facts=None,
+        prompt=None,
+        query_len=data.query_len,
+        response_len=data.response_len,
+        model_max_length=data.model_max_length,
+        seed=seed,
+        skip_invalid=data.skip_invalid,
+        image_checks=data.image_checks(),
+    )
 
 
 class Answerer:
@@ -39,6 +62,16 @@ class Answerer:
         if adapter is not None:
             bank = AdapterBank(self.vlm, {POLICY: AdapterSpec(adapter, trainable=False)})
             self._sample = Policy(bank, POLICY).sample
+
+    def sampling(self, text: TextSide, response_len: int, temperature: float) -> SamplingSettings:
+        """Answers of at most `response_len` tokens, up to the stop token, of tokens that stand for text."""
+        return SamplingSettings(
+            response_len,
+            (text.tokenizer.eos_token_id,),
+            text.tokenizer.pad_token_id,
+            temperature,
+            tuple(unsampled_ids(text, self.vlm.vocab_size).tolist()),
+        )
 
     def answers(
         self,

@@ -38,11 +38,15 @@ class LocalJudge:
             raise ValueError(
                 f"--judge_options: a local judge knows temperature and max_tokens, not {unknown}"
             )
+        temperature, max_tokens = options.get("temperature", 0), options.get("max_tokens", 512)
+        if not isinstance(temperature, int | float) or temperature < 0:
+            raise ValueError(f"--judge_options: temperature {temperature!r} must be 0 or more")
+        if not isinstance(max_tokens, int) or max_tokens < 1:
+            raise ValueError(f"--judge_options: max_tokens {max_tokens!r} must be a whole number from 1")
         self.name = Path(folder).resolve().name
         self.settings = {"path": str(Path(folder).resolve()), "options": dict(options)}
         self._folder, self._cache, self._device = Path(folder), cache, device
-        self._temperature = float(options.get("temperature", 0))
-        self._max_tokens = int(options.get("max_tokens", 512))
+        self._temperature, self._max_tokens = float(temperature), max_tokens
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     def ask_all(self, questions: Sequence[Question]) -> list[Reply]:

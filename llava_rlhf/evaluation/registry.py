@@ -54,4 +54,8 @@ def _make_judge(arguments: JudgeArguments, scoring: ScoreArguments) -> Judge:
     device = scoring.judge_device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch without CUDA
+        raise ValueError(f"--judge_device {device}: {str(error).splitlines()[0]}") from None
     return LocalJudge(arguments.judge_model_path, arguments.options(), cache, device)
