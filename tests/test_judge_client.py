@@ -238,10 +238,10 @@ def test_durable_lines_take_a_batch_whole_or_not_at_all(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with DurableLines(path) as lines:
         lines.append([{"n": 1}])
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
         try:
             with pytest.raises(SaveError, match=r"lines\.jsonl could not be written"):
-                lines.append([{"n": 2}, {"text": "x" * 40}])
+                lines.append([{"n": 2}, {"text": "x" * (2 << 20)}])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert path.read_text() == '{"n": 1}\n'
