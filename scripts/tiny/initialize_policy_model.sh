@@ -10,9 +10,11 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"
 BASE_MODEL="${BASE_MODEL:-${SFT_MODEL:-$RUN_DIR/sft/merged}}"
+DIALOGUES="${DIALOGUES:-$WORLD_DIR/policy_init.json}"
+IMAGE_FOLDER="${IMAGE_FOLDER:-$WORLD_DIR/images}"
 OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/policy_init}"
 SEED="${SEED:-0}"
-absolute WORLD_DIR BASE_MODEL OUTPUT_DIR
+absolute WORLD_DIR BASE_MODEL DIALOGUES IMAGE_FOLDER OUTPUT_DIR
 
 LEARNING_RATE="${LEARNING_RATE:-1e-3}"
 LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
@@ -30,8 +32,8 @@ LOGGING_STEPS="${LOGGING_STEPS:-10}"
 
 launch llava_rlhf.initialize_policy_model \
     --model_name_or_path "$BASE_MODEL" \
-    --dataset_path "$WORLD_DIR/policy_init.json" \
-    --image_folder "$WORLD_DIR/images" \
+    --dataset_path "$DIALOGUES" \
+    --image_folder "$IMAGE_FOLDER" \
     --output_dir "$OUTPUT_DIR" \
     --version tiny \
     --model_max_length "$MODEL_MAX_LENGTH" \

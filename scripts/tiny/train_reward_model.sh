@@ -13,10 +13,12 @@ case "$FACTS" in True) KIND=fact_ ;; False) KIND= ;; *) echo "error: FACTS=$FACT
 WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"
 BASE_MODEL="${BASE_MODEL:-${SFT_MODEL:-$RUN_DIR/sft/merged}}"
 PREFERENCES="${PREFERENCES:-$RUN_DIR/preferences/preferences.json}"
+CAPTIONS="${CAPTIONS:-$WORLD_DIR/image_to_caption.json}"
+IMAGE_FOLDER="${IMAGE_FOLDER:-$WORLD_DIR/images}"
 REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/tiny_${KIND}reward_prompt.txt}"
 OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/${KIND}reward_model}"
 SEED="${SEED:-0}"
-absolute WORLD_DIR BASE_MODEL PREFERENCES REWARD_PROMPT OUTPUT_DIR
+absolute WORLD_DIR BASE_MODEL PREFERENCES CAPTIONS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
 
 LEARNING_RATE="${LEARNING_RATE:-2e-3}"
 LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
@@ -39,8 +41,8 @@ LOGGING_STEPS="${LOGGING_STEPS:-10}"
 launch llava_rlhf.train_reward_model \
     --model_name_or_path "$BASE_MODEL" \
     --dataset_path "$PREFERENCES" \
-    --image_folder "$WORLD_DIR/images" \
-    --image_to_caption_file "$WORLD_DIR/image_to_caption.json" \
+    --image_folder "$IMAGE_FOLDER" \
+    --image_to_caption_file "$CAPTIONS" \
     --reward_prompt_file "$REWARD_PROMPT" \
     --facts "$FACTS" \
     --output_dir "$OUTPUT_DIR" \

@@ -15,10 +15,13 @@ WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"
 BASE_MODEL="${BASE_MODEL:-${SFT_MODEL:-$RUN_DIR/sft/merged}}"
 POLICY_MODEL="${POLICY_MODEL:-$RUN_DIR/policy_init}"
 REWARD_MODEL="${REWARD_MODEL:-$RUN_DIR/${KIND}reward_model}"
+PROMPTS="${PROMPTS:-$WORLD_DIR/prompts.json}"
+CAPTIONS="${CAPTIONS:-$WORLD_DIR/image_to_caption.json}"
+IMAGE_FOLDER="${IMAGE_FOLDER:-$WORLD_DIR/images}"
 REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/tiny_${KIND}reward_prompt.txt}"
 OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/${KIND}rl_model}"
 SEED="${SEED:-0}"
-absolute WORLD_DIR BASE_MODEL POLICY_MODEL REWARD_MODEL REWARD_PROMPT OUTPUT_DIR
+absolute WORLD_DIR BASE_MODEL POLICY_MODEL REWARD_MODEL PROMPTS CAPTIONS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
 
 # Batches: prompts per PPO step and rollouts per optimizer step (all processes), and what one process does at once
 EPOCHS="${EPOCHS:-4}"
@@ -59,9 +62,9 @@ launch llava_rlhf.train_rl_model \
     --base_model_name "$BASE_MODEL" \
     --policy_model_name_or_path "$POLICY_MODEL" \
     --reward_model_name_or_path "$REWARD_MODEL" \
-    --dataset_path "$WORLD_DIR/prompts.json" \
-    --image_folder "$WORLD_DIR/images" \
-    --image_to_caption_file "$WORLD_DIR/image_to_caption.json" \
+    --dataset_path "$PROMPTS" \
+    --image_folder "$IMAGE_FOLDER" \
+    --image_to_caption_file "$CAPTIONS" \
     --reward_prompt_file "$REWARD_PROMPT" \
     --facts "$FACTS" \
     --output_dir "$OUTPUT_DIR" \
