@@ -1,0 +1,142 @@
+"""docs/walkthrough.md, done as a new user does it: every command, twenty clicks, and the model at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_utils.schema import AnswerType, read_preferences
+from data_utils.shapes_files import parse_question, read_scenes
+from data_utils.shapes_text import answer_quality
+from data_utils.shapes_world import Scene
+from tests.browser.collecting import Annotator, free_port, judgements
+from tests.browser.walking import Reader, sections
+
+pytest.importorskip("gradio")
+pytestmark = pytest.mark.slow
+CLICKS = 20
+PPO_STEPS = 12
+PLAIN = """
+import json, sys
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+folder, images, questions = sys.argv[1:]
+model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+processor = AutoProcessor.from_pretrained(folder)
+answers = {}
+for line in open(questions):
+    row = json.loads(line)
+    text = f"USER: <image>\\n{row['text']} ASSISTANT:"
+    inputs = processor(images=Image.open(f"{images}/{row['image']}").convert("RGB"), text=text, return_tensors="pt")
+    tokens = model.generate(**inputs, max_new_tokens=28, do_sample=False)
+    answer = processor.decode(tokens[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+    answers[row["question_id"]] = answer.strip()
+assert not {"llava_rlhf", "models", "data_utils"} & set(sys.modules)
+print(json.dumps(answers))
+"""
+
+
+def better(prompt: dict, scene: Scene, answers: list[str]) -> str:
+    """The key that somebody presses who sees what is in the picture."""
+    question = parse_question(
+        prompt["conversations"][0]["value"], AnswerType(prompt["caption_type"]), scene.names
+    )
+    left, right = (answer_quality(question, scene.names, answer) for answer in answers)
+    return "3" if left == right else "1" if left > right else "2"
+
+
+def judge_twenty(driver, port: int, own: Path) -> dict[int, list[str]]:
+    """Click through twenty pairs; row → the answers that were shown."""
+    prompts = json.loads((own / "data" / "prompts.json").read_text())
+    scenes = read_scenes(own / "scenes.json")
+    person, seen = Annotator(driver, port), {}
+    person.sign_in("ann")
+    while len(seen) < CLICKS:
+        row, answers = int(person.row()), person.answers()
+        seen[row] = answers
+        person.press(better(prompts[row], scenes[prompts[row]["image"]], answers))
+        assert f"{len(seen)} judged" in person.status()  # what the document tells the reader to look for
+    return seen
+
+
+def test_every_command_from_pictures_to_a_plain_model(browser, tmp_path):
+    driver = browser(1280, 900)  # skips where there is none
+    parts = sections()
+    assert parts["1. Install"] == ["bash scripts/setup_venv.sh\nsource .venv/bin/activate\n"]
+    reader, outputs = Reader(tmp_path), []
+    own = reader.clone / "runs" / "own"
+    for block in [block for title, blocks in parts.items() if title != "1. Install" for block in blocks]:
+        if "collect_preferences" not in block:
+            outputs.append(reader.paste(block))
+            continue
+        port = free_port()
+        with reader.serving(f"{block.rstrip()} --port {port}\n"):  # another port: tests run side by side
+            seen = judge_twenty(driver, port, own)
+    check_training(own, seen)
+    check_table(own)
+    check_export(own, outputs, tmp_path)
+
+
+def check_training(own: Path, seen: dict[int, list[str]]) -> None:
+    """Twenty judgements on disk, those with a winner in the preference file, and what was trained on them."""
+    lines = judgements(own / "collection")
+    assert [line["row"] for line in lines] == list(seen)
+    records, problems = read_preferences(own / "collection" / "preferences.json")
+    verdicts = [line["verdict"] for line in lines]
+    assert not problems and len(records) == CLICKS - verdicts.count("tie") >= 8
+    dialogues = json.loads((own / "dialogues.json").read_text())
+    preferred = [record.outputs[record.preference - 1] for record in records]
+    assert [row["conversations"][-1]["value"] for row in dialogues] == preferred
+    assert (own / "fact_reward_model" / "reward_model.json").is_file()
+    assert (own / "fact_reward_model" / "reward_head.safetensors").is_file()
+    steps = [json.loads(line)["step"] for line in (own / "fact_rl_model" / "metrics.jsonl").open()]
+    assert steps == list(range(1, PPO_STEPS + 1))
+    assert (own / "fact_rl_model" / "report.html").stat().st_size > 100_000
+
+
+def check_table(own: Path) -> None:
+    """Answers to questions with a known answer got better, on pictures that nobody trained on."""
+    used = {
+        row["image"]
+        for name in ("data/prompts.json", "dialogues.json")
+        for row in json.loads((own / name).read_text())
+    }
+    asked = [json.loads(line) for line in (own / "data" / "eval_yes_no.json").open()]
+    assert len(asked) == 120 and not used & {row["image"] for row in asked}
+    accuracy = {
+        model: json.loads((own / "evaluation" / model / "scores.json").read_text())["summary"]["all"][
+            "accuracy"
+        ]["value"]
+        for model in ("sft", "ppo")
+    }
+    assert accuracy["ppo"] > accuracy["sft"]
+    table = (own / "table" / "table.md").read_text()
+    assert all(f"| accuracy | {name} | {accuracy[name.lower()]:.3f} |" in table for name in ("SFT", "PPO"))
+    assert table.splitlines()[2] in (own / "exported" / "README.md").read_text()
+
+
+def check_export(own: Path, outputs: list[str], folder: Path) -> None:
+    """The exported folder answers as the policy adapter does, in a process that knows nothing of this repository."""
+    (difference,) = re.findall(r"max logit difference (\S+) ", outputs[-2])
+    assert float(difference) < 1e-4
+    assert re.search(r"\? (Yes|No), there is (a|no) red-circle\.\n$", outputs[-1])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, own / "exported", own / "pictures", own / "data" / "eval_yes_no.json"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (own / "evaluation" / "ppo" / "answers.jsonl").read_text().splitlines()
+    adapter = {record["id"].partition("/")[2]: record["answer"].strip() for record in map(json.loads, lines)}
+    assert len(adapter) == 120 and json.loads(done.stdout) == adapter
