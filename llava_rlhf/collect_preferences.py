@@ -20,7 +20,7 @@ from llava_rlhf.collection.ai_annotator import AIAnnotator, read_prompt
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments, PreferenceJudgeArguments
 from llava_rlhf.collection.desk import Desk
 from llava_rlhf.collection.folder import CollectionFolder
-from llava_rlhf.collection.sampling import Lines, fill_in_background
+from llava_rlhf.collection.sampling import Lines, filled_in_background
 from llava_rlhf.collection.sources import Source, find_source
 from llava_rlhf.judge_client import Endpoint, JudgeClient, JudgeError, ReplyCache
 from llava_rlhf.pages.arguments import PageArguments
@@ -78,8 +78,8 @@ def run(prepared: CollectRun) -> None:
             label_with_judge(prepared, desk, prepared.source.batches(known))
         else:
             enough = lambda: desk.untouched() >= arguments.pairs_ahead  # noqa: E731
-            fill_in_background(folder.pairs, prepared.source.batches(known), enough)
-            serve(lambda: labelling(prepared, desk), prepared.page)
+            with filled_in_background(folder.pairs, prepared.source.batches(known), enough):
+                serve(lambda: labelling(prepared, desk), prepared.page)
         summary = folder.summarise()
         print(
             f"{summary['preferences']} preferences of {summary['judged']} judged pairs in {folder.preferences.path}"

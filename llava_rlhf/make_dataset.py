@@ -233,7 +233,7 @@ def _report(prepared: PromptsRun, counts: dict[str, int], held_out: int) -> None
     others = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     others -= set(prepared.captions)
     if others:
-        print(f"{len(others)} files of {folder} have no caption and were left out, such as {min(others)}")
+        print(f"files in {folder} without a caption, left out: {len(others)}, such as {min(others)}")
 
 
 def _json(value: Any) -> str:

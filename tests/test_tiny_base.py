@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, LlavaForConditionalGeneration
+from PIL import Image
+from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
 from data_utils import shapes_text
-from data_utils.conversation import TEMPLATES, dialogue_segments
+from data_utils.conversation import TEMPLATES, dialogue_segments, query_segments
 from data_utils.facts import RewardPrompt
 from data_utils.schema import Turn
 from data_utils.shapes_files import ask
@@ -86,6 +87,19 @@ def test_control_tokens_have_the_published_ids_and_a_name_is_one_token():
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
     assert len(tokenizer) == len(vocabulary()) == len(set(vocabulary()))
     assert all(len(tokenizer(name, add_special_tokens=False).input_ids) == 1 for name in NAMES)
+
+
+def test_plain_transformers_reads_a_prompt_as_the_programs_do():
+    """An exported model must see what it was trained on; an image is one id here, and one a patch there."""
+    processor = AutoProcessor.from_pretrained(BASE)
+    question = "is there a red-circle in the image?"
+    text = f"USER: <image>\n{question} ASSISTANT:"
+    ids = processor(images=Image.new("RGB", (32, 32)), text=text)["input_ids"][0]
+    encoder = SegmentEncoder(processor.tokenizer, processor.tokenizer.convert_tokens_to_ids("<image>"))
+    turns = [Turn("human", f"<image>\n{question}")]
+    expected = list(encoder.encode(query_segments(TEMPLATES["tiny"], turns, 1)).ids)
+    place = expected.index(encoder.image_token_id)
+    assert ids == [*expected[:place], *[expected[place]] * 4, *expected[place + 1 :]]
 
 
 def test_without_facts_the_factual_prompt_reads_like_the_plain_one():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -95,12 +95,15 @@ def lines_from_answers(records: Sequence[AnswerRecord], prompts_per_batch: int) 
     return lines
 
 
-def fill(pairs: PairFile, batches: Iterable[Lines], enough: Callable[[], bool]) -> None:
-    """Add batches to a pairs file, the next one only when there are not `enough` pairs."""
+def fill(
+    pairs: PairFile, batches: Iterable[Lines], enough: Callable[[], bool], stop: threading.Event
+) -> None:
+    """Add batches to a pairs file, the next one only when there are not `enough` pairs, until `stop` is set."""
     coming = iter(batches)
-    while True:
-        while enough():
-            time.sleep(LOOK_SECONDS)
+    while not stop.is_set():
+        if enough():
+            stop.wait(LOOK_SECONDS)
+            continue
         lines = next(coming, None)
         if lines is None:
             break
@@ -108,18 +111,29 @@ def fill(pairs: PairFile, batches: Iterable[Lines], enough: Callable[[], bool]) 
     pairs.finish()
 
 
-def fill_in_background(
+@contextmanager
+def filled_in_background(
     pairs: PairFile, batches: Iterable[Lines], enough: Callable[[], bool]
-) -> threading.Thread:
-    """`fill` in a thread that ends with the program. A failure is logged, and no more pairs come."""
+) -> Iterator[None]:
+    """`fill` in a thread, which ends with the block: a model must not be at work while Python shuts down.
+
+    The batch that is being sampled is finished and kept. A failure is logged, and no more pairs come.
+    """
+    stop = threading.Event()
 
     def run() -> None:
         try:
-            fill(pairs, batches, enough)
+            fill(pairs, batches, enough, stop)
         except Exception:
             logger.exception("sampling has failed; pairs that are there can still be judged")
             pairs.finish()
 
     thread = threading.Thread(target=run, name="sampling", daemon=True)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        stop.set()
+        if thread.is_alive():
+            logger.info("finishing the answers that are being sampled")
+        thread.join()

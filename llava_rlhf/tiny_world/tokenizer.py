@@ -6,7 +6,7 @@ spacing. A word that can stand at the start of a line or right after `</s>` has 
 
 from __future__ import annotations
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from data_utils.shapes_text import LETTERS
@@ -45,6 +45,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    # As LLaMA's does, so that an exported model sees in plain transformers what it was trained on.
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", ids["<s>"])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",

@@ -80,7 +80,9 @@ class Reader:
                 start_new_session=True,
             )
         try:
-            wait_for(lambda: process.poll() is not None or "open http" in log.read_text(), "the page is served")
+            wait_for(
+                lambda: process.poll() is not None or "open http" in log.read_text(), "the page is served"
+            )
             assert process.poll() is None, log.read_text()
             yield
             os.killpg(process.pid, signal.SIGINT)
@@ -89,7 +91,7 @@ class Reader:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
         text = log.read_text()
-        assert "Traceback" not in text and "preferences of" in text, text
+        assert process.returncode == 0 and "Traceback" not in text, text
 
     def _script(self, block: str) -> str:
         return f"set -euo pipefail\nsource '{self._state}'\n{block}\nexport -p >'{self._state}'\n"
