@@ -37,8 +37,10 @@ def test_every_flag_that_the_readme_names_is_known():
     from llava_rlhf import (
         answer_prompts,
         convert_checkpoint,
+        evaluate,
         export_policy,
         initialize_policy_model,
+        make_dataset,
         plan_memory,
         run_report,
         train_reward_model,
@@ -50,6 +52,9 @@ def test_every_flag_that_the_readme_names_is_known():
     classes += [answer_prompts.AnswerArguments, export_policy.ExportArguments]
     classes += [convert_checkpoint.ConvertArguments, plan_memory.PlanArguments]
     classes += [run_report.RunReportArguments]
+    classes += [
+        kind for program in (evaluate, make_dataset) for kinds in program.ARGUMENTS.values() for kind in kinds
+    ]
     known = {option for kind in classes for option in StrictParser((kind,))._option_string_actions}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = {f"--{name}" for name in re.findall(r"--([a-z]\w+)", text)}
