@@ -82,7 +82,7 @@ def test_run_all_passes_shared_variables_on_and_refuses_those_of_one_stage(tmp_p
     calls = runner.run("tiny/run_all.sh", SEED="7", MAX_STEPS="3", LANES="1")
     assert {call.value("seed") for call in calls if "--seed" in call.words} == {"7"}
     assert [call.value("max_steps") for call in calls if "--max_steps" in call.words] == ["3"] * 5
-    for wrong in ({"OUTPUT_DIR": "x"}, {"FACTS": "False"}):
+    for wrong in ({"OUTPUT_DIR": "x"}, {"FACTS": "False"}, {"IMAGE_FOLDER": "x"}):
         done = runner.start("tiny/run_all.sh", **wrong)
         assert done.returncode == 2 and next(iter(wrong)) in done.stderr and not runner.calls()
     done = runner.start("tiny/run_all.sh", "--seed", "1")

@@ -149,3 +149,20 @@ def test_scripts_are_valid_executable_and_say_what_they_need():
         header = (ROOT / "scripts" / script).read_text().split("\nset -euo")[0]
         assert re.search(r"# Hardware: .*\d|# Hardware: CPU, one core", header), script
         assert re.search(r"Time: .* \((estimated|measured .*)\)", header, re.DOTALL), script
+
+
+def test_tiny_scripts_take_somebodys_own_files(runner, tmp_path):
+    """Under the names that the large scripts have for them; the run folder is then asked for no world."""
+    own = {
+        name: str(tmp_path / name) for name in "IMAGE_FOLDER CAPTIONS PREFERENCES DIALOGUES PROMPTS".split()
+    }
+    calls = {}
+    for name in ("train_reward_model", "initialize_policy_model", "train_rl_model"):
+        (calls[name],) = runner.run(f"tiny/{name}.sh", RUN_DIR=str(tmp_path / "run"), **own)
+        assert calls[name].value("image_folder") == own["IMAGE_FOLDER"]
+        assert not any("/world" in word for word in calls[name].words)
+    judge, dialogues, ppo = calls.values()
+    assert judge.value("dataset_path") == own["PREFERENCES"]
+    assert dialogues.value("dataset_path") == own["DIALOGUES"]
+    assert ppo.value("dataset_path") == own["PROMPTS"]
+    assert judge.value("image_to_caption_file") == ppo.value("image_to_caption_file") == own["CAPTIONS"]

@@ -7,7 +7,7 @@
 set -euo pipefail
 HERE="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 source "$HERE/common.sh"
-not_for_all BASE_MODEL SFT_MODEL TEMPERATURE
+not_for_all BASE_MODEL SFT_MODEL TEMPERATURE IMAGE_FOLDER CAPTIONS PREFERENCES DIALOGUES PROMPTS
 export RUN_DIR
 
 bash "$HERE/make_world.sh"

@@ -1,4 +1,4 @@
-"""The commands of docs/walkthrough.md, in a copy of the repository, in one shell as a reader has it."""
+"""The commands of docs/walkthrough.md, in a copy of the repository."""
 
 from __future__ import annotations
 
@@ -36,8 +36,6 @@ class Reader:
     def __init__(self, folder: Path):
         self.clone = folder / "clone"
         shutil.copytree(ROOT, self.clone, ignore=LEFT_OUT)
-        self._state = folder / "exported.sh"  # what `export` of one block leaves to the next
-        self._state.write_text("")
         self.log = folder / "log.txt"
         # As `source .venv/bin/activate` leaves it, without anything that points to the original.
         self._environment = {
@@ -54,7 +52,7 @@ class Reader:
     def paste(self, block: str) -> str:
         """Run a block to its end; its output. A command that fails is an AssertionError with the output."""
         done = subprocess.run(
-            ["bash", "-c", self._script(block)],
+            ["bash", "-euo", "pipefail", "-c", block],
             cwd=self.clone,
             env=self._environment,
             capture_output=True,
@@ -72,7 +70,7 @@ class Reader:
         log = self.clone.parent / "page.log"
         with log.open("w") as file:
             process = subprocess.Popen(
-                ["bash", "-c", self._script(block)],
+                ["bash", "-euo", "pipefail", "-c", block],
                 cwd=self.clone,
                 env=self._environment,
                 stdout=file,
@@ -92,6 +90,3 @@ class Reader:
                 os.killpg(process.pid, signal.SIGKILL)
         text = log.read_text()
         assert process.returncode == 0 and "Traceback" not in text, text
-
-    def _script(self, block: str) -> str:
-        return f"set -euo pipefail\nsource '{self._state}'\n{block}\nexport -p >'{self._state}'\n"
