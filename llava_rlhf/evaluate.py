@@ -36,7 +36,7 @@ from llava_rlhf.evaluation.registry import make_benchmark
 from llava_rlhf.evaluation.score_files import ScoreFile, format_summary, read_score_file, summarise
 from llava_rlhf.evaluation.tables import as_json, latex, markdown
 from llava_rlhf.judge_client import JudgeError
-from llava_rlhf.parsing import ArgumentError, StrictParser, run_program
+from llava_rlhf.parsing import StrictParser, run_program, split_action
 from llava_rlhf.run_folder import read_json_lines, write_text_whole
 
 ARGUMENTS = {
@@ -74,15 +74,10 @@ class CompareRun:
 
 def prepare(argv: Sequence[str]) -> tuple[str, Any]:
     """The action and what it needs, checked before a model is loaded or a judge asked. Raises ValueError."""
-    action = argv[0] if argv else ""
-    if action in ("", "-h", "--help"):
-        print(__doc__)
-        raise SystemExit(0 if action else 2)
-    if action not in ARGUMENTS:
-        raise ArgumentError(f"unknown action {action}: choose from {', '.join(ARGUMENTS)}")
+    action, flags = split_action(argv, ARGUMENTS, __doc__)
     parsed = StrictParser(
         ARGUMENTS[action], description=__doc__, prog=f"python -m llava_rlhf.evaluate {action}"
-    ).parse(argv[1:])
+    ).parse(flags)
     steps: Mapping[str, Callable[..., Any]] = {
         "answer": prepare_answer,
         "score": prepare_score,

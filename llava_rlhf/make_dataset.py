@@ -37,7 +37,7 @@ from data_utils.schema import PreferenceRecord, read_preferences
 from llava_rlhf.checkpoints import new_folder
 from llava_rlhf.conversion.output_place import check_output
 from llava_rlhf.output_place import check_writable
-from llava_rlhf.parsing import ArgumentError, StrictParser, run_program
+from llava_rlhf.parsing import StrictParser, run_program, split_action
 from llava_rlhf.run_folder import write_text_whole
 
 DEFAULT_QUESTIONS = Path(__file__).parents[1] / "prompts" / "questions.txt"
@@ -118,14 +118,9 @@ class DialoguesRun:
 
 def prepare(argv: Sequence[str]) -> PromptsRun | DialoguesRun:
     """Parse and check everything. Raises ValueError (DataError for rows) for what a user can get wrong."""
-    action = argv[0] if argv else ""
-    if action in ("", "-h", "--help"):
-        print(__doc__)
-        raise SystemExit(0 if action else 2)
-    if action not in ARGUMENTS:
-        raise ArgumentError(f"unknown action {action}: choose from {', '.join(ARGUMENTS)}")
+    action, flags = split_action(argv, ARGUMENTS, __doc__)
     prog = f"python -m llava_rlhf.make_dataset {action}"
-    (arguments,) = StrictParser(ARGUMENTS[action], description=__doc__, prog=prog).parse(argv[1:])
+    (arguments,) = StrictParser(ARGUMENTS[action], description=__doc__, prog=prog).parse(flags)
     return prepare_prompts(arguments) if action == "prompts" else prepare_dialogues(arguments)
 
 

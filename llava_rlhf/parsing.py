@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -102,6 +102,24 @@ class StrictParser(HfArgumentParser):
 
 def _names(cls: type) -> list[str]:
     return list(cls.__dataclass_fields__)
+
+
+def split_action(
+    argv: Sequence[str], actions: Collection[str], description: str
+) -> tuple[str, Sequence[str]]:
+    """Command line of a program with several actions → the action, and the flags behind it. `--help` alone prints `description`.
+
+    Raises:
+        ArgumentError: no such action.
+        SystemExit: no action, or help was asked for.
+    """
+    action = argv[0] if argv else ""
+    if action in ("", "-h", "--help"):
+        print(description)
+        raise SystemExit(0 if action else 2)
+    if action not in actions:
+        raise ArgumentError(f"unknown action {action}: choose from {', '.join(actions)}")
+    return action, argv[1:]
 
 
 def run_program(prepare: Callable[[Sequence[str]], T], run: Callable[[T], None]) -> None:

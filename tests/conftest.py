@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
 from data_utils.tokens import SegmentEncoder
+from tests.recorded_scripts import ScriptRunner, copy_scripts
 from tests.tiny_models import TinyShape, save_tiny_base
 
 RECORDINGS = Path(__file__).parent / "references" / "original"
@@ -26,6 +27,18 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of scripts and prompts, in a folder with a space in its name. Read-only: tests share it."""
+    return copy_scripts(tmp_path_factory.mktemp("scripts") / "my checkout")
+
+
+@pytest.fixture
+def runner(checkout, tmp_path) -> ScriptRunner:
+    """Runs its scripts with a launcher that records."""
+    return ScriptRunner(checkout, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -7,21 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded_scripts import Call, ScriptRunner, copy_scripts, parsed
+from tests.recorded_scripts import Call, ScriptRunner, parsed
 
 SCRIPTS = ("7b-v1.5-224/evaluate.sh", "13b-v1.5-336/evaluate.sh")
 FILES = {"pope": 3, "mmhal": 1, "chair": 2}
 JUDGE = {"JUDGE_URL": "http://localhost:8000/v1", "JUDGE_MODEL": "judge-1", "JUDGE_REPEATS": "3"}
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    return copy_scripts(tmp_path_factory.mktemp("scripts") / "my checkout")
-
-
-@pytest.fixture
-def runner(checkout, tmp_path) -> ScriptRunner:
-    return ScriptRunner(checkout, tmp_path)
 
 
 def run(runner: ScriptRunner, script: str, tmp_path: Path, *arguments: str, **variables: str) -> list[Call]:

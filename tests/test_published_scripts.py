@@ -8,7 +8,7 @@ import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
 from llava_rlhf.ppo_arguments import PPOArguments, plan_batches
-from tests.recorded_scripts import LARGE, ScriptRunner, copy_scripts, parsed
+from tests.recorded_scripts import LARGE, parsed
 
 # The published hyper-parameters of arXiv 2309.14525's scripts, by hand. `warmup_steps` below 1 is a share of all steps.
 LENGTHS = {"query_len": 1280, "response_len": 768, "model_max_length": 2048}
@@ -91,16 +91,6 @@ PUBLISHED = {
     "13b-v1.5-336/train_rl_model.sh": PPO | DATA,
     "7b-v1.5-224/train_rl_model.sh": PPO | DATA | {"rollout_per_device_batch_size": 64},
 }
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    return copy_scripts(tmp_path_factory.mktemp("scripts") / "my checkout")
-
-
-@pytest.fixture
-def runner(checkout, tmp_path) -> ScriptRunner:
-    return ScriptRunner(checkout, tmp_path)
 
 
 @pytest.mark.parametrize("script", LARGE)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
-from tests.recorded_scripts import LARGE, ROOT, ScriptRunner, copy_scripts, parsed
+from tests.recorded_scripts import LARGE, ROOT, ScriptRunner, parsed
 
 TINY = [
     f"tiny/{name}.sh"
@@ -18,16 +18,6 @@ TINY = [
         "make_world train_sft sample_preferences train_reward_model initialize_policy_model train_rl_model evaluate"
     ).split()
 ]
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    return copy_scripts(tmp_path_factory.mktemp("scripts") / "my checkout")
-
-
-@pytest.fixture
-def runner(checkout, tmp_path) -> ScriptRunner:
-    return ScriptRunner(checkout, tmp_path)
 
 
 @pytest.mark.parametrize("script", TINY)

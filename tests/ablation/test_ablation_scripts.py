@@ -10,20 +10,10 @@ from llava_rlhf.ablation.arguments import AblationArguments
 from llava_rlhf.ablation.design import FACTORS, make_arms
 from llava_rlhf.ablation.study import make_stages
 from llava_rlhf.parsing import StrictParser
-from tests.recorded_scripts import Call, ScriptRunner, copy_scripts, parsed
+from tests.recorded_scripts import Call, parsed
 
 SIZES = ("tiny", "7b-v1.5-224", "13b-v1.5-336")
 PLAIN = {"tiny": "tiny_reward_prompt.txt"}
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    return copy_scripts(tmp_path_factory.mktemp("scripts") / "my checkout")
-
-
-@pytest.fixture
-def runner(checkout, tmp_path) -> ScriptRunner:
-    return ScriptRunner(checkout, tmp_path)
 
 
 def of(calls: list[Call], module: str) -> list[Call]:
