@@ -57,9 +57,10 @@ def test_an_arm_uses_what_its_seed_prepared(size, facts, runner, tmp_path):
         assert settings["penalize_no_stop_token"] is False and settings["length_bonus_score"] == -1
 
 
-def test_the_base_of_the_judge_is_not_that_of_the_policy(runner, tmp_path):
+@pytest.mark.parametrize("large", SIZES[1:])
+def test_the_base_of_the_judge_is_not_that_of_the_policy(large, runner, tmp_path):
     given = {"SEED": "3", "RUN_DIR": str(tmp_path), "BASE_MODEL": "/policy", "REWARD_BASE_MODEL": "/judge"}
-    calls = runner.run("7b-v1.5-224/ablation_seed.sh", **given)
+    calls = runner.run(f"{large}/ablation_seed.sh", **given)
     assert {call.value("model_name_or_path") for call in of(calls, "train_reward_model")} == {"/judge"}
     assert {call.value("model_name_or_path") for call in of(calls, "initialize_policy_model")} == {"/policy"}
 
@@ -83,12 +84,46 @@ def test_scores_lie_where_the_study_looks_for_them(size, runner, tmp_path):
     assert len({answers for answers, _ in scored}) == len(scored)
 
 
-def test_steps_of_the_tiny_stages(runner, tmp_path):
+def test_steps_of_one_stage_only(size, runner, tmp_path):
     given = {"SEED": "0", "RUN_DIR": str(tmp_path), "REWARD_MODEL_STEPS": "5", "PPO_STEPS": "7"}
-    calls = runner.run("tiny/ablation_seed.sh", **given)
+    calls = runner.run(f"{size}/ablation_seed.sh", **given)
     assert [call.value("max_steps") for call in of(calls, "train_reward_model")] == ["5", "5"]
-    arm = runner.run("tiny/ablation_arm.sh", **given, FACTS="True", OUTPUT_DIR=str(tmp_path / "arm"))
+    assert not {"5", "7"} & {call.value("max_steps") for call in of(calls, "initialize_policy_model")}
+    arm = runner.run(f"{size}/ablation_arm.sh", **given, FACTS="True", OUTPUT_DIR=str(tmp_path / "arm"))
     assert [call.value("max_steps") for call in of(arm, "train_rl_model")] == ["7"]
+
+
+@pytest.mark.parametrize("large", SIZES[1:])
+def test_benchmarks_keep_their_own_pictures_and_greedy_answers(large, runner, tmp_path):
+    """IMAGE_FOLDER and TEMPERATURE in the environment are of the training."""
+    given = {
+        "SEED": "0",
+        "RUN_DIR": str(tmp_path),
+        "DATA_DIR": "/data",
+        "IMAGE_FOLDER": "/own",
+        "TEMPERATURE": "0.7",
+    }
+    calls = runner.run(f"{large}/ablation_seed.sh", **given)
+    calls += runner.run(f"{large}/ablation_arm.sh", **given, FACTS="True", OUTPUT_DIR=str(tmp_path / "arm"))
+    answered = [call for call in of(calls, "evaluate") if "answer" in call.words]
+    assert [(call.value("image_folder"), call.value("temperature")) for call in answered] == [
+        ("/data/coco/val2014", "0")
+    ] * 3
+    (ppo,) = of(calls, "train_rl_model")
+    assert (ppo.value("image_folder"), ppo.value("temperature")) == ("/own", "0.7")
+
+
+@pytest.mark.parametrize("large", SIZES[1:])
+def test_benchmarks_that_give_no_scores_are_refused_before_anything_is_trained(large, runner, tmp_path):
+    given = {"SEED": "0", "RUN_DIR": str(tmp_path)}
+    for benchmarks, complaint in (("pope mmhal", "JUDGE_URL"), ("pope gqa", "BENCHMARKS has gqa")):
+        done = runner.start(f"{large}/ablation_seed.sh", **given, BENCHMARKS=benchmarks)
+        assert done.returncode and complaint in done.stderr and not runner.calls()
+    calls = runner.run(f"{large}/ablation_seed.sh", **given, BENCHMARKS="mmhal", JUDGE_URL="http://judge")
+    first, *_ = calls
+    assert "--benchmark mmhal" in " ".join(
+        first.words
+    )  # a benchmark that is not there shows before the training
 
 
 def test_facts_and_stray_variables_are_checked(size, runner, tmp_path):
@@ -97,8 +132,9 @@ def test_facts_and_stray_variables_are_checked(size, runner, tmp_path):
     assert not runner.calls()
     if size == "tiny":
         for script in ("ablation_seed", "ablation_arm"):
-            done = runner.start(f"tiny/{script}.sh", **given, SFT_MODEL="/x")
-            assert done.returncode == 2 and "SFT_MODEL is set" in done.stderr and not runner.calls()
+            for name in ("SFT_MODEL", "REWARD_MODEL", "REWARD_PROMPT", "POLICY_MODEL", "WORLD_DIR"):
+                done = runner.start(f"tiny/{script}.sh", **given | {name: "/x"})
+                assert done.returncode == 2 and f"{name} is set" in done.stderr and not runner.calls()
 
 
 def test_ablate_passes_its_variables(runner, tmp_path):
