@@ -7,6 +7,7 @@ of freedom.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,14 @@ class Estimate:
             return None
         reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(self.per_seed) - 1))
         return self.mean - reach, self.mean + reach
+
+    @property
+    def strength(self) -> float:
+        """Student's t: how many standard errors the mean is away from 0; 0 for one seed."""
+        error = self.standard_error
+        if error is None or not self.mean:
+            return 0.0
+        return abs(self.mean) / error if error else math.inf
 
     @property
     def sure(self) -> bool:
@@ -99,7 +108,7 @@ def main_effect(
     """
     per_seed, pairs = {}, 0
     for seed, arms in results.items():
-        found = list(_differences(arms, contrast, measure, among))
+        found = [difference for _, difference in _differences(arms, contrast, measure, among)]
         if found:
             per_seed[seed] = statistics.fmean(found)
             pairs += len(found)
@@ -113,18 +122,26 @@ def effect_in_recipe(results: Results, contrast: Contrast, measure: str) -> Esti
 
 
 def interaction(results: Results, one: Contrast, other: Contrast, measure: str) -> Estimate | None:
-    """How much larger the effect of `one` is with `other`'s high setting than with its low one."""
-    halves = [
-        main_effect(results, one, measure, lambda arm, word=word: arm.word(other.factor) == word)
-        for word in (other.high, other.low)
-    ]
-    if None in halves:
-        return None
-    high, low = halves
-    seeds = high.per_seed.keys() & low.per_seed.keys()
-    if not seeds:
-        return None
-    return Estimate({seed: high.per_seed[seed] - low.per_seed[seed] for seed in sorted(seeds)}, high.pairs)
+    """How much larger the effect of `one` is with `other`'s high setting than with its low one.
+
+    Mean over all fours of arms that are alike but for the two factors: where a run is missing, its four is left out.
+    """
+    per_seed, pairs = {}, 0
+    for seed, arms in results.items():
+        low, high = (
+            {
+                arm.replace(other.factor, other.low): difference
+                for arm, difference in _differences(
+                    arms, one, measure, lambda arm, word=word: arm.word(other.factor) == word
+                )
+            }
+            for word in (other.low, other.high)
+        )
+        found = [high[arm] - low[arm] for arm in high.keys() & low.keys()]
+        if found:
+            per_seed[seed] = statistics.fmean(found)
+            pairs += 2 * len(found)
+    return Estimate(per_seed, pairs) if per_seed else None
 
 
 def interactions(
@@ -146,7 +163,8 @@ def _differences(
     contrast: Contrast,
     measure: str,
     among: Callable[[Arm], bool],
-) -> Iterator[float]:
+) -> Iterator[tuple[Arm, float]]:
+    """The arm with `low` of every pair, and high − low."""
     for arm, values in arms.items():
         if arm.word(contrast.factor) == contrast.low and among(arm):
             low, high = (
@@ -154,4 +172,4 @@ def _differences(
                 arms.get(arm.replace(contrast.factor, contrast.high), {}).get(measure),
             )
             if low is not None and high is not None:
-                yield high - low
+                yield arm, high - low

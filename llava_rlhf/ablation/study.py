@@ -17,11 +17,11 @@ from llava_rlhf.run_folder import write_text_whole
 SEED_SCRIPT, ARM_SCRIPT = "ablation_seed.sh", "ablation_arm.sh"
 STUDY_FILE, DONE_FILE = "study.json", "ablation.json"
 # Variables that every stage is given or must not have.
-OWN = frozenset("SEED RUN_DIR OUTPUT_DIR FACTS ADAPTER".split())
-# No number depends on them: where, on how many devices and how a run is started.
+OWN = frozenset("SEED RUN_DIR OUTPUT_DIR FACTS ADAPTER DRY_RUN".split())
+# They say where and how a run is started. The number of processes is recorded: batches and what is drawn depend on it.
 NOT_RECORDED = OWN | frozenset(
-    "NAME ROOT PYTHON LAUNCHER DRY_RUN NUM_GPUS NUM_PROCESSES NNODES NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS "
-    "REPORT_TO DATALOADER_WORKERS SCRIPTS DESIGN FACTORS SEEDS JOBS MEASURES".split()
+    "NAME ROOT PYTHON LAUNCHER NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS REPORT_TO DATALOADER_WORKERS SCRIPTS "
+    "DESIGN FACTORS SEEDS JOBS MEASURES".split()
 )
 
 
@@ -105,10 +105,16 @@ def arm_folder(output_dir: Path, seed: int, arm: Arm) -> Path:
 
 
 def settings_of(scripts: Path, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What all runs of a study depend on besides seed and arm: the scripts, and their variables that are set."""
+    """What all runs of a study depend on besides seed and arm: the scripts, and their variables that are set.
+
+    Scripts are those of the folder, and what they name elsewhere as `…/../NAME.sh` or `…/../FOLDER/NAME.sh`.
+    """
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(scripts.glob("*.sh"))}
-    around = "".join(path.read_text(encoding="utf-8") for path in scripts.parent.glob("*/*.sh"))
-    known = set(re.findall(r"\$\{(\w+):?[-+]", around)) - NOT_RECORDED
+    for name in sorted(set(re.findall(r"/(\.\./[\w./-]+\.sh)", "".join(texts.values())))):
+        if (scripts / name).is_file():
+            texts[name] = (scripts / name).read_text(encoding="utf-8")
+    around = [path.read_text(encoding="utf-8") for path in scripts.parent.glob("*/*.sh")]
+    known = set(re.findall(r"\$\{(\w+):?[-+]", "".join([*around, *texts.values()]))) - NOT_RECORDED
     return {
         "scripts": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
         "variables": {name: environment[name] for name in sorted(known & environment.keys())},

@@ -23,12 +23,19 @@ SHOWN_INTERACTIONS = 20
 def markdown(numbers: Numbers, measures: Sequence[str]) -> str:
     """Effects over the whole grid, in the recipe alone, together, and every arm."""
     results = numbers.results
-    runs, seeds = sum(map(len, results.values())), len(results)
+    runs = sum(map(len, results.values()))
+    seeds = sum(map(bool, results.values()))  # with a run, not only prepared
     asked = contrasts(results)
     parts = [
         f"{runs} PPO runs, {seeds} seeds. Numbers are what the ingredient adds: mean over seeds and 95 % interval (Student's "
         "t over seeds; bold where it leaves out 0). Not corrected for their number: about one in twenty is bold by chance."
     ]
+    missing = seeds * len({arm for arms in results.values() for arm in arms}) - runs
+    if missing:
+        parts.append(
+            f"**Not complete**: {missing} runs that another seed has are missing. Each leaves out its pairs, so that seeds are "
+            "averaged over different combinations."
+        )
     parts += [
         "## Over all combinations of the others",
         _effects(asked, measures, lambda contrast, measure: main_effect(results, contrast, measure)),
@@ -100,9 +107,7 @@ def _effects(
 def _together(numbers: Numbers, measures: Sequence[str]) -> list[str]:
     found = list(interactions(numbers.results, measures))
     sure = sorted(
-        (entry for entry in found if entry[3].sure),
-        key=lambda entry: min(map(abs, entry[3].interval)),
-        reverse=True,
+        (entry for entry in found if entry[3].sure), key=lambda entry: entry[3].strength, reverse=True
     )
     if not found:
         return []

@@ -16,6 +16,8 @@ from llava_rlhf.ablation.effects import (
     interactions,
     main_effect,
 )
+from llava_rlhf.ablation.results import Numbers
+from llava_rlhf.ablation.tables import markdown
 
 T_2 = 4.302652729696142  # 97.5 % of Student's t with 2 degrees of freedom, from a printed table
 
@@ -93,6 +95,53 @@ def test_missing_runs_leave_out_their_pairs_only(results, asked):
     assert facts.per_seed[0] == pytest.approx((12 * -0.20 + 11 * -0.24) / 23)
     assert main_effect({1: some[1]}, asked["factsfacts"], "error") is None
     assert contrasts({1: some[1]}) == []
+
+
+def test_a_missing_run_does_not_bend_what_two_ingredients_do_together(results, asked):
+    """The k3 arms of one half have another effect: with one half of a four missing, the other may not count."""
+    some = {0: dict(results[0])}
+    for arm in make_arms("full", list(FACTORS)):
+        if arm.word("kl_form") == "k3" and arm.word("facts") == "facts":
+            some[0][arm] = {"error": value(arm, 0) + 1.0}
+    gone = RECIPE.replace("kl_form", "k3")
+    del some[0][gone]
+    both = interaction(some, asked["factsfacts"], asked["correct_bonusbonus"], "error")
+    assert both.mean == pytest.approx(-0.04)
+    assert both.pairs == 2 * 11
+    alone = {0: {arm: value for arm, value in some[0].items() if arm.word("correct_bonus") == "bonus"}}
+    assert interaction(alone, asked["factsfacts"], asked["correct_bonusbonus"], "error") is None
+
+
+def test_strength_has_no_unit():
+    """Tokens and shares are in one list of the surest."""
+    numbers = (0.1, 0.11, 0.12)
+    shares, tokens = (Estimate({i: unit * x for i, x in enumerate(numbers)}, 3) for unit in (1, 1000))
+    assert shares.strength == pytest.approx(0.11 / (0.01 / math.sqrt(3))) == tokens.strength
+    assert Estimate({0: 1.0}, 1).strength == 0
+    assert Estimate({0: 0.0, 1: 0.0}, 2).strength == 0 and Estimate({0: 1.0, 1: 1.0}, 2).strength == math.inf
+
+
+def unfinished() -> Numbers:
+    """Two seeds, of which one has a run less, and one that is prepared only; weak in tokens, strong in shares."""
+    arms = make_arms("full", ["facts", "correct_bonus", "length_term"])
+    noise = {0: 0.0, 1: 1e-3, 2: 2e-3}
+
+    def measures(arm, seed):
+        together = arm.word("facts") == "facts" and arm.word("correct_bonus") == "bonus"
+        long = arm.word("facts") == "facts" and arm.word("length_term") == "length"
+        return {"share": together * (0.1 + noise[seed]), "tokens": long * (50.0 + 2000 * noise[seed])}
+
+    results = {seed: {arm: measures(arm, seed) for arm in arms} for seed in (0, 1, 2)} | {3: {}}
+    del results[2][arms[-1]]
+    return Numbers(results, {}, {"share": "a share", "tokens": "a length"})
+
+
+def test_the_table_says_what_is_missing_and_lists_the_surest_first():
+    table = markdown(unfinished(), ["tokens", "share"])
+    assert table.startswith("23 PPO runs, 3 seeds.")
+    assert "**Not complete**: 1 runs that another seed has are missing" in table
+    together = table.split("## Together")[1].split("## Every arm")[0]
+    assert together.index("| share |") < together.index("| tokens |")
 
 
 def test_nothing_is_sure_from_one_seed(results, asked):

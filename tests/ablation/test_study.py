@@ -13,7 +13,7 @@ import pytest
 from llava_rlhf.ablate import prepare
 from llava_rlhf.ablation.design import RECIPE, make_arms
 from llava_rlhf.ablation.study import settings_of
-from tests.ablation.small_study import SmallStudy
+from tests.ablation.small_study import ROOT, SmallStudy
 
 ARMS = [arm.name for arm in make_arms("one_off", ["facts", "correct_bonus"])]
 SMALL = ("--design", "one_off", "--factors", "facts", "correct_bonus", "--seeds", "0", "1")
@@ -152,8 +152,29 @@ def test_a_study_can_grow_but_not_change(study, monkeypatch):
 
 
 def test_variables_that_change_no_number_are_not_recorded(study):
-    environment = {"NUM_GPUS": "8", "SEED": "3", "OUTPUT_DIR": "x", "OTHER": "y", "HOME": "/root"}
+    environment = {"MASTER_PORT": "8", "SEED": "3", "OUTPUT_DIR": "x", "OTHER": "y", "HOME": "/root"}
     assert settings_of(study.scripts, environment)["variables"] == {"OTHER": "y"}
+
+
+@pytest.mark.parametrize("size", ["tiny", "7b-v1.5-224", "13b-v1.5-336"])
+def test_the_number_of_processes_is_recorded(size):
+    """Batches of the judges and of policy init are a process's times their number."""
+    environment = {"NUM_GPUS": "4", "NUM_PROCESSES": "2", "NNODES": "2"}
+    assert settings_of(ROOT / "scripts" / size, environment)["variables"] == environment
+
+
+def test_scripts_elsewhere_that_a_size_runs_are_recorded():
+    """The judge of the 7B policy is trained by a script of the 13B model."""
+    recorded = settings_of(ROOT / "scripts/7b-v1.5-224", {})["scripts"]
+    elsewhere = {name for name in recorded if name.startswith("../")}
+    assert elsewhere == {"../common.sh", "../13b-v1.5-336/train_reward_model.sh"}
+
+
+def test_a_dry_run_is_not_taken_for_a_run(study, monkeypatch):
+    """With it a script would print what it would start, and end as if that had been done."""
+    monkeypatch.setenv("DRY_RUN", "1")
+    prepared = prepare(study.command(*SMALL))
+    assert all("DRY_RUN" not in stage.environment for stage in prepared.stages)
 
 
 def test_a_finished_run_without_scores_is_an_error(study):
