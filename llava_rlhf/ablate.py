@@ -57,10 +57,10 @@ def run(prepared: AblationRun) -> None:
     failed: Sequence[Stage] = ()
     if not prepared.arguments.report_only:
         failed = _run_stages(prepared)
+    for stage in failed:
+        print(f"\n{stage.name} failed; the end of {stage.log}:\n{last_lines(stage.log)}")
     _report(prepared)
     if failed:
-        for stage in failed:
-            print(f"\n{stage.name} failed; the end of {stage.log}:\n{last_lines(stage.log)}")
         raise SystemExit(
             f"error: {len(failed)} of {len(prepared.stages)} runs failed; the same command tries them again"
         )

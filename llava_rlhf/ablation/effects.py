@@ -1,8 +1,8 @@
 """What an ingredient does: differences between arms that are alike in everything else, with their uncertainty over seeds.
 
-A seed draws world, SFT model, preferences, judges, policy and sampling anew: it is the unit of the statistics. Arms of one
-seed share all but PPO, so that differences are taken within seeds; n of them give Student's t interval with n − 1 degrees
-of freedom.
+A seed draws anew what `ablation_seed.sh` makes (in the tiny world everything, the world included) and what PPO samples:
+it is the unit of the statistics. Arms of one seed share all but PPO, so that differences are taken within seeds; n of them
+give Student's t interval with n − 1 degrees of freedom.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -9,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from llava_rlhf.ablation.study import Stage
+from llava_rlhf.persistence.save_errors import explaining_failures
 from llava_rlhf.persistence.stop_signals import StoppedBySignal, StopSignals
 
 POLL_S = 0.05
@@ -56,15 +57,22 @@ class Lanes:
             StoppedBySignal: a signal came. The running stages were sent it; training programs save before they end.
         """
         with StopSignals() as signals, self.bar:
-            while self.waiting or self.running:
-                if signals.received:
-                    self._stop(signals.received)
-                    raise StoppedBySignal(signals.received)
-                self._start_ready()
-                if not self.running:
-                    break
-                time.sleep(POLL_S)
-                self._reap()
+            try:
+                while self.waiting or self.running:
+                    if signals.received:
+                        self._stop(signals.received)
+                        raise StoppedBySignal(signals.received)
+                    self._start_ready()
+                    if not self.running:
+                        break
+                    time.sleep(POLL_S)
+                    self._reap()
+            except Exception:  # a full disk, for example: no run may go on without us
+                self._stop(signal.SIGTERM)
+                raise
+            except KeyboardInterrupt:  # a second Ctrl-C, which the runs too take for impatience
+                self._send(signal.SIGINT)
+                raise StoppedBySignal(signal.SIGINT) from None
         return self.failed
 
     def _start_ready(self) -> None:
@@ -73,9 +81,11 @@ class Lanes:
             if stage is None:
                 return
             self.waiting.remove(stage)
-            stage.folder.mkdir(parents=True, exist_ok=True)
-            stage.log.parent.mkdir(parents=True, exist_ok=True)
-            with stage.log.open("ab") as log:
+            with explaining_failures("the log", stage.log):
+                stage.folder.mkdir(parents=True, exist_ok=True)
+                stage.log.parent.mkdir(parents=True, exist_ok=True)
+                log = stage.log.open("ab")
+            with log:
                 process = subprocess.Popen(
                     ["bash", str(stage.script), *stage.flags],
                     env=stage.environment,
@@ -103,8 +113,7 @@ class Lanes:
                 self.bar.write(f"{one.stage.name}: FAILED with exit status {one.process.returncode}")
 
     def _stop(self, number: int) -> None:
-        for one in self.running:
-            os.killpg(one.process.pid, number)
+        self._send(number)
         self.bar.write(
             f"{signal.Signals(number).name}: waiting for {len(self.running)} runs to save and end",
             file=sys.stderr,
@@ -112,8 +121,13 @@ class Lanes:
         for one in self.running:
             one.process.wait()
 
+    def _send(self, number: int) -> None:
+        for one in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(one.process.pid, number)
 
-@contextmanager
+
+@contextlib.contextmanager
 def locked(folder: Path) -> Iterator[int]:
     """Hold the study's folder. Stages inherit the lock, so that a killed program's last runs still hold it.
 

@@ -55,6 +55,8 @@ class PicturesArguments:
             raise ValueError(f"--images {self.images}: must be at least 1")
         if not 0 <= self.noise < float("inf"):
             raise ValueError(f"--noise {self.noise}: must be at least 0")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed}: must be at least 0")
         check_output(Path(self.output_dir), 0, "--output_dir")
 
 

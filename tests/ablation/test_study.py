@@ -134,6 +134,28 @@ def test_after_a_kill_nobody_starts_a_run_beside_the_orphan(study):
     assert study.calls()[-1] == f"0 {ARMS[1]}"
 
 
+def test_what_can_not_be_written_ends_the_runs_that_are_going_on(study):
+    """Here a log; nothing would mark the runs as done, and they would hold the folder."""
+    (study.output_dir / "logs/seed-0").mkdir(parents=True)
+    (study.output_dir / f"logs/seed-0/{ARMS[2]}.log").mkdir()
+    study.hang.write_text(ARMS[1])
+    process = study.start(*SMALL, "--jobs", "2")
+    since = time.monotonic()
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1 and "Traceback" not in output and f"{ARMS[2]}.log" in output
+    assert time.monotonic() - since < 28, "waited until the hanging run was over"
+    study.hang.write_text("")
+    (study.output_dir / f"logs/seed-0/{ARMS[2]}.log").rmdir()
+    study.run(*SMALL)
+
+
+def test_failures_are_shown_though_the_tables_can_not_be_written(study, capsys):
+    study.fail.write_text(ARMS[1])
+    with pytest.raises(SystemExit, match="--measures error: no run has it"):
+        study.run(*SMALL, "--measures", "error")
+    assert "the disk is on fire" in capsys.readouterr().out
+
+
 def test_a_study_can_grow_but_not_change(study, monkeypatch):
     study.run("--factors", "facts", "--seeds", "0")
     assert len(study.calls()) == 3
