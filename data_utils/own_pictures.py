@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_caption_table(
         image, caption = row.cells["image"], row.cells["caption"]
         if image in unusable:
             continue
-        if image not in captions and (reason := check_image(image_folder, image)):
+        if image not in captions and (reason := _name_reason(image) or check_image(image_folder, image)):
             unusable.add(image)
             problems.append(row.problem("image", reason))
         elif caption in captions.setdefault(image, []):
@@ -53,6 +54,12 @@ def read_caption_table(
     if not rows and not problems:
         problems.append(Problem(str(path), None, "caption", "no rows", "must have a row for each caption"))
     return captions, problems
+
+
+def _name_reason(image: str) -> str | None:
+    """Names are compared as texts: under two spellings a picture could be set aside and trained on at once."""
+    plain = posixpath.normpath(image)
+    return None if image == plain else f"write {plain}, so that every picture has one name"
 
 
 def read_questions(path: str | Path) -> tuple[list[str], list[Problem]]:

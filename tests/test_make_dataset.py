@@ -228,3 +228,16 @@ def test_drawn_pictures_are_described_rightly_and_go_straight_in(tmp_path):
     assert len(rows(own / "data", "prompts.json")) == 10 * 5
     with pytest.raises(ValueError, match="exists already"):
         draw_pictures.prepare(command_line(output_dir=own))
+
+
+def test_drawn_pictures_take_no_negative_seed(tmp_path):
+    with pytest.raises(ValueError, match="--seed -1: must be at least 0"):
+        draw_pictures.prepare(command_line(output_dir=tmp_path / "own", seed=-1))
+
+
+def test_one_picture_has_one_name(own, tmp_path):
+    """Under two it could be set aside and trained on at once."""
+    table = Path(own["captions_table"])
+    table.write_text(table.read_text() + f"./{NAMES[0]},the same picture\n")
+    with pytest.raises(ValueError, match=rf"write {re.escape(NAMES[0])}"):
+        make_dataset.prepare(["prompts", *command_line(**own)])
