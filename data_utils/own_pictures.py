@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from data_utils.images import check_image
 from data_utils.problems import Problem, shorten
 from data_utils.schema import IMAGE_MARKER, AnswerType, PreferenceRecord
@@ -40,7 +42,7 @@ def read_caption_table(
     rows, problems = read_table(path, ("image", "caption"))
     captions: dict[str, list[str]] = {}
     unusable: set[str] = set()
-    for row in rows:
+    for row in tqdm(rows, desc="looking at pictures", unit="caption", disable=None):
         image, caption = row.cells["image"], row.cells["caption"]
         if image in unusable:
             continue
