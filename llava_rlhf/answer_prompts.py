@@ -18,7 +18,7 @@ from llava_rlhf.evaluation.answer_files import AnswerFile, content_hash
 from llava_rlhf.evaluation.answering import Answerer, load_prompts
 from llava_rlhf.output_place import check_writable
 from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.role_files import find_policy_adapter
+from llava_rlhf.role_files import check_template, find_policy_adapter
 from llava_rlhf.training import start_logging
 from models.adapter_files import check_adapter_fits
 from models.base_fingerprint import base_fingerprint, check_weights
@@ -84,6 +84,7 @@ def prepare_answers(arguments: AnswerArguments, data: DataArguments, model: Mode
     if adapter is not None:
         check_adapter_fits(adapter, arguments.base_model_name)
     check_weights(arguments.base_model_name)
+    check_template(arguments.base_model_name, adapter, data.version)
     text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
     prompts = load_prompts(data, text, arguments.seed)
     output = AnswerFile(arguments.output_file, answer_settings(arguments, data, model, adapter))

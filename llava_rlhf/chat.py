@@ -19,6 +19,7 @@ from llava_rlhf.assemble import check_stop, load_text_side
 from llava_rlhf.interactive.arguments import SpeakingArguments
 from llava_rlhf.interactive.speakers import Checkpoint, Speaker, check_checkpoint, load_stage
 from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.role_files import check_template
 from llava_rlhf.training import start_logging
 
 HELP = "/image PATH: another image, from the start; /reset: from the start; /quit: leave"
@@ -55,6 +56,7 @@ def prepare(argv: Sequence[str]) -> ChatRun:
     start_logging(main_process=False)
     model.check_attention(speaking.bf16, False, speaking.use_cpu)
     checkpoint = check_checkpoint("model", arguments.base_model_name, arguments.adapter)
+    check_template(checkpoint.base, checkpoint.adapter, speaking.version)
     text = load_text_side(arguments.base_model_name, speaking.image_aspect_ratio)
     check_stop(text, TEMPLATES[speaking.version])
     if arguments.image is not None:

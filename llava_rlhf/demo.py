@@ -15,6 +15,7 @@ from llava_rlhf.interactive.speakers import Checkpoint, Judge, find_judge, load_
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.pages.serving import serve
 from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.role_files import check_template
 from llava_rlhf.training import start_logging
 
 
@@ -59,6 +60,8 @@ def prepare(argv: Sequence[str]) -> DemoRun:
     names = [checkpoint.name for checkpoint in checkpoints]
     if len(set(names)) < len(names):
         raise ValueError(f"--checkpoints: the names {', '.join(names)} are not all different")
+    for checkpoint in checkpoints:
+        check_template(checkpoint.base, checkpoint.adapter, speaking.version)
     for base in {checkpoint.base for checkpoint in checkpoints}:
         check_stop(load_text_side(base, speaking.image_aspect_ratio), TEMPLATES[speaking.version])
     judge = None

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from llava_rlhf.persistence.run_record import ARGUMENTS_FILE
 from models.adapter_files import ADAPTER_CONFIG, refuse_original
 from models.base_fingerprint import base_fingerprint
 
@@ -25,6 +26,9 @@ REWARD = "lora_reward"
 REWARD_HEAD = "reward_head.safetensors"
 VALUE_HEAD = "value_head.safetensors"
 REWARD_CARD = "reward_model.json"
+EXPORTED_ARGUMENTS = (
+    "training_arguments.json"  # in an exported folder: the `arguments.json` of the run behind it
+)
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,29 @@ def find_policy_adapter(folder: str | Path) -> Path:
         f"{folder} holds no policy adapter: neither {POLICY}/{ADAPTER_CONFIG} nor {ADAPTER_CONFIG} is there. "
         "Name the output folder of initialize_policy_model.py or one of its checkpoints."
     )
+
+
+def check_template(base: str | Path, adapter: Path | None, version: str) -> None:
+    """Look whether dialogues are written as in training; where nothing was recorded, nothing is known.
+
+    Args:
+        base: LLaVA directory; an exported one knows how it was trained.
+        adapter: of `find_policy_adapter`, in a run folder or a checkpoint of one.
+        version: name of the template.
+
+    Raises:
+        ValueError: base or adapter was trained with another one. Answers would be nonsense, without any error.
+    """
+    records = [Path(base) / EXPORTED_ARGUMENTS]
+    if adapter is not None:
+        run = adapter.resolve().parent if adapter.resolve().name == POLICY else adapter.resolve()
+        records += [run / EXPORTED_ARGUMENTS, run / ARGUMENTS_FILE, run.parent / ARGUMENTS_FILE]
+    for record in records:
+        try:
+            then = json.loads(record.read_text(encoding="utf-8"))["DataArguments"]["version"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if then != version:
+            raise ValueError(
+                f"{record.parent} was trained with the conversation template {then}, not {version}: add --version {then}"
+            )

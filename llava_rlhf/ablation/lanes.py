@@ -96,6 +96,7 @@ class Lanes:
                     pass_fds=(self.lock,),
                 )
             self.running.append(Running(stage, process, time.monotonic()))
+            self.bar.write(f"{stage.name}: started; its output: {stage.log}")
             self.bar.set_postfix_str("; ".join(one.stage.name for one in self.running))
 
     def _reap(self) -> None:
@@ -115,7 +116,7 @@ class Lanes:
     def _stop(self, number: int) -> None:
         self._send(number)
         self.bar.write(
-            f"{signal.Signals(number).name}: waiting for {len(self.running)} runs to save and end",
+            f"{signal.Signals(number).name}: waiting for runs to save and end ({len(self.running)}); the same command goes on",
             file=sys.stderr,
         )
         for one in self.running:

@@ -122,13 +122,13 @@ def settings_of(scripts: Path, environment: Mapping[str, str] = os.environ) -> d
 
 
 def check_settings(output_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Compare with what earlier runs in this folder were made with.
+    """Compare with what earlier runs in this folder were made with; before the first is done, settings may change.
 
     Raises:
         ValueError: they differ.
     """
     path = output_dir / STUDY_FILE
-    if path.is_file():
+    if path.is_file() and any(output_dir.glob(f"seed-*/{DONE_FILE}")):
         try:
             then = json.loads(path.read_text(encoding="utf-8"))
             changed = [

@@ -20,7 +20,7 @@ from llava_rlhf.assemble import TextSide, check_stop, load_text_side
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments
 from llava_rlhf.collection.sampling import lines_from_answers, sampled_batches
 from llava_rlhf.evaluation.answering import Answerer, load_prompts
-from llava_rlhf.role_files import find_policy_adapter
+from llava_rlhf.role_files import check_template, find_policy_adapter
 from llava_rlhf.training import announce
 from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits
 from models.base_fingerprint import base_fingerprint, check_weights
@@ -138,6 +138,7 @@ def _sampled_source(
     if adapter is not None:
         check_adapter_fits(adapter, arguments.base_model_name)
     check_weights(arguments.base_model_name)
+    check_template(arguments.base_model_name, adapter, data.version)
     text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
     check_stop(text, TEMPLATES[data.version])
     prompts = load_prompts(data, text, arguments.seed)

@@ -12,10 +12,9 @@ import jinja2
 from huggingface_hub import ModelCardData
 
 from llava_rlhf.metrics import MEANINGS
-from llava_rlhf.role_files import POLICY
+from llava_rlhf.role_files import EXPORTED_ARGUMENTS, POLICY
 from llava_rlhf.run_folder import read_json_lines
 
-ARGUMENTS = "training_arguments.json"
 SHOWN_METRICS = (
     "objective/rewards",
     "objective/reward_model",
@@ -75,7 +74,7 @@ def write_card(
     """
     if origin.arguments is not None:
         text = json.dumps(origin.arguments, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        (folder / ARGUMENTS).write_text(text, encoding="utf-8")
+        (folder / EXPORTED_ARGUMENTS).write_text(text, encoding="utf-8")
     header = ModelCardData(
         base_model=base,
         library_name="peft" if adapter_only else "transformers",
@@ -96,7 +95,7 @@ def write_card(
         rank=rank,
         vllm_rank=vllm_rank(rank) if rank else None,
         origin=origin,
-        arguments_file=ARGUMENTS,
+        arguments_file=EXPORTED_ARGUMENTS,
         metrics=[
             (name, origin.metrics[name], MEANINGS[name]) for name in SHOWN_METRICS if name in origin.metrics
         ],

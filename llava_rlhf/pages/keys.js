@@ -8,5 +8,6 @@
     if (!button || button.disabled || button.offsetParent === null) return;
     event.preventDefault();
     button.click();
+    document.activeElement.blur(); // a button clicked for an earlier pair must not look chosen, nor answer to Enter
   });
 })();

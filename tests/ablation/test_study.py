@@ -114,7 +114,7 @@ def test_a_signal_ends_the_runs_and_the_same_command_goes_on(study):
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "SIGTERM: waiting for 1 runs" in output
+    assert "SIGTERM: waiting for runs to save and end (1)" in output
     done = study.calls()
     study.run(*SMALL)
     assert study.calls()[len(done) :] == [
@@ -171,6 +171,18 @@ def test_a_study_can_grow_but_not_change(study, monkeypatch):
     study.run("--factors", "facts", "--seeds", "0", "--allow_changed_arguments", "True")
     study.run("--factors", "facts", "--seeds", "0")  # now these are its settings
     assert len(study.calls()) == 10
+
+
+def test_before_a_seed_is_done_settings_can_be_mended(study, monkeypatch):
+    script = study.scripts / "ablation_seed.sh"
+    text = script.read_text()
+    script.write_text("exit 1\n")
+    with pytest.raises(SystemExit, match="2 of 8 runs failed"):
+        study.run(*SMALL)
+    script.write_text(text)
+    monkeypatch.setenv("OTHER", "5")
+    study.run(*SMALL)
+    assert len(study.calls()) == 8
 
 
 def test_variables_that_change_no_number_are_not_recorded(study):

@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from llava_rlhf.role_files import RewardModelCard, find_policy_adapter, read_reward_card
+from llava_rlhf.role_files import (
+    POLICY,
+    RewardModelCard,
+    check_template,
+    find_policy_adapter,
+    read_reward_card,
+)
 
 CARD = RewardModelCard("some/base", "is it good? {factual_prompt}\nDies", True, "v1", "pad", "0a1b")
 
@@ -60,3 +67,36 @@ def test_a_policy_is_found_in_a_run_a_checkpoint_or_a_plain_peft_folder(policy_r
             find_policy_adapter(folder)
     with pytest.raises(ValueError, match=r"holds no policy adapter.*lora_policy/adapter_config\.json"):
         find_policy_adapter(tmp_path)
+
+
+def recorded(path: Path, version: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"DataArguments": {"version": version}}))
+
+
+@pytest.mark.parametrize("checkpoint", ["", "checkpoint-10"])
+@pytest.mark.parametrize("adapter", [POLICY, ""])
+def test_an_adapter_is_asked_with_the_template_of_its_training(adapter, checkpoint, tmp_path):
+    recorded(tmp_path / "run" / "arguments.json", "tiny")
+    folder = tmp_path / "run" / checkpoint / adapter
+    folder.mkdir(parents=True, exist_ok=True)
+    check_template(tmp_path / "base", folder, "tiny")
+    with pytest.raises(
+        ValueError, match=r"run was trained with the conversation template tiny, not v1: add --version tiny"
+    ):
+        check_template(tmp_path / "base", folder, "v1")
+
+
+def test_an_exported_base_or_adapter_knows_its_template(tmp_path):
+    recorded(tmp_path / "base" / "training_arguments.json", "v1")
+    check_template(tmp_path / "base", None, "v1")
+    with pytest.raises(ValueError, match="base was trained with the conversation template v1, not tiny"):
+        check_template(tmp_path / "base", None, "tiny")
+    recorded(tmp_path / "adapter" / "training_arguments.json", "tiny")
+    with pytest.raises(ValueError, match="adapter was trained with the conversation template tiny"):
+        check_template(tmp_path / "elsewhere", tmp_path / "adapter", "v1")
+
+
+def test_where_nothing_is_recorded_any_template_will_do(tmp_path):
+    (tmp_path / "arguments.json").write_text("[]")
+    check_template(tmp_path, tmp_path / POLICY, "v1")
