@@ -105,7 +105,6 @@ def started_and_hanging(study: SmallStudy) -> subprocess.Popen:
     while f"0 {ARMS[1]}" not in study.calls():
         assert time.monotonic() < until, study.calls()
         time.sleep(0.05)
-    study.hang.write_text("")
     return process
 
 
@@ -116,6 +115,7 @@ def test_a_signal_ends_the_runs_and_the_same_command_goes_on(study):
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "SIGTERM: waiting for runs to save and end (1)" in output
     done = study.calls()
+    study.hang.write_text("")
     study.run(*SMALL)
     assert study.calls()[len(done) :] == [
         f"0 {ARMS[1]}",
@@ -128,7 +128,7 @@ def test_a_signal_ends_the_runs_and_the_same_command_goes_on(study):
 def test_after_a_kill_nobody_starts_a_run_beside_the_orphan(study):
     process = started_and_hanging(study)
     process.kill()
-    process.communicate()
+    process.wait()
     with pytest.raises(SystemExit, match="another process works there"):
         study.run(*SMALL)
     assert study.calls()[-1] == f"0 {ARMS[1]}"

@@ -76,6 +76,7 @@ class Reader:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_hear_ctrl_c,
             )
         try:
             wait_for(
@@ -90,3 +91,8 @@ class Reader:
                 os.killpg(process.pid, signal.SIGKILL)
         text = log.read_text()
         assert process.returncode == 0 and "Traceback" not in text, text
+
+
+def _hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would the programs started by a test there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -68,7 +68,10 @@ def test_random_moments(program, points, command, uninterrupted, tmp_path):
     kills = random_kills(2309, events, phases)
     survived: Counter[str] = Counter()
     run = 0
-    while survived.total() < points:
+    # On a busy machine a kill may come too late for its phase: more runs, until each phase was hit.
+    while survived.total() < points or (
+        survived.total() < 3 * points and min(survived[phase] for phase in phases) < 3
+    ):
         folder = tmp_path / str(run)
         planned = list(islice(kills, 2 if run % 3 == 2 else 1))
         survived.update(survive(program, command(program, folder / "run"), folder, expected, planned))
