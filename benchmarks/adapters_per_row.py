@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.ppo_world import IMAGE, SIZES, Size, random_model
-from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.runs.parsing import StrictParser, run_program
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
 
 ADAPTERS = ("policy", "reference")

@@ -24,9 +24,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.persistence.run_record import environment
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.run_folder import write_text_whole
+from llava_rlhf.runs.run_record import environment
 from tests.original_models import OriginalShape, sentencepiece_model, write_json, write_tower
 
 MEBIBYTE = 2**20

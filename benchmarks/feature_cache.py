@@ -25,11 +25,11 @@ from benchmarks.ppo_world import SIZES, Size, build_trainer, random_model, rando
 from data_utils.batches import PromptBatch, collate_prompts
 from data_utils.feature_files import FeatureFiles, read_images
 from data_utils.images import ImagePipeline
-from llava_rlhf.image_features import SeenImages
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.persistence.run_record import environment
-from llava_rlhf.persistence.stop_signals import StopSignals
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.assembly.image_features import SeenImages
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.run_folder import write_text_whole
+from llava_rlhf.runs.run_record import environment
+from llava_rlhf.runs.stop_signals import StopSignals
 
 KINDS = ("off", "cold", "warm")
 VIT_L = Size(1024, 1, 1024, 8, 336, 1024, 24, 8, (8,))

@@ -28,13 +28,13 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import trange
 
 from benchmarks.planned_world import World, write_world
-from llava_rlhf import assemble
+from llava_rlhf.assembly import roles as assemble
 from llava_rlhf.memory_planning.plan import MIB
 from llava_rlhf.memory_planning.programs import plan_for, request_of
 from llava_rlhf.memory_planning.request import POLICY_INIT, PPO, REWARD_MODEL
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.persistence.run_record import environment
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.run_folder import write_text_whole
+from llava_rlhf.runs.run_record import environment
 
 STEPS = 2  # in the second the optimizer holds its moments from the start
 ALLOWED = 0.15

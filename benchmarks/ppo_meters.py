@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from llava_rlhf.ppo import PPOTrainer
+from llava_rlhf.ppo.trainer import PPOTrainer
 from models.roles import Policy, RewardModel, ValueModel
 
 

@@ -25,11 +25,11 @@ from transformers import (
 from data_utils.batches import PromptBatch, collate_prompts
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
-from llava_rlhf.assemble import Cast, TextSide
-from llava_rlhf.ppo import PPOTrainer
-from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments, plan_batches
-from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelerator
-from llava_rlhf.role_files import POLICY, REFERENCE, REWARD, VALUE
+from llava_rlhf.assembly.roles import Cast, TextSide
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
+from llava_rlhf.ppo.assembly import PPOSettings, assemble_trainer, make_accelerator
+from llava_rlhf.ppo.trainer import PPOTrainer
+from llava_rlhf.runs.role_files import POLICY, REFERENCE, REWARD, VALUE
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
 from models.heads import ScalarHead
 from models.quantized import compute_alike_in_both_modes

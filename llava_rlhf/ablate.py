@@ -20,9 +20,9 @@ from llava_rlhf.ablation.lanes import Lanes, last_lines, locked, wait_for_childr
 from llava_rlhf.ablation.results import Numbers, read_numbers
 from llava_rlhf.ablation.study import Stage, check_settings, make_stages, settings_of, write_settings
 from llava_rlhf.ablation.tables import as_json, markdown
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.persistence.stop_signals import StoppedBySignal
-from llava_rlhf.run_folder import write_bytes_whole, write_text_whole
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.run_folder import write_bytes_whole, write_text_whole
+from llava_rlhf.runs.stop_signals import StoppedBySignal
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from data_utils.datasets import PromptDataset
-from llava_rlhf.arguments import DataArguments, ModelArguments
-from llava_rlhf.assemble import TextSide, load_text_side
+from llava_rlhf.assembly.roles import TextSide, load_text_side
 from llava_rlhf.evaluation.answer_files import AnswerFile, content_hash
 from llava_rlhf.evaluation.answering import Answerer, load_prompts
-from llava_rlhf.output_place import check_writable
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.role_files import check_template, find_policy_adapter
-from llava_rlhf.training import start_logging
+from llava_rlhf.runs.arguments import DataArguments, ModelArguments
+from llava_rlhf.runs.output_place import check_writable
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.role_files import check_template, find_policy_adapter
+from llava_rlhf.supervised.training import start_logging
 from models.adapter_files import check_adapter_fits
 from models.base_fingerprint import base_fingerprint, check_weights
 

@@ -15,18 +15,18 @@ from typing import Any
 from data_utils.facts import FactBook, MissingCaptions
 from data_utils.problems import DataError
 from data_utils.schema import read_captions
-from llava_rlhf.arguments import ModelArguments
 from llava_rlhf.collection.ai_annotator import AIAnnotator, read_prompt
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments, PreferenceJudgeArguments
 from llava_rlhf.collection.desk import Desk
 from llava_rlhf.collection.folder import CollectionFolder
 from llava_rlhf.collection.sampling import Lines, filled_in_background
 from llava_rlhf.collection.sources import Source, find_source
-from llava_rlhf.judge_client import Endpoint, JudgeClient, JudgeError, ReplyCache
+from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, JudgeError, ReplyCache
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.pages.serving import serve
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.training import start_logging
+from llava_rlhf.runs.arguments import ModelArguments
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.supervised.training import start_logging
 
 
 @dataclass(frozen=True)

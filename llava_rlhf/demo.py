@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from data_utils.conversation import TEMPLATES
-from llava_rlhf.arguments import ModelArguments
-from llava_rlhf.assemble import check_stop, load_text_side
+from llava_rlhf.assembly.roles import check_stop, load_text_side
 from llava_rlhf.interactive.arguments import SpeakingArguments
 from llava_rlhf.interactive.speakers import Checkpoint, Judge, find_judge, load_stage, parse_checkpoint
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.pages.serving import serve
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.role_files import check_template
-from llava_rlhf.training import start_logging
+from llava_rlhf.runs.arguments import ModelArguments
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.role_files import check_template
+from llava_rlhf.supervised.training import start_logging
 
 
 @dataclass

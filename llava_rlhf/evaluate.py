@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from llava_rlhf import answer_prompts
 from llava_rlhf.answer_prompts import AnswerArguments, AnswerRun, prepare_answers
-from llava_rlhf.arguments import DataArguments, ModelArguments
 from llava_rlhf.evaluation.answer_files import read_settings
 from llava_rlhf.evaluation.arguments import (
     BenchmarkArguments,
@@ -31,13 +30,14 @@ from llava_rlhf.evaluation.arguments import (
 )
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Record
 from llava_rlhf.evaluation.comparison import Comparison, check_comparable, compare, group_runs
+from llava_rlhf.evaluation.judge_client import JudgeError
 from llava_rlhf.evaluation.prompt_files import write_prompts
 from llava_rlhf.evaluation.registry import make_benchmark
 from llava_rlhf.evaluation.score_files import ScoreFile, format_summary, read_score_file, summarise
 from llava_rlhf.evaluation.tables import as_json, latex, markdown
-from llava_rlhf.judge_client import JudgeError
-from llava_rlhf.parsing import StrictParser, run_program, split_action
-from llava_rlhf.run_folder import read_json_lines, write_text_whole
+from llava_rlhf.runs.arguments import DataArguments, ModelArguments
+from llava_rlhf.runs.parsing import StrictParser, run_program, split_action
+from llava_rlhf.runs.run_folder import read_json_lines, write_text_whole
 
 ARGUMENTS = {
     "answer": (

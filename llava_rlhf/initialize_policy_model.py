@@ -13,19 +13,19 @@ from data_utils.building import build_dialogues
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import DialogueDataset
 from data_utils.feature_files import FeatureFiles
-from llava_rlhf.arguments import AdapterArguments, DataArguments, LlavaTrainingArguments, RunArguments
-from llava_rlhf.assemble import TextSide, load_text_side, new_policy, unsampled_ids
-from llava_rlhf.feature_cache import with_feature_cache
+from llava_rlhf.assembly.feature_cache import with_feature_cache
+from llava_rlhf.assembly.roles import TextSide, load_text_side, new_policy, unsampled_ids
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import POLICY_INIT
-from llava_rlhf.output_place import check_writable
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.persistence.run_record import base_identity, file_identity, run_record
-from llava_rlhf.persistence.starting import starting_point
-from llava_rlhf.role_files import POLICY
-from llava_rlhf.sft_trainer import DialogueLoss, SFTTrainer
-from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
-from llava_rlhf.whole_steps import WholeSteps, WholeStepsCollator
+from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, LlavaTrainingArguments, RunArguments
+from llava_rlhf.runs.output_place import check_writable
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.role_files import POLICY
+from llava_rlhf.runs.run_record import base_identity, file_identity, run_record
+from llava_rlhf.runs.starting import starting_point
+from llava_rlhf.supervised.sft_trainer import DialogueLoss, SFTTrainer
+from llava_rlhf.supervised.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from llava_rlhf.supervised.whole_steps import WholeSteps, WholeStepsCollator
 from models.base_fingerprint import check_weights
 from models.roles import Policy
 

@@ -34,11 +34,11 @@ from data_utils.own_pictures import (
 )
 from data_utils.problems import DataError
 from data_utils.schema import PreferenceRecord, read_preferences
-from llava_rlhf.checkpoints import new_folder
 from llava_rlhf.conversion.output_place import check_output
-from llava_rlhf.output_place import check_writable
-from llava_rlhf.parsing import StrictParser, run_program, split_action
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.checkpoints import new_folder
+from llava_rlhf.runs.output_place import check_writable
+from llava_rlhf.runs.parsing import StrictParser, run_program, split_action
+from llava_rlhf.runs.run_folder import write_text_whole
 
 DEFAULT_QUESTIONS = Path(__file__).parents[1] / "prompts" / "questions.txt"
 

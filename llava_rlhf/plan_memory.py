@@ -18,7 +18,7 @@ from llava_rlhf.memory_planning.plan import GIB, MemoryPlan
 from llava_rlhf.memory_planning.programs import describe, plan_for
 from llava_rlhf.memory_planning.request import PROGRAMS, Request
 from llava_rlhf.memory_planning.settings import Lengths
-from llava_rlhf.parsing import ArgumentError, StrictParser, run_program
+from llava_rlhf.runs.parsing import ArgumentError, StrictParser, run_program
 
 # Flags of the programs that must be positive: `parse_values` does not build the objects that check them.
 COUNTS = (

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.reporting.page import run_page, thumbnails
 from llava_rlhf.reporting.run_data import RunData, last_written, read_run
 from llava_rlhf.reporting.selection import Bounds
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.run_folder import write_text_whole
 
 
 @dataclass

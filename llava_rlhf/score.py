@@ -17,8 +17,7 @@ from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PreferenceDataset
 from data_utils.facts import MissingCaptions, RewardPrompt
 from data_utils.schema import AnswerType
-from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments
-from llava_rlhf.assemble import TextSide, load_fact_book, load_text_side, trained_reward_model
+from llava_rlhf.assembly.roles import TextSide, load_fact_book, load_text_side, trained_reward_model
 from llava_rlhf.evaluation.reward_scoring import score_dataset
 from llava_rlhf.evaluation.reward_summary import (
     answer_numbers,
@@ -34,11 +33,12 @@ from llava_rlhf.evaluation.score_records import (
     with_answer_score,
     with_pair_scores,
 )
-from llava_rlhf.output_place import check_writable
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard, read_reward_card
-from llava_rlhf.run_folder import write_text_whole
-from llava_rlhf.training import announce, start_logging
+from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments
+from llava_rlhf.runs.output_place import check_writable
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard, read_reward_card
+from llava_rlhf.runs.run_folder import write_text_whole
+from llava_rlhf.supervised.training import announce, start_logging
 from models.adapter_files import check_adapter_fits
 from models.heads import check_head_fits
 from models.vlm import read_base_facts

@@ -13,25 +13,25 @@ from data_utils.building import build_preferences
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PreferenceDataset
 from data_utils.feature_files import FeatureFiles
-from llava_rlhf.arguments import (
+from llava_rlhf.assembly.feature_cache import with_feature_cache
+from llava_rlhf.assembly.roles import TextSide, load_facts, load_text_side, new_reward_model
+from llava_rlhf.memory_planning.programs import announce_plan
+from llava_rlhf.memory_planning.request import REWARD_MODEL
+from llava_rlhf.runs.arguments import (
     AdapterArguments,
     DataArguments,
     FactArguments,
     LlavaTrainingArguments,
     RunArguments,
 )
-from llava_rlhf.assemble import TextSide, load_facts, load_text_side, new_reward_model
-from llava_rlhf.feature_cache import with_feature_cache
-from llava_rlhf.memory_planning.programs import announce_plan
-from llava_rlhf.memory_planning.request import REWARD_MODEL
-from llava_rlhf.output_place import check_writable
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.persistence.run_record import base_identity, file_identity, run_record
-from llava_rlhf.persistence.starting import starting_point
-from llava_rlhf.reward_trainer import PairScorer, RewardTrainer
-from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard
-from llava_rlhf.training import announce_and_split, begin_run, start_logging, train_to_the_end
-from llava_rlhf.whole_steps import WholeSteps, WholeStepsCollator
+from llava_rlhf.runs.output_place import check_writable
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard
+from llava_rlhf.runs.run_record import base_identity, file_identity, run_record
+from llava_rlhf.runs.starting import starting_point
+from llava_rlhf.supervised.reward_trainer import PairScorer, RewardTrainer
+from llava_rlhf.supervised.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from llava_rlhf.supervised.whole_steps import WholeSteps, WholeStepsCollator
 from models.base_fingerprint import base_fingerprint
 from models.roles import RewardModel
 

@@ -18,25 +18,31 @@ from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.feature_files import FeatureFiles
-from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
-from llava_rlhf.assemble import TextSide, cast_for_ppo, check_stop, load_facts, load_text_side
-from llava_rlhf.checkpoints import step_of
-from llava_rlhf.feature_cache import open_feature_cache
-from llava_rlhf.limits import GuardArguments
+from llava_rlhf.assembly.feature_cache import open_feature_cache
+from llava_rlhf.assembly.roles import TextSide, cast_for_ppo, check_stop, load_facts, load_text_side
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import PPO
-from llava_rlhf.optimization import check_optimizer, learning_rate_schedule
-from llava_rlhf.output_place import check_writable
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.persistence.run_record import adapter_identity, base_identity, file_identity, run_record
-from llava_rlhf.persistence.starting import mark_finished, open_run_folder, starting_point
-from llava_rlhf.persistence.stop_signals import shelter_workers
-from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
-from llava_rlhf.ppo_assembly import PPOSettings, assemble_trainer, make_accelerator
-from llava_rlhf.ppo_checkpoints import read_state
-from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard, find_policy_adapter, read_reward_card
-from llava_rlhf.training import announce, start_logging
-from llava_rlhf.watchdog import Watchdog
+from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
+from llava_rlhf.ppo.assembly import PPOSettings, assemble_trainer, make_accelerator
+from llava_rlhf.ppo.checkpoints import read_state
+from llava_rlhf.ppo.limits import GuardArguments
+from llava_rlhf.ppo.optimization import check_optimizer, learning_rate_schedule
+from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
+from llava_rlhf.runs.checkpoints import step_of
+from llava_rlhf.runs.output_place import check_writable
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.role_files import (
+    REWARD,
+    REWARD_HEAD,
+    RewardModelCard,
+    find_policy_adapter,
+    read_reward_card,
+)
+from llava_rlhf.runs.run_record import adapter_identity, base_identity, file_identity, run_record
+from llava_rlhf.runs.starting import mark_finished, open_run_folder, starting_point
+from llava_rlhf.runs.stop_signals import shelter_workers
+from llava_rlhf.runs.watchdog import Watchdog
+from llava_rlhf.supervised.training import announce, start_logging
 from models.adapter_files import check_adapter_fits
 from models.base_fingerprint import check_weights
 from models.heads import check_head_fits

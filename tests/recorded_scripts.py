@@ -12,9 +12,9 @@ from pathlib import Path
 from accelerate.state import AcceleratorState
 
 from llava_rlhf.answer_prompts import AnswerArguments
-from llava_rlhf.arguments import DataArguments, ModelArguments
 from llava_rlhf.export_policy import ExportArguments
-from llava_rlhf.parsing import StrictParser
+from llava_rlhf.runs.arguments import DataArguments, ModelArguments
+from llava_rlhf.runs.parsing import StrictParser
 from llava_rlhf.tiny_world.label_preferences import LabelArguments
 from llava_rlhf.tiny_world.make_world import WorldArguments
 

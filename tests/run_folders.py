@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_rlhf.metrics import MEANINGS
+from llava_rlhf.runs.metrics import MEANINGS
 from tests.tiny_data import TinyData, write_tiny_data
 
 HOSTILE = "</script><img src=x onerror=\"document.title='hacked'\"><b>&amp;"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
-from llava_rlhf.parsing import StrictParser
+from llava_rlhf.runs.parsing import StrictParser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "departures.md"

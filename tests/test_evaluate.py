@@ -10,7 +10,7 @@ import pytest
 
 from data_utils.shapes_files import read_scenes
 from llava_rlhf import answer_prompts, evaluate, score
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.tiny_world import make_world
 from llava_rlhf.tiny_world.score_answers import score_answers
 from tests.evaluation.scoring import score_command, train_reward, write_scoring_data

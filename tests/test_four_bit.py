@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
-from llava_rlhf import assemble, initialize_policy_model, train_reward_model, train_rl_model
+from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
+from llava_rlhf.assembly import roles as assemble
 from models.adapters import AdapterBank, AdapterSpec
 from models.vlm import BaseSettings, VisionLanguageModel, load_base
 from tests.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data

@@ -11,9 +11,9 @@ import time
 import pytest
 from PIL import Image
 
-from llava_rlhf.durable_lines import DurableLines
-from llava_rlhf.judge_client import Endpoint, JudgeClient, JudgeError, Question, ReplyCache
-from llava_rlhf.persistence.save_errors import SaveError
+from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, JudgeError, Question, ReplyCache
+from llava_rlhf.runs.durable_lines import DurableLines
+from llava_rlhf.runs.save_errors import SaveError
 from tests.judge_server import JudgeServer, completion
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
+from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController
 
 
 def test_fixed_stays_fixed():

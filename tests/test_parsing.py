@@ -12,9 +12,15 @@ from transformers import TrainingArguments
 
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.answer_prompts import AnswerArguments
-from llava_rlhf.arguments import AdapterArguments, DataArguments, FactArguments, ModelArguments, RunArguments
-from llava_rlhf.parsing import ArgumentError, StrictParser
-from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments, plan_batches
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
+from llava_rlhf.runs.arguments import (
+    AdapterArguments,
+    DataArguments,
+    FactArguments,
+    ModelArguments,
+    RunArguments,
+)
+from llava_rlhf.runs.parsing import ArgumentError, StrictParser
 from tests.recorded_scripts import ROOT
 
 PROGRAMS = {

@@ -46,7 +46,7 @@ def test_every_flag_that_the_readme_names_is_known():
         train_reward_model,
         train_rl_model,
     )
-    from llava_rlhf.parsing import StrictParser
+    from llava_rlhf.runs.parsing import StrictParser
 
     classes = [*train_reward_model.ARGUMENTS, *initialize_policy_model.ARGUMENTS, *train_rl_model.ARGUMENTS]
     classes += [answer_prompts.AnswerArguments, export_policy.ExportArguments]

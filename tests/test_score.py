@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from data_utils.batches import PairCollator, right_pad
 from llava_rlhf import answer_prompts, initialize_policy_model, score, train_reward_model
-from llava_rlhf.assemble import trained_reward_model
+from llava_rlhf.assembly.image_features import SeenImages
+from llava_rlhf.assembly.roles import trained_reward_model
 from llava_rlhf.evaluation.reward_scoring import score_dataset
 from llava_rlhf.evaluation.reward_summary import pair_numbers
 from llava_rlhf.evaluation.score_records import json_line
-from llava_rlhf.image_features import SeenImages
-from llava_rlhf.reward_trainer import PairScorer
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.supervised.reward_trainer import PairScorer
 from models.vlm import BaseSettings
 from tests.evaluation.scoring import score_command, scored, train_reward, with_card, write_scoring_data
 from tests.llava_rlhf.ppo_world import assemble

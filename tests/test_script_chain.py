@@ -15,7 +15,7 @@ from tests.recorded_scripts import ROOT, ScriptRunner
 ZERO_PROBE = """
 import json, sys
 from llava_rlhf.initialize_policy_model import ARGUMENTS
-from llava_rlhf.parsing import StrictParser
+from llava_rlhf.runs.parsing import StrictParser
 training = StrictParser(ARGUMENTS).parse(sys.argv[1:])[0]
 config = training.hf_deepspeed_config
 config.trainer_config_process(training)

@@ -27,8 +27,8 @@ FORBIDDEN_IMPORTS = {
 FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen", "np.fromfile"}
 # Where tensors are pickled: states that are read back with weights_only=True, and adapters for the code of 2023.
 MAY_PICKLE = {
-    "llava_rlhf/role_trainer.py",
-    "llava_rlhf/ppo_checkpoints.py",
+    "llava_rlhf/supervised/role_trainer.py",
+    "llava_rlhf/ppo/checkpoints.py",
     "llava_rlhf/conversion/adapter_weights.py",
     "benchmarks/convert_memory.py",
 }

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data_utils.schema import AnswerType
-from llava_rlhf.symbolic_rewards import correctness, length_term
+from llava_rlhf.ppo.symbolic_rewards import correctness, length_term
 
 LETTERS = dict(zip("ABCD", list(AnswerType)[1:5], strict=True))
 NO, YES = AnswerType.NO_IN_YESNO, AnswerType.YES_IN_YESNO

@@ -7,7 +7,7 @@ from typing import Literal
 
 from llava_rlhf.ablation.design import FACTORS
 from llava_rlhf.ablation.study import ARM_SCRIPT, SEED_SCRIPT
-from llava_rlhf.output_place import check_writable
+from llava_rlhf.runs.output_place import check_writable
 
 
 @dataclass

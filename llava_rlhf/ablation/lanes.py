@@ -16,8 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from llava_rlhf.ablation.study import Stage
-from llava_rlhf.persistence.save_errors import explaining_failures
-from llava_rlhf.persistence.stop_signals import StoppedBySignal, StopSignals
+from llava_rlhf.runs.save_errors import explaining_failures
+from llava_rlhf.runs.stop_signals import StoppedBySignal, StopSignals
 
 POLL_S = 0.05
 SHOWN_LINES = 12

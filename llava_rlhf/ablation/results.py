@@ -12,8 +12,8 @@ from llava_rlhf.ablation.design import Arm
 from llava_rlhf.ablation.effects import Results
 from llava_rlhf.ablation.study import DONE_FILE, arm_folder, seed_folder
 from llava_rlhf.evaluation.score_files import ALL
-from llava_rlhf.metrics import MEANINGS
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.runs.metrics import MEANINGS
+from llava_rlhf.runs.run_folder import read_json_lines
 
 # Of PPO's own metrics: the mean over the last quarter of the steps.
 TRAINING = {

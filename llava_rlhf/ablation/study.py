@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rlhf.ablation.design import Arm
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.run_folder import write_text_whole
 
 SEED_SCRIPT, ARM_SCRIPT = "ablation_seed.sh", "ablation_arm.sh"
 STUDY_FILE, DONE_FILE = "study.json", "ablation.json"

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llava_rlhf.arguments import DataArguments
-from llava_rlhf.judge_client import Endpoint
-from llava_rlhf.output_place import check_writable
+from llava_rlhf.evaluation.judge_client import Endpoint
+from llava_rlhf.runs.arguments import DataArguments
+from llava_rlhf.runs.output_place import check_writable
 
 
 @dataclass

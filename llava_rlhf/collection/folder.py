@@ -18,7 +18,7 @@ from llava_rlhf.collection.desk import Desk
 from llava_rlhf.collection.judgements import Journal
 from llava_rlhf.collection.pairs import PairFile
 from llava_rlhf.collection.preference_file import PreferenceFile, summarise
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.run_folder import write_text_whole
 
 SETTINGS = "collection.json"
 

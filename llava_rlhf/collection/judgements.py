@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from llava_rlhf.durable_lines import DurableLines
+from llava_rlhf.runs.durable_lines import DurableLines
 
 
 class Verdict(str, Enum):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.schema import IMAGE_MARKER, AnswerType
-from llava_rlhf.durable_lines import DurableLines
+from llava_rlhf.runs.durable_lines import DurableLines
 
 
 @dataclass(frozen=True)

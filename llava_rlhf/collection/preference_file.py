@@ -16,7 +16,7 @@ from data_utils.schema import IMAGE_MARKER, AnswerType
 from llava_rlhf.collection.agreement import krippendorff_alpha, pairwise
 from llava_rlhf.collection.judgements import Judgement, Verdict
 from llava_rlhf.collection.pairs import Pair
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.run_folder import write_text_whole
 
 WRITER = "llava"  # `from` of the outputs in the published files
 

@@ -12,7 +12,7 @@ from typing import Any
 from data_utils.answers import AnswerRecord
 from data_utils.datasets import PromptDataset
 from data_utils.schema import IMAGE_MARKER
-from llava_rlhf.assemble import TextSide
+from llava_rlhf.assembly.roles import TextSide
 from llava_rlhf.collection.pairs import PairFile, pair_line
 from llava_rlhf.evaluation.answering import Answerer
 from models.generation import SamplingSettings

@@ -15,13 +15,13 @@ from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.problems import DataError
 from data_utils.sieve import Sieve
-from llava_rlhf.arguments import ModelArguments
-from llava_rlhf.assemble import TextSide, check_stop, load_text_side
+from llava_rlhf.assembly.roles import TextSide, check_stop, load_text_side
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments
 from llava_rlhf.collection.sampling import lines_from_answers, sampled_batches
 from llava_rlhf.evaluation.answering import Answerer, load_prompts
-from llava_rlhf.role_files import check_template, find_policy_adapter
-from llava_rlhf.training import announce
+from llava_rlhf.runs.arguments import ModelArguments
+from llava_rlhf.runs.role_files import check_template, find_policy_adapter
+from llava_rlhf.supervised.training import announce
 from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits
 from models.base_fingerprint import base_fingerprint, check_weights
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_rlhf.role_files import (
+from llava_rlhf.runs.role_files import (
     POLICY,
     REWARD,
     REWARD_CARD,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_rlhf.checkpoints import new_folder
 from llava_rlhf.conversion.adapter_layouts import (
     HEADS,
     ORIGINAL_HEADS,
@@ -25,7 +24,8 @@ from llava_rlhf.conversion.adapter_weights import (
     weights_file,
 )
 from llava_rlhf.conversion.original_files import open_weights
-from llava_rlhf.role_files import REWARD, VALUE, RewardModelCard
+from llava_rlhf.runs.checkpoints import new_folder
+from llava_rlhf.runs.role_files import REWARD, VALUE, RewardModelCard
 from models.adapter_files import HF_LAYERS, ORIGINAL_LAYERS, save_safetensors
 from models.adapter_shapes import LayerSizes
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from transformers import GenerationConfig, LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
 
 from data_utils.schema import IMAGE_MARKER
-from llava_rlhf.checkpoints import new_folder
 from llava_rlhf.conversion.original_config import (
     find_tower,
     llava_config,
@@ -24,6 +23,7 @@ from llava_rlhf.conversion.output_place import check_output
 from llava_rlhf.conversion.processor_files import build_processor, build_tokenizer
 from llava_rlhf.conversion.safetensors_shards import MAX_SHARD_BYTES, write_shards
 from llava_rlhf.conversion.weight_plan import TOWER, TargetWeight, plan_weights
+from llava_rlhf.runs.checkpoints import new_folder
 
 
 @dataclass(frozen=True)

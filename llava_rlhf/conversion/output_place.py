@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from llava_rlhf.output_place import check_writable
-from llava_rlhf.persistence.save_errors import readable_bytes
+from llava_rlhf.runs.output_place import check_writable
+from llava_rlhf.runs.save_errors import readable_bytes
 
 SMALL_FILES = 16 * 10**6  # tokenizer, configurations and cards, generously
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_rlhf.durable_lines import DurableLines
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.durable_lines import DurableLines
+from llava_rlhf.runs.run_folder import write_text_whole
 
 
 class AnswerFile:

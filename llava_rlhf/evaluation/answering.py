@@ -15,12 +15,12 @@ from data_utils.batches import collate_prompts
 from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
-from llava_rlhf.actor_critic import expanded_queries
-from llava_rlhf.alarm import NonFiniteError
-from llava_rlhf.arguments import DataArguments
-from llava_rlhf.assemble import TextSide, unsampled_ids
-from llava_rlhf.image_features import SeenImages
-from llava_rlhf.role_files import POLICY
+from llava_rlhf.assembly.image_features import SeenImages
+from llava_rlhf.assembly.roles import TextSide, unsampled_ids
+from llava_rlhf.ppo.actor_critic import expanded_queries
+from llava_rlhf.runs.alarm import NonFiniteError
+from llava_rlhf.runs.arguments import DataArguments
+from llava_rlhf.runs.role_files import POLICY
 from models.adapters import AdapterBank, AdapterSpec
 from models.generation import Sample, SamplingSettings, sample
 from models.roles import Policy

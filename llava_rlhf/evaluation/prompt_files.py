@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_rlhf.evaluation.benchmarks.items import Item
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.run_folder import write_text_whole
 
 
 def write_prompts(items: Sequence[Item], suffix: str, path: Path) -> None:

@@ -13,8 +13,8 @@ from llava_rlhf.evaluation.benchmarks.mmhal import JudgePrompt, MMHal
 from llava_rlhf.evaluation.benchmarks.pope import Pope
 from llava_rlhf.evaluation.benchmarks.reward_files import BestOfN, RewardAccuracy
 from llava_rlhf.evaluation.benchmarks.tiny_world import TinyWorld
+from llava_rlhf.evaluation.judge_client import Judge, JudgeClient, ReplyCache
 from llava_rlhf.evaluation.local_judge import LocalJudge
-from llava_rlhf.judge_client import Judge, JudgeClient, ReplyCache
 
 
 def make_benchmark(

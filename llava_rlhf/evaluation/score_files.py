@@ -13,7 +13,7 @@ import numpy as np
 
 from llava_rlhf.evaluation.benchmarks.items import ItemScore, Scores
 from llava_rlhf.evaluation.statistics import CONFIDENCE, Sums, interval
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.run_folder import write_text_whole
 
 ALL = "all"
 

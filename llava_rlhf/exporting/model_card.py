@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCardData
 
-from llava_rlhf.metrics import MEANINGS
-from llava_rlhf.role_files import EXPORTED_ARGUMENTS, POLICY
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.runs.metrics import MEANINGS
+from llava_rlhf.runs.role_files import EXPORTED_ARGUMENTS, POLICY
+from llava_rlhf.runs.run_folder import read_json_lines
 
 SHOWN_METRICS = (
     "objective/rewards",

@@ -19,8 +19,8 @@ from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.items import PromptItem
 from data_utils.tokens import expand_image_tokens
-from llava_rlhf.assemble import load_text_side
-from llava_rlhf.role_files import POLICY
+from llava_rlhf.assembly.roles import load_text_side
+from llava_rlhf.runs.role_files import POLICY
 from models.adapters import AdapterBank, AdapterSpec
 from models.generation import SamplingSettings
 from models.roles import Policy

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from data_utils.conversation import TEMPLATES
-from llava_rlhf.arguments import ModelArguments
+from llava_rlhf.runs.arguments import ModelArguments
 from models.vlm import BaseSettings
 
 

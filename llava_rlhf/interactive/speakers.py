@@ -14,11 +14,17 @@ from data_utils.answers import AnswerItem, answer_segments
 from data_utils.conversation import TEMPLATES, ConversationTemplate, query_segments
 from data_utils.facts import RewardPrompt
 from data_utils.schema import Turn
-from llava_rlhf.actor_critic import expanded_queries
-from llava_rlhf.assemble import TextSide, load_text_side, unsampled_ids
+from llava_rlhf.assembly.roles import TextSide, load_text_side, unsampled_ids
 from llava_rlhf.evaluation.reward_scoring import score_items
 from llava_rlhf.interactive.streaming import GrowingText, stream
-from llava_rlhf.role_files import REWARD, REWARD_HEAD, RewardModelCard, find_policy_adapter, read_reward_card
+from llava_rlhf.ppo.actor_critic import expanded_queries
+from llava_rlhf.runs.role_files import (
+    REWARD,
+    REWARD_HEAD,
+    RewardModelCard,
+    find_policy_adapter,
+    read_reward_card,
+)
 from models.adapter_files import check_adapter_fits
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
 from models.base_files import check_base

@@ -20,8 +20,8 @@ from llava_rlhf.memory_planning.plan import GIB, MemoryPlan, Part, Phase
 from llava_rlhf.memory_planning.request import Request
 from llava_rlhf.memory_planning.settings import base_of, stored_lora, zero_of
 from llava_rlhf.memory_planning.weights import FLOAT, Trained, adapter_numbers, base_parts, merged_bytes
-from llava_rlhf.numerics import Numerics
-from llava_rlhf.role_files import REWARD_CARD
+from llava_rlhf.ppo.numerics import Numerics
+from llava_rlhf.runs.role_files import REWARD_CARD
 
 SAMPLED, JUDGED, STEPPED = (
     "rollout_per_device_batch_size",

@@ -14,7 +14,7 @@ from transformers import LlavaConfig
 from data_utils.datasets import DialogueDataset, ExampleDataset
 from llava_rlhf.memory_planning.bases import PUBLISHED, BaseSpec, read_config
 from llava_rlhf.memory_planning.weights import Zero
-from llava_rlhf.role_files import POLICY, REWARD
+from llava_rlhf.runs.role_files import POLICY, REWARD
 from models.adapter_files import ADAPTER_CONFIG, read_adapter_config
 from models.adapters import LoraSettings
 from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS

@@ -13,7 +13,7 @@ from llava_rlhf.memory_planning.weights import (
     base_parts,
     gathered_parts,
 )
-from llava_rlhf.sft_trainer import CHUNK_SIZE
+from llava_rlhf.supervised.sft_trainer import CHUNK_SIZE
 
 TRAIN_ROWS, EVAL_ROWS = "per_device_train_batch_size", "per_device_eval_batch_size"
 

@@ -16,9 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tqdm.auto import tqdm
 
 from data_utils.images import browser_copy
-from llava_rlhf.metrics import meaning_of
 from llava_rlhf.reporting.figures import bands, histograms, line_plot, lines_plot
 from llava_rlhf.reporting.run_data import RunData
+from llava_rlhf.runs.metrics import meaning_of
 
 THUMBNAIL_SIDE, LOSSLESS_SIDE = 256, 64  # pixels; photographs become JPEG
 SCORE, TOTAL = "score with all terms", "score plus KL penalty"

@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from llava_rlhf.persistence.run_record import ARGUMENTS_FILE
 from llava_rlhf.reporting.selection import Bounds, Selection
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE
 
 # What each term changed in a response's score; `penalized` is the score minus the KL penalty.
 TERMS = (

@@ -15,7 +15,7 @@ import torch
 from transformers import set_seed
 
 from data_utils.facts import RewardPrompt
-from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.tiny_world.base_model import build_model, save_base
 from llava_rlhf.tiny_world.curriculum import Curriculum, Plan
 from llava_rlhf.tiny_world.lessons import Teacher

@@ -31,9 +31,9 @@ from data_utils.shapes_text import (
     yes_no_question,
 )
 from data_utils.shapes_world import Scene, render, sample_scene
-from llava_rlhf.checkpoints import new_folder
 from llava_rlhf.conversion.output_place import check_output
-from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.runs.checkpoints import new_folder
+from llava_rlhf.runs.parsing import StrictParser, run_program
 
 STREAM = 7  # a stream of random numbers of its own: `make_world` draws other scenes from the same seed
 YES_NO_ANSWERS = {6: "no", 7: "yes"}

@@ -11,8 +11,8 @@ import numpy as np
 
 from data_utils.schema import AnswerType
 from data_utils.shapes_files import parse_question, preference_row, read_scenes
-from llava_rlhf.parsing import StrictParser, run_program
-from llava_rlhf.run_folder import read_json_lines, write_text_whole
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.run_folder import read_json_lines, write_text_whole
 
 
 @dataclass

@@ -46,7 +46,7 @@ from data_utils.shapes_text import (
     yes_no_question,
 )
 from data_utils.shapes_world import Scene, render, sample_scene
-from llava_rlhf.parsing import StrictParser, run_program
+from llava_rlhf.runs.parsing import StrictParser, run_program
 
 # Every split owns a block of picture numbers and a random stream of its own.
 SPLITS = ("sft", "policy_init", "preference", "ppo", "eval")

@@ -12,10 +12,10 @@ import jinja2
 from data_utils.shapes_files import read_scenes
 from data_utils.shapes_world import NAMES, Scene, judge_description
 from llava_rlhf import run_report
-from llava_rlhf.metrics import MEANINGS
-from llava_rlhf.parsing import StrictParser, run_program
 from llava_rlhf.reporting.figures import line_plot
-from llava_rlhf.run_folder import read_json_lines, write_text_whole
+from llava_rlhf.runs.metrics import MEANINGS
+from llava_rlhf.runs.parsing import StrictParser, run_program
+from llava_rlhf.runs.run_folder import read_json_lines, write_text_whole
 from llava_rlhf.tiny_world.score_answers import score_answers
 
 COLUMNS = {

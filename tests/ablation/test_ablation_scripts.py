@@ -9,7 +9,7 @@ import pytest
 from llava_rlhf.ablation.arguments import AblationArguments
 from llava_rlhf.ablation.design import FACTORS, make_arms
 from llava_rlhf.ablation.study import make_stages
-from llava_rlhf.parsing import StrictParser
+from llava_rlhf.runs.parsing import StrictParser
 from tests.recorded_scripts import Call, parsed
 
 SIZES = ("tiny", "7b-v1.5-224", "13b-v1.5-336")

@@ -8,7 +8,7 @@ import pytest
 
 from llava_rlhf.ablation.arguments import AblationArguments
 from llava_rlhf.ablation.design import FACTORS, RECIPE, make_arms
-from llava_rlhf.parsing import StrictParser
+from llava_rlhf.runs.parsing import StrictParser
 from llava_rlhf.train_rl_model import ARGUMENTS as PPO_ARGUMENTS
 
 TINY = ["--scripts", "scripts/tiny"]

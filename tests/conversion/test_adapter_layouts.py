@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_rlhf.conversion.adapter_layouts import POLICY_KIND, PPO_KIND, REWARD_KIND, find_original, find_ours
 from llava_rlhf.conversion.adapters import plan_to_original, plan_to_ours
-from llava_rlhf.role_files import POLICY, REWARD
+from llava_rlhf.runs.role_files import POLICY, REWARD
 from tests.conversion.original_adapters import (
     adapter_weights,
     write_adapter,

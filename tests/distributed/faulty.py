@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from llava_rlhf.actor_critic import ActorCritic
-from llava_rlhf.parsing import run_program
-from llava_rlhf.reward_trainer import PairScorer
-from llava_rlhf.sft_trainer import DialogueLoss
+from llava_rlhf.ppo.actor_critic import ActorCritic
+from llava_rlhf.runs.parsing import run_program
+from llava_rlhf.supervised.reward_trainer import PairScorer
+from llava_rlhf.supervised.sft_trainer import DialogueLoss
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD
 
 TRAINING_FORWARDS = {

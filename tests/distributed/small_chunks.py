@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llava_rlhf.initialize_policy_model import prepare, run
-from llava_rlhf.sft_trainer import DialogueLoss
+from llava_rlhf.supervised.sft_trainer import DialogueLoss
 
 __all__ = ["prepare", "run"]
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llava_rlhf.watchdog import HANG_EXIT_CODE
+from llava_rlhf.runs.watchdog import HANG_EXIT_CODE
 from tests.distributed.faulty import MESSAGE
 from tests.distributed.launching import launch
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
@@ -40,7 +40,7 @@ def hang(program, fault, tmp_path, tiny_base, data, ppo_start=None) -> str:
 
 def test_a_process_that_sleeps_is_named_and_ends_all(tmp_path, tiny_base, data):
     said = hang(REWARD, "sleep", tmp_path, tiny_base, data)
-    where = {0: "llava_rlhf/reward_trainer.py:", 1: "tests/distributed/faulty.py:"}
+    where = {0: "llava_rlhf/supervised/reward_trainer.py:", 1: "tests/distributed/faulty.py:"}
     for rank, place in where.items():
         assert re.search(rf"rank {rank} has been in 'training, step 2' for \d+ s: {place}\d+ ", said)
     assert "is stopped or gone" not in said
@@ -54,7 +54,7 @@ def test_a_process_that_is_stopped_is_named_and_ends_all(
     # What it last told, which may be a moment older than its end.
     assert re.search(r"rank 1 has been in '.+' for .*; it is stopped or gone", said)
     assert re.search(
-        r"rank 0 has been in 'update, step 1' for \d+ s: llava_rlhf/gradients.py:\d+ .*all_reduce", said
+        r"rank 0 has been in 'update, step 1' for \d+ s: llava_rlhf/ppo/gradients.py:\d+ .*all_reduce", said
     )
 
 

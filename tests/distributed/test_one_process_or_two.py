@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from data_utils.conversation import TEMPLATES, dialogue_segments
 from data_utils.schema import read_dialogues
 from data_utils.tokens import SegmentEncoder
-from llava_rlhf.persistence.tensor_files import load_tree
+from llava_rlhf.runs.tensor_files import load_tree
 from tests.distributed.comparing import assert_same_metrics, assert_same_roles, metrics_of, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
 from tests.tiny_data import policy_command, ppo_command, reward_command

@@ -19,9 +19,9 @@ from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
 from data_utils.images import ImagePipeline
 from data_utils.tokens import SegmentEncoder
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
-from llava_rlhf.arguments import AdapterArguments
-from llava_rlhf.assemble import new_policy, new_reward_model
-from llava_rlhf.role_files import RewardModelCard
+from llava_rlhf.assembly.roles import new_policy, new_reward_model
+from llava_rlhf.runs.arguments import AdapterArguments
+from llava_rlhf.runs.role_files import RewardModelCard
 from models.base_fingerprint import base_fingerprint
 from models.vlm import BaseSettings
 from tests.tiny_data import (

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from data_utils.problems import DataError
-from llava_rlhf.arguments import FactArguments
-from llava_rlhf.assemble import load_facts
+from llava_rlhf.assembly.roles import load_facts
+from llava_rlhf.runs.arguments import FactArguments
 from tests.errors.conftest import good_rows
 from tests.errors.documented import documented
 from tests.tiny_data import FACT_PROMPT, PLAIN_PROMPT

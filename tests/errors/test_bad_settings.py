@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llava_rlhf.parsing import ArgumentError
+from llava_rlhf.runs.parsing import ArgumentError
 from tests.errors.documented import documented
 from tests.tiny_models import TinyShape, save_tiny_base
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from llava_rlhf import answer_prompts, initialize_policy_model, score, train_reward_model, train_rl_model
-from llava_rlhf.parsing import StrictParser
+from llava_rlhf.runs.parsing import StrictParser
 from tests.errors.documented import DOCUMENT, HEADER, SKIPPED, rows
 from tests.test_departures_table import tables
 

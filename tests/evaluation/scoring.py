@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from llava_rlhf import score, train_reward_model
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.runs.run_folder import read_json_lines
 from tests.tiny_data import TinyData, changed, command_line, reward_command, write_tiny_data
 
 SEED = 3  # that of the training in tests.tiny_data

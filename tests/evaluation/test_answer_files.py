@@ -10,7 +10,7 @@ import pytest
 from llava_rlhf import answer_prompts
 from llava_rlhf.evaluation.answer_files import AnswerFile, read_settings
 from llava_rlhf.evaluation.answering import Answerer
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.run_folder import write_text_whole
 from tests.tiny_data import TinyData, command_line, write_tiny_data
 
 

@@ -14,9 +14,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, s
 
 from llava_rlhf.evaluation.arguments import JUDGE_PROMPT
 from llava_rlhf.evaluation.benchmarks.mmhal import JudgePrompt, MMHal, read_rating, repeat_spread
+from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, Question, ReplyCache
 from llava_rlhf.evaluation.local_judge import LocalJudge
 from llava_rlhf.evaluation.score_files import summarise
-from llava_rlhf.judge_client import Endpoint, JudgeClient, Question, ReplyCache
 from tests.judge_server import JudgeServer
 
 TYPES = ("attribute", "counting")

@@ -21,7 +21,7 @@ from transformers import BitsAndBytesConfig, GenerationConfig, LlavaForCondition
 from llava_rlhf import export_policy
 from llava_rlhf.exporting.model_card import vllm_rank
 from llava_rlhf.exporting.parity import measure_parity, read_check_prompts
-from llava_rlhf.persistence.save_errors import SaveError
+from llava_rlhf.runs.save_errors import SaveError
 from models.adapters import AdapterBank, AdapterSpec, LoraSettings
 from models.vlm import FULL_PRECISION_MODULES, BaseSettings, load_base
 from tests.tiny_data import command_line, write_tiny_data

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from data_utils.items import PromptItem
-from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments
-from llava_rlhf.symbolic_rewards import correctness
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
+from llava_rlhf.ppo.symbolic_rewards import correctness
 from tests.llava_rlhf.plain_models import PlainRole
 from tests.tiny_models import STOP
 

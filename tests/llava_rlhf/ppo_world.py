@@ -11,11 +11,11 @@ from torch import Tensor
 
 from data_utils.batches import PromptBatch, collate_prompts
 from llava_rlhf import train_rl_model
-from llava_rlhf.assemble import Cast, cast_for_ppo
-from llava_rlhf.ppo import PPOTrainer
-from llava_rlhf.ppo_assembly import assemble_trainer, make_accelerator
-from llava_rlhf.rollout import Experience, RolloutCollector
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.assembly.roles import Cast, cast_for_ppo
+from llava_rlhf.ppo.assembly import assemble_trainer, make_accelerator
+from llava_rlhf.ppo.rollout import Experience, RolloutCollector
+from llava_rlhf.ppo.trainer import PPOTrainer
+from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.train_rl_model import PPORun
 
 ROLES = ("lora_policy", "lora_value")

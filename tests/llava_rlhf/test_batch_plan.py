@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llava_rlhf.functional.kl import KLEstimator
-from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments, plan_batches
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
 
 NAMES = {
     "base_model_name": "base",

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from llava_rlhf import checkpoints
-from llava_rlhf.checkpoints import (
+from llava_rlhf.runs import checkpoints
+from llava_rlhf.runs.checkpoints import (
     COMPLETE,
     STAGING,
     checkpoint_folder,

@@ -19,8 +19,8 @@ from data_utils.batches import ImageBatch
 from data_utils.feature_files import content_key
 from data_utils.images import ImagePipeline
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
-from llava_rlhf.feature_cache import ingredients, open_feature_cache
-from llava_rlhf.image_features import encode_images
+from llava_rlhf.assembly.feature_cache import ingredients, open_feature_cache
+from llava_rlhf.assembly.image_features import encode_images
 from models.vlm import BaseSettings, load_base, load_image_processor
 from tests.distributed.processes import PPO, run_in_processes
 from tests.llava_rlhf.ppo_world import largest_difference, metrics_of, run_ppo, trained

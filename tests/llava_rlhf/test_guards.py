@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from llava_rlhf.actor_critic import ActorCritic
-from llava_rlhf.checkpoints import complete_checkpoints, step_of
-from llava_rlhf.guards import LimitError, NonFiniteError
-from llava_rlhf.limits import GuardArguments, reward_drop
-from llava_rlhf.ppo_update import PPOUpdater
-from llava_rlhf.rollout import RolloutCollector
+from llava_rlhf.ppo.actor_critic import ActorCritic
+from llava_rlhf.ppo.guards import LimitError, NonFiniteError
+from llava_rlhf.ppo.limits import GuardArguments, reward_drop
+from llava_rlhf.ppo.rollout import RolloutCollector
+from llava_rlhf.ppo.update import PPOUpdater
+from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from tests.llava_rlhf.poison import poisoned
 from tests.llava_rlhf.ppo_world import metrics_of, run_ppo, trained
 from tests.tiny_data import ppo_command

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from llava_rlhf.arguments import ModelArguments
-from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments
-from llava_rlhf.run_folder import delete_rollouts, write_rollouts
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
+from llava_rlhf.runs.arguments import ModelArguments
+from llava_rlhf.runs.run_folder import delete_rollouts, write_rollouts
 from models.adapter_files import check_adapter_fits
 from models.heads import ScalarHead
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_rlhf.gradients import Gradients
-from llava_rlhf.micro_batches import MicroBatches, micro_batches, split_into
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.ppo.gradients import Gradients
+from llava_rlhf.ppo.micro_batches import MicroBatches, micro_batches, split_into
+from llava_rlhf.runs.run_folder import read_json_lines
 from tests.llava_rlhf.ppo_world import assemble, largest_difference, metrics_of, run_ppo, trained
 from tests.tiny_data import ppo_command
 

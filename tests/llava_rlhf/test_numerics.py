@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from llava_rlhf.numerics import Numerics
-from llava_rlhf.reward_shaping import shape_rewards
+from llava_rlhf.ppo.numerics import Numerics
+from llava_rlhf.ppo.reward_shaping import shape_rewards
 from tests.llava_rlhf.ppo_world import assemble, largest_difference, metrics_of, run_ppo, trained
 from tests.tiny_data import ppo_command
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from llava_rlhf.optimization import check_optimizer, learning_rate_schedule, make_optimizer
+from llava_rlhf.ppo.optimization import check_optimizer, learning_rate_schedule, make_optimizer
 
 
 def test_cosine_with_warm_up_by_hand():

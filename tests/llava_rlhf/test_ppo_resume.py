@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from llava_rlhf.checkpoints import complete_checkpoints, step_of
-from llava_rlhf.persistence.random_state import random_state
-from llava_rlhf.persistence.tensor_files import load_tree
-from llava_rlhf.ppo import PPOTrainer
-from llava_rlhf.ppo_checkpoints import PPOState, read_state
+from llava_rlhf.ppo.checkpoints import PPOState, read_state
+from llava_rlhf.ppo.trainer import PPOTrainer
+from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
+from llava_rlhf.runs.random_state import random_state
+from llava_rlhf.runs.tensor_files import load_tree
 from tests.llava_rlhf.ppo_world import assemble, metrics_of, run_ppo, trained
 from tests.tiny_data import ppo_command
 

@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 
-from llava_rlhf.metrics import MEANINGS
-from llava_rlhf.persistence.tensor_files import load_tree
-from llava_rlhf.ppo_update import PPOUpdater
-from llava_rlhf.rollout import Experience
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.ppo.rollout import Experience
+from llava_rlhf.ppo.update import PPOUpdater
+from llava_rlhf.runs.metrics import MEANINGS
+from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.runs.tensor_files import load_tree
 from tests.llava_rlhf.ppo_world import (
     assemble,
     largest_difference,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llava_rlhf.prompt_stream import PromptStream
+from llava_rlhf.ppo.prompt_stream import PromptStream
 
 ONE = PromptStream(n_prompts=35, rollout_batch_size=16, rank=0, world_size=1, seed=5)
 STEP_BATCH = 8

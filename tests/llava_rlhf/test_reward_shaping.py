@@ -9,10 +9,10 @@ import torch
 
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
-from llava_rlhf.image_features import ImageFeatures
-from llava_rlhf.ppo_arguments import RewardArguments
-from llava_rlhf.reward_shaping import shape_rewards
-from llava_rlhf.rollout import Experience
+from llava_rlhf.assembly.image_features import ImageFeatures
+from llava_rlhf.ppo.arguments import RewardArguments
+from llava_rlhf.ppo.reward_shaping import shape_rewards
+from llava_rlhf.ppo.rollout import Experience
 
 RESPONSE_LEN = 8
 # Two responses: 4 tokens that end with a stop, 2 tokens cut off.

@@ -10,12 +10,12 @@ import torch
 from transformers import EvalPrediction
 
 from llava_rlhf import train_reward_model
-from llava_rlhf.checkpoints import complete_checkpoints, step_of
-from llava_rlhf.metrics import meaning_of
-from llava_rlhf.parsing import ArgumentError
-from llava_rlhf.reward_trainer import pair_metrics
-from llava_rlhf.role_files import read_reward_card
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
+from llava_rlhf.runs.metrics import meaning_of
+from llava_rlhf.runs.parsing import ArgumentError
+from llava_rlhf.runs.role_files import read_reward_card
+from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.supervised.reward_trainer import pair_metrics
 from llava_rlhf.train_reward_model import load_reward_model
 from tests.llava_rlhf.plain_models import PlainRole
 from tests.tiny_data import FACT_PROMPT, changed, reward_command

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_rlhf.role_files import (
+from llava_rlhf.runs.role_files import (
     POLICY,
     RewardModelCard,
     check_template,

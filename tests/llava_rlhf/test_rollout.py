@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llava_rlhf.actor_critic import response_log_probs
-from llava_rlhf.assemble import unsampled_ids
+from llava_rlhf.assembly.roles import unsampled_ids
+from llava_rlhf.ppo.actor_critic import response_log_probs
 from tests.llava_rlhf.plain_models import PlainRole
 from tests.llava_rlhf.ppo_world import assemble, random_numbers
 from tests.tiny_data import ppo_command

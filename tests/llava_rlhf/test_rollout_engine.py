@@ -9,7 +9,7 @@ import torch
 
 from data_utils.batches import left_pad
 from data_utils.tokens import expand_image_tokens
-from llava_rlhf.rollout_engine import PolicyEngine
+from llava_rlhf.ppo.rollout_engine import PolicyEngine
 from models.generation import Sample
 from tests.llava_rlhf.ppo_world import assemble, random_numbers
 from tests.tiny_data import ppo_command

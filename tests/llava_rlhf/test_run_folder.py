@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from llava_rlhf.run_folder import (
+from llava_rlhf.runs.run_folder import (
     JsonLines,
     read_json_lines,
     write_rollouts,

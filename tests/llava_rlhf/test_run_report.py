@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 import pytest
 
 from llava_rlhf import run_report
-from llava_rlhf.metrics import MEANINGS, meaning_of
 from llava_rlhf.reporting.figures import percentiles, shared_histogram
 from llava_rlhf.reporting.page import DECOMPOSITION, decomposition
 from llava_rlhf.reporting.run_data import read_run
 from llava_rlhf.reporting.selection import Bounds, Selection
+from llava_rlhf.runs.metrics import MEANINGS, meaning_of
 from tests.run_folders import HOSTILE, rollout, write_lines, write_ppo_run
 from tests.tiny_data import command_line
 

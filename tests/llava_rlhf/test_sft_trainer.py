@@ -10,8 +10,8 @@ from transformers import LlavaForConditionalGeneration
 
 from data_utils.batches import DialogueCollator
 from llava_rlhf import initialize_policy_model
-from llava_rlhf.metrics import meaning_of
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.runs.metrics import meaning_of
+from llava_rlhf.runs.run_folder import read_json_lines
 from tests.tiny_data import policy_command
 from tests.tiny_models import IMAGE, PAD
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llava_rlhf.persistence.tensor_files import load_tree, save_tree
+from llava_rlhf.runs.tensor_files import load_tree, save_tree
 
 
 def test_every_kind_of_value_comes_back(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llava_rlhf import train_reward_model
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.runs.run_folder import read_json_lines
 from tests.llava_rlhf.ppo_world import run_ppo
 from tests.tiny_data import ppo_command, reward_command
 

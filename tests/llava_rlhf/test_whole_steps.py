@@ -7,8 +7,8 @@ import torch
 
 from data_utils.batches import NO_LOSS
 from llava_rlhf import initialize_policy_model, train_reward_model
-from llava_rlhf.run_folder import read_json_lines
-from llava_rlhf.whole_steps import FILL, WholeSteps, WholeStepsCollator
+from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.supervised.whole_steps import FILL, WholeSteps, WholeStepsCollator
 from tests.tiny_data import policy_command, reward_command
 
 # Nothing moves, so that losses of several steps are those of one model.

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_utils.batches import PromptBatch, collate_prompts
-from llava_rlhf.ppo import PPOTrainer
-from llava_rlhf.reward_shaping import shape_rewards
-from llava_rlhf.role_files import POLICY, VALUE, VALUE_HEAD
-from llava_rlhf.rollout import Experience
+from llava_rlhf.ppo.reward_shaping import shape_rewards
+from llava_rlhf.ppo.rollout import Experience
+from llava_rlhf.ppo.trainer import PPOTrainer
+from llava_rlhf.runs.role_files import POLICY, VALUE, VALUE_HEAD
 from models.generation import Sample
 from models.roles import Policy
 from tests.llava_rlhf.ppo_world import Assembled, assemble, metrics_of, record_experience

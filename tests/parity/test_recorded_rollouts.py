@@ -17,11 +17,11 @@ from torch import Tensor
 from data_utils.batches import left_pad
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
 from data_utils.schema import AnswerType, PromptRecord, read_captions
-from llava_rlhf.assemble import TextSide
-from llava_rlhf.numerics import Numerics
-from llava_rlhf.ppo_arguments import RewardArguments
-from llava_rlhf.reward_shaping import ShapedReward, shape_rewards
-from llava_rlhf.rollout import Experience
+from llava_rlhf.assembly.roles import TextSide
+from llava_rlhf.ppo.arguments import RewardArguments
+from llava_rlhf.ppo.numerics import Numerics
+from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
+from llava_rlhf.ppo.rollout import Experience
 from models.roles import Policy
 from tests.parity.recordings import IMAGE_ID, ORIGINAL_IMAGE_ID
 from tests.parity.written_rollouts import LOWERED, PAD, RESPONSE_LEN, Played, play, say, targets

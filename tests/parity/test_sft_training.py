@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import get_scheduler
 
-from llava_rlhf.arguments import LlavaTrainingArguments
-from llava_rlhf.assemble import unsampled_ids
+from llava_rlhf.assembly.roles import unsampled_ids
 from llava_rlhf.initialize_policy_model import load_policy, save_policy
-from llava_rlhf.role_files import POLICY
-from llava_rlhf.run_folder import read_json_lines
-from llava_rlhf.sft_trainer import IGNORE, DialogueLoss, SFTTrainer
+from llava_rlhf.runs.arguments import LlavaTrainingArguments
+from llava_rlhf.runs.role_files import POLICY
+from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.supervised.sft_trainer import IGNORE, DialogueLoss, SFTTrainer
 from models.adapters import AdapterBank, AdapterSpec
 from models.roles import Policy
 from models.vlm import BaseSettings, load_base

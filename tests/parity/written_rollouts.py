@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from data_utils.batches import collate_prompts
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
-from llava_rlhf.actor_critic import ScoringSettings
-from llava_rlhf.assemble import Cast, TextSide
-from llava_rlhf.micro_batches import MicroBatches
-from llava_rlhf.numerics import Numerics
-from llava_rlhf.ppo import PPOTrainer
-from llava_rlhf.ppo_arguments import PPOArguments, RewardArguments
-from llava_rlhf.ppo_assembly import stop_ids
-from llava_rlhf.ppo_update import Targets
-from llava_rlhf.reward_shaping import ShapedReward, shape_rewards
-from llava_rlhf.rollout import Experience, RolloutCollector
-from llava_rlhf.rollout_engine import PolicyEngine
+from llava_rlhf.assembly.roles import Cast, TextSide
+from llava_rlhf.ppo.actor_critic import ScoringSettings
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
+from llava_rlhf.ppo.assembly import stop_ids
+from llava_rlhf.ppo.micro_batches import MicroBatches
+from llava_rlhf.ppo.numerics import Numerics
+from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
+from llava_rlhf.ppo.rollout import Experience, RolloutCollector
+from llava_rlhf.ppo.rollout_engine import PolicyEngine
+from llava_rlhf.ppo.trainer import PPOTrainer
+from llava_rlhf.ppo.update import Targets
 from models.generation import Sample, SamplingSettings, sample
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel, ValueModel

@@ -10,8 +10,8 @@ from importlib import import_module
 
 import pytest
 
-from llava_rlhf.persistence import changes
-from llava_rlhf.persistence.changes import differences
+from llava_rlhf.runs import changes
+from llava_rlhf.runs.changes import differences
 from tests.reliability.forked import POLICY_INIT, PPO, REWARD
 from tests.tiny_data import changed
 

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from llava_rlhf.checkpoints import complete_checkpoints, step_of
+from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from tests.reliability.forked import POLICY_INIT, PPO, REWARD, Kill, finish, start
 from tests.reliability.same_runs import assert_same_run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_rlhf.checkpoints import complete_checkpoints
+from llava_rlhf.runs.checkpoints import complete_checkpoints
 from tests.reliability.forked import POLICY_INIT, PPO, REWARD, Kill, finish, random_kills, start
 from tests.reliability.same_runs import assert_same_run
 

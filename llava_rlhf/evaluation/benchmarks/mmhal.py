@@ -26,7 +26,7 @@ from llava_rlhf.evaluation.benchmarks.items import (
     file_hash,
     match_answers,
 )
-from llava_rlhf.judge_client import Judge, Question
+from llava_rlhf.evaluation.judge_client import Judge, Question
 
 HALLUCINATION_BELOW = 3
 # "Rating (0-6): 4", "**Rating:** 4/6"; "4.5", "-1", "3-4" and "3 or 4" are no ratings.

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from llava_rlhf.functional.kl import kl_estimate
 from llava_rlhf.functional.rewards import apply_stop_penalty, token_rewards
-from llava_rlhf.ppo_arguments import RewardArguments
-from llava_rlhf.rollout import Experience
-from llava_rlhf.symbolic_rewards import correctness, length_term
+from llava_rlhf.ppo.arguments import RewardArguments
+from llava_rlhf.ppo.rollout import Experience
+from llava_rlhf.ppo.symbolic_rewards import correctness, length_term
 
 
 @dataclass(frozen=True)

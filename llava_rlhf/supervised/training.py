@@ -13,11 +13,11 @@ from transformers.utils import logging as hf_logging
 
 from data_utils.datasets import ExampleDataset
 from data_utils.summary import DataReport, format_report
-from llava_rlhf.arguments import LlavaTrainingArguments
-from llava_rlhf.persistence.starting import mark_finished, open_run_folder
-from llava_rlhf.persistence.stop_signals import StoppedBySignal
-from llava_rlhf.role_trainer import RoleTrainer
-from llava_rlhf.watchdog import TrainerBeats, Watchdog
+from llava_rlhf.runs.arguments import LlavaTrainingArguments
+from llava_rlhf.runs.starting import mark_finished, open_run_folder
+from llava_rlhf.runs.stop_signals import StoppedBySignal
+from llava_rlhf.runs.watchdog import TrainerBeats, Watchdog
+from llava_rlhf.supervised.role_trainer import RoleTrainer
 
 logger = logging.getLogger(__name__)
 

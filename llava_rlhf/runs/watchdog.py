@@ -22,7 +22,7 @@ from torch.distributed import DistNetworkError, DistStoreError, PrefixStore, Sto
 from transformers import TrainerCallback
 
 HANG_EXIT_CODE = 124  # as of `timeout`
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # By name: an environment with other people's packages may lie in the same folder.
 OURS = tuple(str(ROOT / name) + os.sep for name in ("llava_rlhf", "models", "data_utils", "tests"))
 SHARE_OF_TIMEOUT = 0.8  # before the waiting collectives of the others give up, whose errors say less

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from llava_rlhf.persistence.save_errors import (
+from llava_rlhf.runs.save_errors import (
     explaining_failures,
     explaining_full_disks,
     folder_bytes,

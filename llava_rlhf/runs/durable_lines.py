@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llava_rlhf.persistence.save_errors import explaining_failures
+from llava_rlhf.runs.save_errors import explaining_failures
 
 
 class DurableLines:

@@ -8,8 +8,8 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
-from llava_rlhf.persistence.stop_signals import StopSignals
-from llava_rlhf.run_folder import JsonLines
+from llava_rlhf.runs.run_folder import JsonLines
+from llava_rlhf.runs.stop_signals import StopSignals
 
 
 class MetricsFile(TrainerCallback):

@@ -15,7 +15,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from data_utils.datasets import ExampleDataset, ItemT
 from data_utils.feature_files import FeatureFiles
 from data_utils.images import ImagePipeline
-from llava_rlhf.arguments import LlavaTrainingArguments, ModelArguments
+from llava_rlhf.runs.arguments import LlavaTrainingArguments, ModelArguments
 from models.vision_fingerprint import vision_fingerprint
 from models.vlm import read_base_facts
 

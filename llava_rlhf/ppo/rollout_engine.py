@@ -14,7 +14,7 @@ from typing import Protocol
 from torch import Tensor
 
 from data_utils.batches import PromptBatch
-from llava_rlhf.actor_critic import expanded_queries
+from llava_rlhf.ppo.actor_critic import expanded_queries
 from models.generation import Sample, SamplingSettings
 from models.roles import Policy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from llava_rlhf.persistence.run_record import ENVIRONMENT, GLOBAL_BATCH, INPUTS, PROCESSES
+from llava_rlhf.runs.run_record import ENVIRONMENT, GLOBAL_BATCH, INPUTS, PROCESSES
 
 # No weight depends on these: where things are written, what is shown, how often is saved, who loads the images.
 NEVER_MATTERS = frozenset(

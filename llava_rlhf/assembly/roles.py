@@ -21,8 +21,8 @@ from data_utils.images import ImagePipeline
 from data_utils.problems import DataError
 from data_utils.schema import read_captions
 from data_utils.tokens import SegmentEncoder
-from llava_rlhf.arguments import AdapterArguments, FactArguments
-from llava_rlhf.role_files import POLICY, REFERENCE, REWARD, REWARD_HEAD, VALUE
+from llava_rlhf.runs.arguments import AdapterArguments, FactArguments
+from llava_rlhf.runs.role_files import POLICY, REFERENCE, REWARD, REWARD_HEAD, VALUE
 from models.adapters import AdapterBank, AdapterSpec
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel, ValueModel

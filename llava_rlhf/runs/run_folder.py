@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, AnyStr
 
-from llava_rlhf.persistence.run_record import ARGUMENTS_FILE, record_text
-from llava_rlhf.persistence.save_errors import explaining_failures
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE, record_text
+from llava_rlhf.runs.save_errors import explaining_failures
 
 logger = logging.getLogger(__name__)
 
 
 def write_arguments(folder: str | Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a run (`persistence.run_record`) to `arguments.json`."""
+    """Write the record of a run (`run_record`) to `arguments.json`."""
     path = Path(folder) / ARGUMENTS_FILE
     with explaining_failures("the run's settings", path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,22 +12,22 @@ from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs, Par
 from torch import nn
 
 from data_utils.feature_files import FeatureFiles
-from llava_rlhf.actor_critic import ActorCritic, ScoringSettings
-from llava_rlhf.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
-from llava_rlhf.assemble import Cast, TextSide, unsampled_ids
-from llava_rlhf.checkpoints import leave_frozen_weights_out
-from llava_rlhf.guards import Guard
-from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
-from llava_rlhf.limits import GuardArguments
-from llava_rlhf.micro_batches import MicroBatches
-from llava_rlhf.optimization import clip_each_group, make_optimizer
-from llava_rlhf.ppo import PPOTrainer
-from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments
-from llava_rlhf.ppo_checkpoints import PPOState
-from llava_rlhf.ppo_update import PPOUpdater
-from llava_rlhf.prompt_stream import PromptStream
-from llava_rlhf.rollout import RolloutCollector
-from llava_rlhf.rollout_engine import PolicyEngine
+from llava_rlhf.assembly.roles import Cast, TextSide, unsampled_ids
+from llava_rlhf.ppo.actor_critic import ActorCritic, ScoringSettings
+from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, RewardArguments
+from llava_rlhf.ppo.checkpoints import PPOState
+from llava_rlhf.ppo.guards import Guard
+from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController
+from llava_rlhf.ppo.limits import GuardArguments
+from llava_rlhf.ppo.micro_batches import MicroBatches
+from llava_rlhf.ppo.optimization import clip_each_group, make_optimizer
+from llava_rlhf.ppo.prompt_stream import PromptStream
+from llava_rlhf.ppo.rollout import RolloutCollector
+from llava_rlhf.ppo.rollout_engine import PolicyEngine
+from llava_rlhf.ppo.trainer import PPOTrainer
+from llava_rlhf.ppo.update import PPOUpdater
+from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
+from llava_rlhf.runs.checkpoints import leave_frozen_weights_out
 from models.generation import SamplingSettings
 
 

@@ -16,22 +16,22 @@ from accelerate import Accelerator
 from tqdm import trange
 
 from data_utils.batches import PromptBatch
-from llava_rlhf.checkpoints import COMPLETE, checkpoint_folder, delete_oldest
 from llava_rlhf.functional.advantages import generalized_advantages
 from llava_rlhf.functional.losses import explained_variance
 from llava_rlhf.functional.masked import moments, whiten
-from llava_rlhf.guards import Guard, GuardError, LimitError
-from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
-from llava_rlhf.metrics import global_moments, global_sums, one_line
-from llava_rlhf.persistence.random_state import random_state
-from llava_rlhf.persistence.stop_signals import StoppedBySignal, StopSignals
-from llava_rlhf.ppo_arguments import BatchPlan, PPOArguments, RewardArguments
-from llava_rlhf.ppo_checkpoints import PPOState
-from llava_rlhf.ppo_update import PPOUpdater, Targets
-from llava_rlhf.prompt_stream import PromptStream
-from llava_rlhf.reward_shaping import ShapedReward, shape_rewards
-from llava_rlhf.rollout import Experience, RolloutCollector
-from llava_rlhf.run_folder import JsonLines, delete_rollouts, write_rollouts
+from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, RewardArguments
+from llava_rlhf.ppo.checkpoints import PPOState
+from llava_rlhf.ppo.guards import Guard, GuardError, LimitError
+from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController
+from llava_rlhf.ppo.prompt_stream import PromptStream
+from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
+from llava_rlhf.ppo.rollout import Experience, RolloutCollector
+from llava_rlhf.ppo.update import PPOUpdater, Targets
+from llava_rlhf.runs.checkpoints import COMPLETE, checkpoint_folder, delete_oldest
+from llava_rlhf.runs.metrics import global_moments, global_sums, one_line
+from llava_rlhf.runs.random_state import random_state
+from llava_rlhf.runs.run_folder import JsonLines, delete_rollouts, write_rollouts
+from llava_rlhf.runs.stop_signals import StoppedBySignal, StopSignals
 
 
 @dataclass

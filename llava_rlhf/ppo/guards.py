@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from llava_rlhf.alarm import Alarm, GuardError, LimitError, NonFiniteError
-from llava_rlhf.limits import GuardArguments, passed_limits
-from llava_rlhf.reward_shaping import ShapedReward
-from llava_rlhf.rollout import Experience
-from llava_rlhf.run_folder import read_json_lines
+from llava_rlhf.ppo.limits import GuardArguments, passed_limits
+from llava_rlhf.ppo.reward_shaping import ShapedReward
+from llava_rlhf.ppo.rollout import Experience
+from llava_rlhf.runs.alarm import Alarm, GuardError, LimitError, NonFiniteError
+from llava_rlhf.runs.run_folder import read_json_lines
 
 __all__ = ["Guard", "GuardError", "LimitError", "NonFiniteError"]
 

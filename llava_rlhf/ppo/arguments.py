@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from llava_rlhf.functional.kl import KLEstimator
-from llava_rlhf.numerics import Numerics
+from llava_rlhf.ppo.numerics import Numerics
 
 
 @dataclass

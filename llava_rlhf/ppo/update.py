@@ -13,15 +13,15 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llava_rlhf.actor_critic import ActorCritic, Sequences
 from llava_rlhf.functional.losses import LossSum, policy_loss, value_loss
-from llava_rlhf.gradients import Gradients
-from llava_rlhf.guards import Guard
-from llava_rlhf.metrics import global_sums
-from llava_rlhf.micro_batches import MicroBatches, micro_batches, split_into
-from llava_rlhf.ppo_arguments import PPOArguments
-from llava_rlhf.prompt_stream import PromptStream
-from llava_rlhf.rollout import Experience, RolloutCollector
+from llava_rlhf.ppo.actor_critic import ActorCritic, Sequences
+from llava_rlhf.ppo.arguments import PPOArguments
+from llava_rlhf.ppo.gradients import Gradients
+from llava_rlhf.ppo.guards import Guard
+from llava_rlhf.ppo.micro_batches import MicroBatches, micro_batches, split_into
+from llava_rlhf.ppo.prompt_stream import PromptStream
+from llava_rlhf.ppo.rollout import Experience, RolloutCollector
+from llava_rlhf.runs.metrics import global_sums
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
-from llava_rlhf.checkpoints import written_into, written_whole
-from llava_rlhf.kl_controller import AdaptiveKLController, FixedKLController
-from llava_rlhf.persistence.random_state import restore_random_state
-from llava_rlhf.persistence.tensor_files import load_tree, save_tree
-from llava_rlhf.role_files import POLICY, VALUE, VALUE_HEAD
-from llava_rlhf.run_folder import write_arguments
+from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController
+from llava_rlhf.runs.checkpoints import written_into, written_whole
+from llava_rlhf.runs.random_state import restore_random_state
+from llava_rlhf.runs.role_files import POLICY, VALUE, VALUE_HEAD
+from llava_rlhf.runs.run_folder import write_arguments
+from llava_rlhf.runs.tensor_files import load_tree, save_tree
 from models.roles import Policy, ValueModel
 
 STATE = "state.json"
@@ -44,7 +44,7 @@ class PPOState:
         policy, value: the trained roles.
         kl_controller: its state is plain Python. The learning rate is a function of the step and needs no state.
         policy_base, value_base: recorded in the adapters' configurations.
-        record: of the run (`persistence.run_record`).
+        record: of the run (`run_record`).
     """
 
     accelerator: Accelerator

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import HfArgumentParser, TrainingArguments
 
-from llava_rlhf.persistence.save_errors import SaveError
+from llava_rlhf.runs.save_errors import SaveError
 
 # The flags of transformers.TrainingArguments that the published scripts use; `--help` shows these, `--help_all` all.
 COMMON_TRAINING_FLAGS = frozenset(

@@ -14,12 +14,12 @@ from data_utils.batches import PromptBatch, right_pad
 from data_utils.feature_files import FeatureFiles
 from data_utils.items import PromptItem
 from data_utils.tokens import expand_image_tokens
-from llava_rlhf.actor_critic import ScoringSettings, Sequences, join_responses, response_log_probs
-from llava_rlhf.assemble import Cast
-from llava_rlhf.image_features import ImageFeatures, SeenImages
-from llava_rlhf.micro_batches import MicroBatches
-from llava_rlhf.numerics import Numerics
-from llava_rlhf.rollout_engine import RolloutEngine
+from llava_rlhf.assembly.image_features import ImageFeatures, SeenImages
+from llava_rlhf.assembly.roles import Cast
+from llava_rlhf.ppo.actor_critic import ScoringSettings, Sequences, join_responses, response_log_probs
+from llava_rlhf.ppo.micro_batches import MicroBatches
+from llava_rlhf.ppo.numerics import Numerics
+from llava_rlhf.ppo.rollout_engine import RolloutEngine
 from models.vlm import VisionLanguageModel
 
 

@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from llava_rlhf.alarm import Alarm
-from llava_rlhf.whole_steps import FILL, ROWS
+from llava_rlhf.runs.alarm import Alarm
+from llava_rlhf.supervised.whole_steps import FILL, ROWS
 
 
 class TrainerGuard:

@@ -20,19 +20,19 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from llava_rlhf.checkpoints import (
+from llava_rlhf.runs.checkpoints import (
     checkpoint_folder,
     delete_oldest,
     leave_frozen_weights_out,
     written_into,
     written_whole,
 )
-from llava_rlhf.persistence.random_state import random_state, restore_random_state
-from llava_rlhf.persistence.stop_signals import shelter_workers
-from llava_rlhf.persistence.tensor_files import load_tree, save_tree
-from llava_rlhf.role_callbacks import MetricsFile, RestoreSums, SavesAndStops
-from llava_rlhf.run_folder import JsonLines, write_arguments
-from llava_rlhf.trainer_guard import TrainerGuard
+from llava_rlhf.runs.random_state import random_state, restore_random_state
+from llava_rlhf.runs.run_folder import JsonLines, write_arguments
+from llava_rlhf.runs.stop_signals import shelter_workers
+from llava_rlhf.runs.tensor_files import load_tree, save_tree
+from llava_rlhf.supervised.role_callbacks import MetricsFile, RestoreSums, SavesAndStops
+from llava_rlhf.supervised.trainer_guard import TrainerGuard
 
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -45,7 +45,7 @@ class RoleTrainer(Trainer):
     Args:
         save_role: writes the role's files into a folder; called on the writing process only.
         load_role: reads them back; called on every process.
-        record: of the run (`persistence.run_record`), for its checkpoints.
+        record: of the run (`run_record`), for its checkpoints.
         resume: the checkpoint that `train` will be given, or None.
         data_file: where the rows come from; named when one of them gives a loss that is not finite.
         kwargs: as for `transformers.Trainer`.

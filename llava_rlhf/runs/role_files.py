@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from llava_rlhf.persistence.run_record import ARGUMENTS_FILE
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE
 from models.adapter_files import ADAPTER_CONFIG, refuse_original
 from models.base_fingerprint import base_fingerprint
 

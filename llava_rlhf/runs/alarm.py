@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from llava_rlhf.persistence.save_errors import SaveError
-from llava_rlhf.run_folder import write_text_whole
+from llava_rlhf.runs.save_errors import SaveError
+from llava_rlhf.runs.run_folder import write_text_whole
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_rlhf.arguments import RunArguments
-from llava_rlhf.checkpoints import resume_folder, staging_folder
-from llava_rlhf.persistence.changes import differences
-from llava_rlhf.persistence.engine_files import check_engine_files
-from llava_rlhf.persistence.run_record import ARGUMENTS_FILE
-from llava_rlhf.run_folder import write_arguments, write_text_whole
+from llava_rlhf.runs.arguments import RunArguments
+from llava_rlhf.runs.checkpoints import resume_folder, staging_folder
+from llava_rlhf.runs.changes import differences
+from llava_rlhf.runs.engine_files import check_engine_files
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE
+from llava_rlhf.runs.run_folder import write_arguments, write_text_whole
 
 FINISHED = "finished.json"
 

@@ -21,7 +21,7 @@ import openai
 from tqdm import tqdm
 
 from data_utils.images import image_data_url
-from llava_rlhf.durable_lines import DurableLines
+from llava_rlhf.runs.durable_lines import DurableLines
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = "no-key"  # servers on one's own machine look at none, but the protocol wants a word
