@@ -27,7 +27,7 @@ from transformers import LlamaForCausalLM
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import write_text_whole
 from llava_rlhf.runs.run_record import environment
-from tests.original_models import OriginalShape, sentencepiece_model, write_json, write_tower
+from tests.support.original_models import OriginalShape, sentencepiece_model, write_json, write_tower
 
 MEBIBYTE = 2**20
 HEAD_SIZE = 128

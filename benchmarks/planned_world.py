@@ -26,7 +26,7 @@ from models.base_fingerprint import base_fingerprint
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel
 from models.vlm import VisionLanguageModel
-from tests.tiny_models import BOS, IMAGE, PAD, STOP, tiny_tokenizer
+from tests.support.tiny_models import BOS, IMAGE, PAD, STOP, tiny_tokenizer
 
 IMAGE_SIZE, PATCH = 112, 14
 VOCABULARY = 32000

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
 from data_utils.tokens import SegmentEncoder
-from tests.recorded_scripts import ScriptRunner, copy_scripts
-from tests.tiny_models import TinyShape, save_tiny_base
+from tests.support.recorded_scripts import ScriptRunner, copy_scripts
+from tests.support.tiny_models import TinyShape, save_tiny_base
 
 RECORDINGS = Path(__file__).parent / "references" / "original"
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llava_rlhf import train_reward_model
 from llava_rlhf.tiny_world import make_world
-from tests.tiny_data import command_line
+from tests.support.tiny_data import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "scripts" / "tiny" / "base"

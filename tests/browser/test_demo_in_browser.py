@@ -14,7 +14,7 @@ from llava_rlhf import initialize_policy_model, score
 from llava_rlhf.runs.run_folder import read_json_lines
 from tests.browser.collecting import BASE, ROOT, free_port, served, wait_for, write_world
 from tests.browser.conftest import outside, requested
-from tests.tiny_data import command_line
+from tests.support.tiny_data import command_line
 
 pytest.importorskip("gradio")
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ import pytest
 
 from llava_rlhf import run_report
 from tests.browser.conftest import requested
-from tests.run_folders import HOSTILE, write_ppo_run
-from tests.tiny_data import command_line
+from tests.support.run_folders import HOSTILE, write_ppo_run
+from tests.support.tiny_data import command_line
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.processes import POLICY_INIT, REWARD, run_in_processes
-from tests.tiny_data import TinyData, policy_command, reward_command, write_tiny_data
+from tests.support.tiny_data import TinyData, policy_command, reward_command, write_tiny_data
 
 
 @pytest.fixture(scope="session")

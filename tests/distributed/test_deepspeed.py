@@ -13,9 +13,9 @@ import torch
 
 from tests.distributed.comparing import assert_same_roles, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
-from tests.llava_rlhf.poison import poisoned
-from tests.tiny_data import policy_command, ppo_command, reward_command
-from tests.tiny_models import tiny_tokenizer
+from tests.support.poison import poisoned
+from tests.support.tiny_data import policy_command, ppo_command, reward_command
+from tests.support.tiny_models import tiny_tokenizer
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

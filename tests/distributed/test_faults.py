@@ -11,7 +11,7 @@ from llava_rlhf.runs.watchdog import HANG_EXIT_CODE
 from tests.distributed.faulty import MESSAGE
 from tests.distributed.launching import launch
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
-from tests.tiny_data import policy_command, ppo_command, reward_command
+from tests.support.tiny_data import policy_command, ppo_command, reward_command
 
 pytestmark = pytest.mark.distributed
 

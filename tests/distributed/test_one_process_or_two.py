@@ -17,8 +17,8 @@ from data_utils.tokens import SegmentEncoder
 from llava_rlhf.runs.tensor_files import load_tree
 from tests.distributed.comparing import assert_same_metrics, assert_same_roles, metrics_of, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
-from tests.tiny_data import policy_command, ppo_command, reward_command
-from tests.tiny_models import IMAGE, tiny_tokenizer
+from tests.support.tiny_data import policy_command, ppo_command, reward_command
+from tests.support.tiny_models import IMAGE, tiny_tokenizer
 
 pytestmark = pytest.mark.distributed
 

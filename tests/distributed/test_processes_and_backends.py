@@ -19,8 +19,8 @@ from data_utils.tokens import SegmentEncoder
 from tests.distributed.comparing import weights_in
 from tests.distributed.launching import ROOT, start
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, free_port, run_in_processes
-from tests.tiny_data import changed, policy_command, ppo_command, reward_command
-from tests.tiny_models import IMAGE, tiny_tokenizer
+from tests.support.tiny_data import changed, policy_command, ppo_command, reward_command
+from tests.support.tiny_models import IMAGE, tiny_tokenizer
 
 pytestmark = pytest.mark.distributed
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.distributed.comparing import assert_same_roles, metrics_of, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, QUIET_CPU, REWARD
-from tests.tiny_data import policy_command, ppo_command, reward_command
+from tests.support.tiny_data import policy_command, ppo_command, reward_command
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -24,7 +24,7 @@ from llava_rlhf.runs.arguments import AdapterArguments
 from llava_rlhf.runs.role_files import RewardModelCard
 from models.base_fingerprint import base_fingerprint
 from models.vlm import BaseSettings
-from tests.tiny_data import (
+from tests.support.tiny_data import (
     FACT_PROMPT,
     TinyData,
     dialogue_row,
@@ -35,7 +35,7 @@ from tests.tiny_data import (
     reward_command,
     write_tiny_data,
 )
-from tests.tiny_models import IMAGE, save_unloadable_copy, tiny_tokenizer
+from tests.support.tiny_models import IMAGE, save_unloadable_copy, tiny_tokenizer
 
 PROGRAMS = {"reward": train_reward_model, "policy": initialize_policy_model, "ppo": train_rl_model}
 SIZE = 28

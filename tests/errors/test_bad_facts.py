@@ -11,7 +11,7 @@ from llava_rlhf.assembly.roles import load_facts
 from llava_rlhf.runs.arguments import FactArguments
 from tests.errors.conftest import good_rows
 from tests.errors.documented import documented
-from tests.tiny_data import FACT_PROMPT, PLAIN_PROMPT
+from tests.support.tiny_data import FACT_PROMPT, PLAIN_PROMPT
 
 GOOD = {"a.png": ["a cat"]}
 # case → content of the caption map (None: as it should be), content of the prompt file

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_rlhf.runs.parsing import ArgumentError
 from tests.errors.documented import documented
-from tests.tiny_models import TinyShape, save_tiny_base
+from tests.support.tiny_models import TinyShape, save_tiny_base
 
 
 @contextmanager

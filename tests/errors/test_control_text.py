@@ -10,7 +10,7 @@ from data_utils.conversation import TEMPLATES
 from data_utils.facts import FactBook, RewardPrompt
 from data_utils.tokens import SegmentEncoder
 from tests.errors.documented import documented
-from tests.tiny_models import IMAGE
+from tests.support.tiny_models import IMAGE
 
 CASES = {
     "stop": "</s>",

@@ -9,7 +9,7 @@ from pathlib import Path
 from llava_rlhf import answer_prompts, initialize_policy_model, score, train_reward_model, train_rl_model
 from llava_rlhf.runs.parsing import StrictParser
 from tests.errors.documented import DOCUMENT, HEADER, SKIPPED, rows
-from tests.test_departures_table import tables
+from tests.house.test_departures_table import tables
 
 HERE = Path(__file__).parent
 

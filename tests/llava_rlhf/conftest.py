@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_rlhf import initialize_policy_model, train_reward_model
-from tests.tiny_data import TinyData, policy_command, reward_command, write_tiny_data
+from tests.support.tiny_data import TinyData, policy_command, reward_command, write_tiny_data
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from llava_rlhf.memory_planning.plan import CONTEXT, GIB, MemoryPlan, Part, Phas
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import PPO
 from llava_rlhf.memory_planning.settings import base_of
-from tests.tiny_data import policy_command, ppo_command, reward_command
+from tests.support.tiny_data import policy_command, ppo_command, reward_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["train_rl_model", "--shape", "7b-v1.5-224", "--bf16", "True"]

@@ -9,8 +9,8 @@ import pytest
 from data_utils.problems import DataError
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.runs.run_folder import read_json_lines
-from tests.tiny_data import FACT_PROMPT, changed, policy_command, ppo_command, reward_command
-from tests.tiny_models import TinyShape, save_tiny_base, save_unloadable_copy
+from tests.support.tiny_data import FACT_PROMPT, changed, policy_command, ppo_command, reward_command
+from tests.support.tiny_models import TinyShape, save_tiny_base, save_unloadable_copy
 
 PROGRAMS = {"reward": train_reward_model, "policy": initialize_policy_model, "ppo": train_rl_model}
 FILES = {"reward": "preferences", "policy": "dialogues", "ppo": "prompts"}

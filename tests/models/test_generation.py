@@ -14,7 +14,7 @@ from models.roles import Policy
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
 from tests.models.tiny_rows import IMAGE_ROW, MIXED, PIXELS, TEXT, TWO_IMAGES, pad
-from tests.tiny_models import PAD
+from tests.support.tiny_models import PAD
 
 NEW_TOKENS = 12
 BATCH = pad(MIXED)

@@ -10,7 +10,7 @@ from models.decoding_cache import GROWTH, DecodingCache
 from models.generation import SamplingSettings, sample
 from models.vlm import BaseSettings, VisionLanguageModel, load_base
 from tests.models.tiny_rows import MIXED, PIXELS, SHARED_IMAGE, TEXT, TWO_IMAGES, make_row, pad
-from tests.tiny_models import IMAGE, PAD
+from tests.support.tiny_models import IMAGE, PAD
 
 NEW_TOKENS = 24
 STOPS = (20, 30, 40, 50, 60, 70)  # of 86 tokens: answers of about 14

@@ -12,7 +12,7 @@ from models.roles import Policy, ValueModel
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
 from tests.models.tiny_rows import MIXED, PIXELS, last_columns, pad
-from tests.tiny_models import IMAGE, PAD
+from tests.support.tiny_models import IMAGE, PAD
 
 LORA = LoraSettings(r=4, alpha=8.0)
 BATCH = pad(MIXED)

@@ -16,7 +16,7 @@ from models.roles import Policy, RewardModel, ValueModel
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
 from tests.models.tiny_rows import IMAGE_ROW, MIXED, PIXELS, TEXT, TWO_IMAGES, last_columns, pad
-from tests.tiny_models import PAD, STOP
+from tests.support.tiny_models import PAD, STOP
 
 LORA = LoraSettings(r=4, alpha=8.0)
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # rows alone and in a batch: sums in another order

@@ -14,7 +14,7 @@ from models.roles import Policy
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import BATCH, LORA, build_bank, randomise, run
 from tests.models.tiny_rows import PIXELS, SHAPE
-from tests.tiny_models import IMAGE, PAD
+from tests.support.tiny_models import IMAGE, PAD
 
 NEW_TOKENS = 16
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # float32 sums in another order, of hidden states of size 1

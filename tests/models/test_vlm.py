@@ -19,7 +19,7 @@ from models.vlm import (
     read_base_facts,
 )
 from tests.models.tiny_rows import IMAGE_FIRST, IMAGE_ROW, MIXED, PIXELS, SHARED_IMAGE, TEXT, TWO_IMAGES, pad
-from tests.tiny_models import IMAGE
+from tests.support.tiny_models import IMAGE
 
 # Another position offset or batch shape gives the same sums in another order: measured up to 3e-6 on logits of size 3.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tests.tiny_models import BOS, IMAGE, PAD, TinyShape
+from tests.support.tiny_models import BOS, IMAGE, PAD, TinyShape
 
 SHAPE = TinyShape()
 FIRST_WORD = 16  # ids from here on are plain words

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llava_rlhf import convert_checkpoint
 from tests.conftest import GOLDEN, RECORDINGS
-from tests.tiny_data import command_line
+from tests.support.tiny_data import command_line
 
 ROOT = Path(__file__).parents[2]
 FACT_PROMPT = ROOT / "prompts" / "fact_rlhf_reward_prompt.txt"

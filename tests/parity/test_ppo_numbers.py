@@ -23,10 +23,10 @@ from llava_rlhf.ppo.trainer import PPOTrainer
 from llava_rlhf.runs.role_files import POLICY, VALUE, VALUE_HEAD
 from models.generation import Sample
 from models.roles import Policy
-from tests.llava_rlhf.ppo_world import Assembled, assemble, metrics_of, record_experience
 from tests.parity.conftest import FACT_PROMPT
 from tests.parity.recordings import IMAGE_ID, ORIGINAL_IMAGE_ID
-from tests.tiny_data import command_line
+from tests.support.ppo_world import Assembled, assemble, metrics_of, record_experience
+from tests.support.tiny_data import command_line
 
 ROWS, STEPS, RESPONSE_LEN = 8, 4, 32
 

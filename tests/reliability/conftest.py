@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.forked import POLICY_INIT, PPO, REWARD, finish
-from tests.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data
+from tests.support.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data
 
 # 5 steps of 4 rows from 16: past the end of an epoch. Dropout draws random numbers in every forward pass; a line of
 # metrics every second step leaves a sum open at each odd one; the evaluation ends every epoch.

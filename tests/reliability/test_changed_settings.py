@@ -13,7 +13,7 @@ import pytest
 from llava_rlhf.runs import changes
 from llava_rlhf.runs.changes import differences
 from tests.reliability.forked import POLICY_INIT, PPO, REWARD
-from tests.tiny_data import changed
+from tests.support.tiny_data import changed
 
 
 @pytest.fixture
