@@ -29,7 +29,7 @@ from llava_rlhf.assembly.image_features import SeenImages
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import write_text_whole
 from llava_rlhf.runs.run_record import environment
-from llava_rlhf.runs.stop_signals import StopSignals
+from llava_rlhf.runs.stopping import StopSignals
 
 KINDS = ("off", "cold", "warm")
 VIT_L = Size(1024, 1, 1024, 8, 336, 1024, 24, 8, (8,))

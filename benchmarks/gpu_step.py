@@ -27,7 +27,7 @@ from benchmarks.ppo_world import SIZES, build_trainer
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import write_text_whole
 from llava_rlhf.runs.run_record import environment
-from llava_rlhf.runs.stop_signals import StopSignals
+from llava_rlhf.runs.stopping import StopSignals
 from models.vlm import VisionLanguageModel
 
 HEADER = (

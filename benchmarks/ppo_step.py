@@ -27,7 +27,7 @@ from benchmarks.ppo_world import SIZES, build_trainer
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import write_text_whole
 from llava_rlhf.runs.run_record import environment
-from llava_rlhf.runs.stop_signals import StopSignals
+from llava_rlhf.runs.stopping import StopSignals
 
 ORIGINAL_RATE = 121.0  # GFLOP/s of the machine that timed the original
 # CPU seconds (rollout, update), LM tokens and peak MiB of one step of the original.

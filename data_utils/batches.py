@@ -7,8 +7,9 @@ stand behind the pixels: index i < N is image i of `pixel_values` [N, …], inde
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
@@ -18,6 +19,8 @@ from data_utils.items import DialogueItem, PairItem, PromptItem
 from data_utils.tokens import expand_image_tokens
 
 NO_LOSS = -100
+ROWS = "rows"  # of a batch of the Trainer programs: the numbers of its rows in the data file
+FILL = -1  # the row number of a row that only fills a step
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,3 +200,20 @@ def _images(rows: Iterable[tuple[torch.Tensor, StoredImages | None]], uses: int)
 
 def _matrix(rows: list[list], dtype: torch.dtype, length: int) -> torch.Tensor:
     return torch.tensor(rows, dtype=dtype).reshape(len(rows), length)
+
+
+@dataclass(frozen=True)
+class WholeStepsCollator:
+    """Numbered items → the batch of `collate` as a dictionary, with `rows` int64[B].
+
+    At rows that only fill a step, `labels` int64[B, L] or `choice` int64[B] are −100.
+    """
+
+    collate: Callable[[Sequence[Any]], Mapping[str, torch.Tensor]]
+
+    def __call__(self, items: Sequence[tuple[int, Any]]) -> dict[str, torch.Tensor]:
+        batch = dict(self.collate([item for _, item in items]))
+        rows = torch.tensor([number for number, _ in items])
+        for name in {"labels", "choice"} & batch.keys():
+            batch[name][rows == FILL] = NO_LOSS
+        return {**batch, ROWS: rows}

@@ -16,6 +16,7 @@ import datasets as hf
 import torch
 from datasets import Value
 
+from data_utils.batches import FILL
 from data_utils.feature_files import FeatureFiles, StoredImages, read_images
 from data_utils.images import ImagePipeline
 from data_utils.items import DialogueItem, PairItem, PromptItem
@@ -189,3 +190,24 @@ class PromptDataset(ExampleDataset[PromptItem]):
             stored=stored,
             reward_stored=reward_stored,
         )
+
+
+class WholeSteps(torch.utils.data.Dataset):
+    """A data set filled up to a multiple of `step` rows: items are (row number in the data file or `FILL`, item).
+
+    Where the rows are no multiple of a step, accelerate gives the processes some rows twice, so that the last step of an
+    epoch would depend on the number of processes. Here such rows carry no loss, which nothing but the real ones is divided by.
+    """
+
+    def __init__(self, dataset: ExampleDataset, step: int = 1):
+        self.dataset = dataset
+        self.numbers = dataset.column("row")
+        self.length = -(-len(dataset) // step) * step
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        real = index < len(self.dataset)
+        # What fills a step is a row like any other, so that shapes and images are nothing new.
+        return self.numbers[index] if real else FILL, self.dataset[index % len(self.dataset)]

@@ -22,7 +22,7 @@ from llava_rlhf.ablation.study import Stage, check_settings, make_stages, settin
 from llava_rlhf.ablation.tables import as_json, markdown
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import write_bytes_whole, write_text_whole
-from llava_rlhf.runs.stop_signals import StoppedBySignal
+from llava_rlhf.runs.stopping import StoppedBySignal
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from llava_rlhf.conversion.adapter_layouts import (
 )
 from llava_rlhf.conversion.adapters import AdapterConversion, plan_to_original, plan_to_ours
 from llava_rlhf.conversion.base_model import BaseConversion, plan_base
-from llava_rlhf.conversion.output_place import check_output
+from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import POLICY, VALUE, RewardModelCard
 from models.adapter_files import original_adapter_folders

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig
 
 from data_utils.items import PromptItem
-from llava_rlhf.conversion.output_place import check_output
 from llava_rlhf.exporting.merging import check_plain, dequantize, is_quantized, merge_files
 from llava_rlhf.exporting.model_card import Origin, write_card
 from llava_rlhf.exporting.parity import measure_parity, read_check_prompts
 from llava_rlhf.runs.checkpoints import new_folder
+from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import find_policy_adapter
 from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits, read_adapter_config, save_adapter

@@ -34,9 +34,8 @@ from data_utils.own_pictures import (
 )
 from data_utils.problems import DataError
 from data_utils.schema import PreferenceRecord, read_preferences
-from llava_rlhf.conversion.output_place import check_output
 from llava_rlhf.runs.checkpoints import new_folder
-from llava_rlhf.runs.output_place import check_writable
+from llava_rlhf.runs.output_place import check_output, check_writable
 from llava_rlhf.runs.parsing import StrictParser, run_program, split_action
 from llava_rlhf.runs.run_folder import write_text_whole
 

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_utils.batches import PairCollator
+from data_utils.batches import PairCollator, WholeStepsCollator
 from data_utils.building import build_preferences
 from data_utils.conversation import TEMPLATES
-from data_utils.datasets import PreferenceDataset
+from data_utils.datasets import PreferenceDataset, WholeSteps
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.feature_cache import with_feature_cache
 from llava_rlhf.assembly.roles import TextSide, load_facts, load_text_side, new_reward_model
@@ -31,7 +31,6 @@ from llava_rlhf.runs.run_record import base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import starting_point
 from llava_rlhf.supervised.reward_trainer import PairScorer, RewardTrainer
 from llava_rlhf.supervised.training import announce_and_split, begin_run, start_logging, train_to_the_end
-from llava_rlhf.supervised.whole_steps import WholeSteps, WholeStepsCollator
 from models.base_fingerprint import base_fingerprint
 from models.roles import RewardModel
 

@@ -40,7 +40,7 @@ from llava_rlhf.runs.role_files import (
 )
 from llava_rlhf.runs.run_record import adapter_identity, base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import mark_finished, open_run_folder, starting_point
-from llava_rlhf.runs.stop_signals import shelter_workers
+from llava_rlhf.runs.stopping import shelter_workers
 from llava_rlhf.runs.watchdog import Watchdog
 from llava_rlhf.supervised.training import announce, start_logging
 from models.adapter_files import check_adapter_fits

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from llava_rlhf.ablation.study import Stage
 from llava_rlhf.runs.save_errors import explaining_failures
-from llava_rlhf.runs.stop_signals import StoppedBySignal, StopSignals
+from llava_rlhf.runs.stopping import StoppedBySignal, StopSignals
 
 POLL_S = 0.05
 SHOWN_LINES = 12

@@ -19,11 +19,11 @@ from llava_rlhf.conversion.original_config import (
     read_vision_config,
 )
 from llava_rlhf.conversion.original_files import refuse_two_formats
-from llava_rlhf.conversion.output_place import check_output
 from llava_rlhf.conversion.processor_files import build_processor, build_tokenizer
 from llava_rlhf.conversion.safetensors_shards import MAX_SHARD_BYTES, write_shards
 from llava_rlhf.conversion.weight_plan import TOWER, TargetWeight, plan_weights
 from llava_rlhf.runs.checkpoints import new_folder
+from llava_rlhf.runs.output_place import check_output
 
 
 @dataclass(frozen=True)

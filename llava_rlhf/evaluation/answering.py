@@ -18,9 +18,9 @@ from data_utils.datasets import PromptDataset
 from llava_rlhf.assembly.image_features import SeenImages
 from llava_rlhf.assembly.roles import TextSide, unsampled_ids
 from llava_rlhf.ppo.actor_critic import expanded_queries
-from llava_rlhf.runs.alarm import NonFiniteError
 from llava_rlhf.runs.arguments import DataArguments
 from llava_rlhf.runs.role_files import POLICY
+from llava_rlhf.runs.stopping import NonFiniteError
 from models.adapters import AdapterBank, AdapterSpec
 from models.generation import Sample, SamplingSettings, sample
 from models.roles import Policy

@@ -15,8 +15,8 @@ from torch import Tensor
 from llava_rlhf.ppo.limits import GuardArguments, passed_limits
 from llava_rlhf.ppo.reward_shaping import ShapedReward
 from llava_rlhf.ppo.rollout import Experience
-from llava_rlhf.runs.alarm import Alarm, GuardError, LimitError, NonFiniteError
 from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.runs.stopping import Alarm, GuardError, LimitError, NonFiniteError
 
 __all__ = ["Guard", "GuardError", "LimitError", "NonFiniteError"]
 

@@ -31,7 +31,7 @@ from llava_rlhf.runs.checkpoints import COMPLETE, checkpoint_folder, delete_olde
 from llava_rlhf.runs.metrics import global_moments, global_sums, one_line
 from llava_rlhf.runs.random_state import random_state
 from llava_rlhf.runs.run_folder import JsonLines, delete_rollouts, write_rollouts
-from llava_rlhf.runs.stop_signals import StoppedBySignal, StopSignals
+from llava_rlhf.runs.stopping import StoppedBySignal, StopSignals
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""State dictionaries as safetensors files: tensors as such, everything around them as JSON. Nothing is ever unpickled.
+"""State dictionaries as safetensors files: tensors as such, everything around them as JSON. Nothing here is ever unpickled.
 
 An optimizer's state is a tree of dictionaries, lists and plain values with tensors at some leaves. The tensors get numbers
-as names; the tree, with a reference where a tensor was, stands in the file's metadata.
+as names; the tree, with a reference where a tensor was, stands in the file's metadata. DeepSpeed
+writes its engine's state with pickle and loads it without restrictions: what such a file names is looked at first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 TREE = "tree"  # key of the metadata
+# What DeepSpeed's files name besides tensors and plain values; all of them are classes that hold numbers.
+KNOWN_CLASSES = frozenset(
+    (
+        "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+        "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+        "deepspeed.runtime.zero.config.ZeroStageEnum",
+        "deepspeed.utils.tensor_fragment.fragment_address",
+    )
+)
 
 
 def save_tree(tree: Any, path: str | Path) -> None:
@@ -62,3 +72,17 @@ def _decode(node: Any, file: Any) -> Any:
     if kind == "tuple":
         return tuple(_decode(value, file) for value in content)
     return {_decode(key, file): _decode(value, file) for key, value in content}
+
+
+def check_engine_files(checkpoint: Path) -> None:
+    """Raise ValueError for a pickle below a checkpoint that names anything but `KNOWN_CLASSES`; nothing is loaded."""
+    for path in sorted(path for path in checkpoint.rglob("*") if path.suffix in (".pt", ".pth", ".bin")):
+        try:
+            named = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        except Exception as error:  # whatever a file that is no checkpoint leads to
+            raise ValueError(f"{path} is not a file that torch.save wrote whole ({error})") from error
+        if named - KNOWN_CLASSES:
+            raise ValueError(
+                f"{path} would run {', '.join(sorted(named - KNOWN_CLASSES))} when it is loaded, which DeepSpeed does not "
+                "write: continue only from checkpoints that this program made"
+            )

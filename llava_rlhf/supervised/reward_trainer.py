@@ -10,12 +10,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
-from data_utils.batches import NO_LOSS, ImageBatch
+from data_utils.batches import NO_LOSS, ROWS, ImageBatch
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.image_features import encode_images
 from llava_rlhf.functional.losses import pairwise_accuracy, pairwise_reward_loss
 from llava_rlhf.supervised.role_trainer import RoleTrainer
-from llava_rlhf.supervised.whole_steps import ROWS
 from models.roles import RewardModel
 
 

@@ -29,10 +29,9 @@ from llava_rlhf.runs.checkpoints import (
 )
 from llava_rlhf.runs.random_state import random_state, restore_random_state
 from llava_rlhf.runs.run_folder import JsonLines, write_arguments
-from llava_rlhf.runs.stop_signals import shelter_workers
+from llava_rlhf.runs.stopping import shelter_workers
 from llava_rlhf.runs.tensor_files import load_tree, save_tree
-from llava_rlhf.supervised.role_callbacks import MetricsFile, RestoreSums, SavesAndStops
-from llava_rlhf.supervised.trainer_guard import TrainerGuard
+from llava_rlhf.supervised.trainer_hooks import MetricsFile, RestoreSums, SavesAndStops, TrainerGuard
 
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"

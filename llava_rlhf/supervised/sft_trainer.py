@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
-from data_utils.batches import ImageBatch
+from data_utils.batches import ROWS, ImageBatch
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.image_features import encode_images
 from llava_rlhf.functional.log_probs import head_log_probs
 from llava_rlhf.supervised.role_trainer import RoleTrainer
-from llava_rlhf.supervised.whole_steps import ROWS
 from models.roles import Policy
 
 IGNORE = -100

@@ -15,7 +15,7 @@ from data_utils.datasets import ExampleDataset
 from data_utils.summary import DataReport, format_report
 from llava_rlhf.runs.arguments import LlavaTrainingArguments
 from llava_rlhf.runs.starting import mark_finished, open_run_folder
-from llava_rlhf.runs.stop_signals import StoppedBySignal
+from llava_rlhf.runs.stopping import StoppedBySignal
 from llava_rlhf.runs.watchdog import TrainerBeats, Watchdog
 from llava_rlhf.supervised.role_trainer import RoleTrainer
 

@@ -31,8 +31,8 @@ from data_utils.shapes_text import (
     yes_no_question,
 )
 from data_utils.shapes_world import Scene, render, sample_scene
-from llava_rlhf.conversion.output_place import check_output
 from llava_rlhf.runs.checkpoints import new_folder
+from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
 
 STREAM = 7  # a stream of random numbers of its own: `make_world` draws other scenes from the same seed

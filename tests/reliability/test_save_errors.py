@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from llava_rlhf.runs.alarm import NonFiniteError
 from llava_rlhf.runs.save_errors import SaveError, explaining_failures, explaining_full_disks
+from llava_rlhf.runs.stopping import NonFiniteError
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from llava_rlhf import convert_checkpoint
 from llava_rlhf.conversion.adapter_layouts import POLICY_KIND
-from llava_rlhf.conversion.output_place import SMALL_FILES, check_output
+from llava_rlhf.runs.output_place import SMALL_FILES, check_output
 from llava_rlhf.runs.save_errors import readable_bytes
 from tests.support.tiny_data import command_line
 

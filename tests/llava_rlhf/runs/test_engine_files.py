@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from llava_rlhf.runs.engine_files import check_engine_files
+from llava_rlhf.runs.tensor_files import check_engine_files
 
 
 class Runs:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from data_utils.batches import NO_LOSS
+from data_utils.batches import FILL, NO_LOSS, WholeStepsCollator
+from data_utils.datasets import WholeSteps
 from llava_rlhf import initialize_policy_model, train_reward_model
 from llava_rlhf.runs.run_folder import read_json_lines
-from llava_rlhf.supervised.whole_steps import FILL, WholeSteps, WholeStepsCollator
 from tests.support.tiny_data import policy_command, reward_command
 
 # Nothing moves, so that losses of several steps are those of one model.
