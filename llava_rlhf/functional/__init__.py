@@ -4,6 +4,6 @@ Shape letters: ``B`` batch, ``T`` response tokens, ``N`` any number of tokens, `
 bool and True means "counts": for responses, a real token including its end-of-answer token. Log-probabilities and KL
 are in nats, scores and rewards in reward-model units.
 
-Left out on purpose: anything that talks to other processes. Losses return sums and counts, statistics return mergeable
+Start with `losses`. Not here: anything that talks to other processes. Losses return sums and counts, statistics return mergeable
 moments; whoever owns the processes adds them up and divides once.
 """

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.house.rooms import ROOT, imported_modules
+
 OUR_PACKAGES = {"data_utils", "models", "llava_rlhf"}
 SOURCE_FOLDERS = [*sorted(OUR_PACKAGES), "scripts", "tests", "benchmarks", "docs", ".ci"]
 FORBIDDEN_IMPORTS = {
@@ -34,18 +35,6 @@ def python_files(*folders: str) -> list[Path]:
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
-
-
-def imported_modules(source: str, package: str = "") -> set[str]:
-    """Full names of all modules a source imports anywhere in it; relative ones are resolved against ``package``."""
-    modules = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            kept = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            modules.add(".".join([*kept, *([node.module] if node.module else [])]))
-    return modules
 
 
 def layer_violations(path: str, source: str) -> set[str]:
