@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from llava_rlhf.runs.arguments import RunArguments
-from llava_rlhf.runs.checkpoints import resume_folder, staging_folder
 from llava_rlhf.runs.changes import differences
-from llava_rlhf.runs.tensor_files import check_engine_files
-from llava_rlhf.runs.run_record import ARGUMENTS_FILE
+from llava_rlhf.runs.checkpoints import resume_folder, staging_folder
 from llava_rlhf.runs.run_folder import write_arguments, write_text_whole
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE
+from llava_rlhf.runs.tensor_files import check_engine_files
 
 FINISHED = "finished.json"
 
