@@ -30,8 +30,8 @@ from data_utils.facts import FactBook, RewardPrompt
 from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
 from data_utils.json_files import read_rows
 from data_utils.problems import DataError, Problem, is_unicode, shorten, unreadable
+from data_utils.row_filter import Limits, Sieve
 from data_utils.schema import IMAGE_MARKER, ROWS, AnswerType, Record, Turn, refuse_no_row
-from data_utils.sieve import Limits, Sieve
 from data_utils.tokens import SegmentEncoder
 
 PAIR_FIELDS = frozenset({"output_1", "output_2", "preference"})

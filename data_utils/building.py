@@ -15,6 +15,7 @@ from data_utils.conversation import ConversationTemplate, dialogue_segments, mes
 from data_utils.datasets import DialogueDataset, PreferenceDataset, PromptDataset
 from data_utils.facts import FactBook, RewardPrompt
 from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
+from data_utils.row_filter import Limits, Sieve
 from data_utils.schema import (
     AnswerType,
     PromptRecord,
@@ -23,7 +24,6 @@ from data_utils.schema import (
     read_preferences,
     read_prompts,
 )
-from data_utils.sieve import Limits, Sieve
 from data_utils.tokens import SegmentEncoder
 
 

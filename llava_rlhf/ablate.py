@@ -16,8 +16,8 @@ from typing import Any
 from llava_rlhf.ablation.arguments import AblationArguments
 from llava_rlhf.ablation.design import Arm, make_arms
 from llava_rlhf.ablation.figure import effects_figure
-from llava_rlhf.ablation.lanes import Lanes, last_lines, locked, wait_for_children
 from llava_rlhf.ablation.results import Numbers, read_numbers
+from llava_rlhf.ablation.scheduler import Lanes, last_lines, locked, wait_for_children
 from llava_rlhf.ablation.study import Stage, check_settings, make_stages, settings_of, write_settings
 from llava_rlhf.ablation.tables import as_json, markdown
 from llava_rlhf.runs.parsing import StrictParser, run_program

@@ -15,8 +15,8 @@ from data_utils.conversation import TEMPLATES
 from data_utils.images import check_image
 from data_utils.schema import IMAGE_MARKER, Turn
 from llava_rlhf.assembly.roles import check_stop, load_text_side
+from llava_rlhf.interactive.answering_models import Checkpoint, Speaker, check_checkpoint, load_stage
 from llava_rlhf.interactive.arguments import SpeakingArguments
-from llava_rlhf.interactive.speakers import Checkpoint, Speaker, check_checkpoint, load_stage
 from llava_rlhf.runs.arguments import ModelArguments
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import check_template

@@ -17,7 +17,7 @@ from data_utils.problems import DataError
 from data_utils.schema import read_captions
 from llava_rlhf.collection.ai_annotator import AIAnnotator, read_prompt
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments, PreferenceJudgeArguments
-from llava_rlhf.collection.desk import Desk
+from llava_rlhf.collection.assignments import Desk
 from llava_rlhf.collection.folder import CollectionFolder
 from llava_rlhf.collection.sampling import Lines, filled_in_background
 from llava_rlhf.collection.sources import Source, find_source

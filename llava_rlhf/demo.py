@@ -9,8 +9,14 @@ from dataclasses import dataclass, field
 
 from data_utils.conversation import TEMPLATES
 from llava_rlhf.assembly.roles import check_stop, load_text_side
+from llava_rlhf.interactive.answering_models import (
+    Checkpoint,
+    Judge,
+    find_judge,
+    load_stage,
+    parse_checkpoint,
+)
 from llava_rlhf.interactive.arguments import SpeakingArguments
-from llava_rlhf.interactive.speakers import Checkpoint, Judge, find_judge, load_stage, parse_checkpoint
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.pages.serving import serve
 from llava_rlhf.runs.arguments import ModelArguments

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_rlhf.collection.desk import Desk
+from llava_rlhf.collection.assignments import Desk
 from llava_rlhf.collection.judgements import Journal
 from llava_rlhf.collection.pairs import PairFile
 from llava_rlhf.collection.preference_file import PreferenceFile, summarise

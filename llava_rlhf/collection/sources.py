@@ -14,7 +14,7 @@ from data_utils.answers import AnswerRecord, file_kind, read_answers
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.problems import DataError
-from data_utils.sieve import Sieve
+from data_utils.row_filter import Sieve
 from llava_rlhf.assembly.roles import TextSide, check_stop, load_text_side
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments
 from llava_rlhf.collection.sampling import lines_from_answers, sampled_batches

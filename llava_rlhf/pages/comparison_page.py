@@ -11,7 +11,7 @@ from gradio.utils import get_upload_folder
 
 from data_utils.images import check_image
 from data_utils.schema import IMAGE_MARKER, Turn
-from llava_rlhf.interactive.speakers import Answer, Stage
+from llava_rlhf.interactive.answering_models import Answer, Stage
 from llava_rlhf.pages.templates import render
 
 INTRODUCTION = "# Compare answers\nThe same picture and question to every checkpoint."

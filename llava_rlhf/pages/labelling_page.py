@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from data_utils.images import browser_copy
-from llava_rlhf.collection.desk import Desk, Showing
+from llava_rlhf.collection.assignments import Desk, Showing
 from llava_rlhf.collection.judgements import Verdict
 from llava_rlhf.pages.templates import render
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.distributed.comparing import assert_same_roles, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
-from tests.support.poison import poisoned
+from tests.support.broken_models import poisoned
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 from tests.support.tiny_models import tiny_tokenizer
 

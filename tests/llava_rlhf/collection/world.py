@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llava_rlhf.collection.desk import Desk
+from llava_rlhf.collection.assignments import Desk
 from llava_rlhf.collection.folder import CollectionFolder
 
 SOURCE = {"seed": 0}

@@ -46,7 +46,7 @@ def test_a_port_that_is_taken_is_refused(tiny_base):
 @pytest.mark.parametrize("seed", [-1, 1e30])
 def test_a_seed_that_no_generator_takes_is_said(seed):
     gr = pytest.importorskip("gradio")
-    from llava_rlhf.interactive.speakers import Stage
+    from llava_rlhf.interactive.answering_models import Stage
     from llava_rlhf.pages.comparison_page import Comparison
 
     with pytest.raises(gr.Error, match="seed must be from 0"):
@@ -55,7 +55,7 @@ def test_a_seed_that_no_generator_takes_is_said(seed):
 
 def test_a_picture_that_nobody_uploaded_is_not_looked_at(tmp_path, monkeypatch):
     gr = pytest.importorskip("gradio")
-    from llava_rlhf.interactive.speakers import Stage
+    from llava_rlhf.interactive.answering_models import Stage
     from llava_rlhf.pages.comparison_page import Comparison
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))

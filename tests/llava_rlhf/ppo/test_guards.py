@@ -13,7 +13,7 @@ from llava_rlhf.ppo.limits import GuardArguments, reward_drop
 from llava_rlhf.ppo.rollout import RolloutCollector
 from llava_rlhf.ppo.update import PPOUpdater
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
-from tests.support.poison import poisoned
+from tests.support.broken_models import poisoned
 from tests.support.ppo_world import metrics_of, run_ppo, trained
 from tests.support.tiny_data import ppo_command
 

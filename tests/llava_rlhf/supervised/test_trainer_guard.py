@@ -10,7 +10,7 @@ import pytest
 from llava_rlhf import initialize_policy_model, train_reward_model
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from llava_rlhf.runs.stopping import NonFiniteError
-from tests.support.poison import poisoned
+from tests.support.broken_models import poisoned
 from tests.support.tiny_data import policy_command, reward_command
 from tests.support.tiny_models import tiny_tokenizer
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from data_utils.schema import read_preferences
-from llava_rlhf.collection.desk import RESERVED_SECONDS
+from llava_rlhf.collection.assignments import RESERVED_SECONDS
 from llava_rlhf.collection.folder import CollectionFolder
 from llava_rlhf.collection.judgements import Verdict
 from tests.llava_rlhf.collection.world import SOURCE, Clock, line, open_desk
