@@ -25,7 +25,7 @@ from transformers import (
 from data_utils.batches import PromptBatch, collate_prompts
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
-from llava_rlhf.assembly.roles import Cast, TextSide
+from llava_rlhf.assembly.roles import PPORoles, TextSide
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
 from llava_rlhf.ppo.assembly import PPOSettings, assemble_trainer, make_accelerator
 from llava_rlhf.ppo.trainer import PPOTrainer
@@ -238,7 +238,7 @@ def build_trainer(
     }
     bank = AdapterBank(vlm, adapters, ppo.gradient_checkpointing)
     head = ScalarHead(size.hidden).requires_grad_(False).to(device)
-    cast = Cast(
+    roles = PPORoles(
         Policy(bank, POLICY),
         Policy(bank, REFERENCE),
         ValueModel(bank, VALUE, ScalarHead(size.hidden, zero=True).to(device)),
@@ -250,7 +250,7 @@ def build_trainer(
         ppo, RewardArguments(), SimpleNamespace(response_len=size.response_len), None, None, None
     )
     trainer = assemble_trainer(
-        accelerator, everything, plan, cast, text, [1] * rows, "random", lambda step: 1e-4, {}
+        accelerator, everything, plan, roles, text, [1] * rows, "random", lambda step: 1e-4, {}
     )
     trainer.stream = trainer.updater.stream = BenchmarkStream(size.lengths)
     # The first token that can be drawn is the stop.

@@ -42,7 +42,7 @@ class Limits:
 
 
 @dataclass
-class Sieve:
+class RowFilter:
     """Collects the rows of one file that can be used, and counts the others by reason."""
 
     file: str

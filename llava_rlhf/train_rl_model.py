@@ -19,7 +19,7 @@ from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.feature_cache import open_feature_cache
-from llava_rlhf.assembly.roles import TextSide, cast_for_ppo, check_stop, load_facts, load_text_side
+from llava_rlhf.assembly.roles import TextSide, check_stop, load_facts, load_text_side, roles_for_ppo
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import PPO
 from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
@@ -40,7 +40,7 @@ from llava_rlhf.runs.role_files import (
 )
 from llava_rlhf.runs.run_record import adapter_identity, base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import mark_finished, open_run_folder, starting_point
-from llava_rlhf.runs.stopping import shelter_workers
+from llava_rlhf.runs.stopping import shield_workers_from_signals
 from llava_rlhf.runs.watchdog import Watchdog
 from llava_rlhf.supervised.training import announce, start_logging
 from models.adapter_files import check_adapter_fits
@@ -136,13 +136,13 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
     settings, plan = prepared.settings, prepared.plan
     ppo = settings.ppo
     # 1. Seeds, the record of the arguments.
-    watchdog.beat("loading the roles")
+    watchdog.progress("loading the roles")
     set_seed(ppo.seed)
     if accelerator.is_main_process:
         open_run_folder(ppo.output_dir, prepared.record)
         announce_plan(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.judge_base)
     # 2. The four roles.
-    cast = cast_for_ppo(
+    roles = roles_for_ppo(
         ppo.base_model_name,
         prepared.judge_base,
         prepared.policy_adapter,
@@ -156,7 +156,7 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
         accelerator,
         settings,
         plan,
-        cast,
+        roles,
         prepared.text,
         [len(ids) for ids in prepared.prompts.column("query_ids")],
         prepared.judge_base,
@@ -177,11 +177,11 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
         collate_fn=collate_prompts,
         num_workers=ppo.dataloader_num_workers,
     )
-    shelter_workers(loader)
+    shield_workers_from_signals(loader)
     prompts = iter(loader)  # draws a random number, so before the random state is restored
     if checkpoint is not None:
         trainer.state.load(checkpoint)
-    trainer.beat = watchdog.beat
+    trainer.on_progress = watchdog.progress
     trainer.train(prompts, first_step, metrics_lines)
     # 4. The result.
     trainer.state.save_roles(Path(ppo.output_dir))

@@ -151,7 +151,7 @@ def trained_reward_model(base: str | Path, settings: BaseSettings, folder: Path)
 
 
 @dataclass(frozen=True)
-class Cast:
+class PPORoles:
     """The four roles of PPO. `shared` says whether all stand on one base."""
 
     policy: Policy
@@ -161,7 +161,7 @@ class Cast:
     shared: bool
 
 
-def cast_for_ppo(
+def roles_for_ppo(
     policy_base: str | Path,
     judge_base: str | Path,
     policy_adapter: Path,
@@ -169,7 +169,7 @@ def cast_for_ppo(
     settings: BaseSettings,
     value_from_reward: bool,
     gradient_checkpointing: bool,
-) -> Cast:
+) -> PPORoles:
     """Load the bases (one per distinct path) and the four roles.
 
     Args:
@@ -202,7 +202,7 @@ def cast_for_ppo(
     speaker, listener = banks[speaks], banks[listens]
     reward_head = _head(listener)
     reward_head.load(reward_folder / REWARD_HEAD)
-    return Cast(
+    return PPORoles(
         Policy(speaker, POLICY),
         Policy(speaker, REFERENCE),
         ValueModel(listener, VALUE, _head(listener, zero=True)),

@@ -15,7 +15,7 @@ from data_utils.feature_files import FeatureFiles
 from data_utils.items import PromptItem
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.assembly.image_features import ImageFeatures, SeenImages
-from llava_rlhf.assembly.roles import Cast
+from llava_rlhf.assembly.roles import PPORoles
 from llava_rlhf.ppo.actor_critic import ScoringSettings, Sequences, join_responses, response_log_probs
 from llava_rlhf.ppo.micro_batches import MicroBatches
 from llava_rlhf.ppo.numerics import Numerics
@@ -89,7 +89,7 @@ class RolloutCollector:
     """Samples prompts with the policy, then lets the four roles look at all answers of a step, similar lengths together.
 
     Args:
-        cast: the roles.
+        roles: of PPO.
         tokenizer: of both bases.
         engine: answers the prompts.
         scoring: how log-probabilities are taken.
@@ -100,7 +100,7 @@ class RolloutCollector:
 
     def __init__(
         self,
-        cast: Cast,
+        roles: PPORoles,
         tokenizer: PreTrainedTokenizerBase,
         engine: RolloutEngine,
         scoring: ScoringSettings,
@@ -109,7 +109,7 @@ class RolloutCollector:
         numerics: Numerics = Numerics.CORRECTED,
         caches: Mapping[str, FeatureFiles] | None = None,
     ):
-        self.cast = cast
+        self.roles = roles
         self.tokenizer = tokenizer
         self.engine = engine
         self.scoring = scoring
@@ -196,11 +196,11 @@ class RolloutCollector:
 
     @property
     def _policy_vlm(self) -> VisionLanguageModel:
-        return self.cast.policy.bank.vlm
+        return self.roles.policy.bank.vlm
 
     @property
     def _judge_vlm(self) -> VisionLanguageModel:
-        return self.cast.reward.bank.vlm
+        return self.roles.reward.bank.vlm
 
     def _sequences(
         self,
@@ -222,7 +222,7 @@ class RolloutCollector:
         items = batch.items
         policy_images = seen.encode("policy", self._policy_vlm, batch.images, items)
         judge_images = policy_images
-        if not self.cast.shared:
+        if not self.roles.shared:
             judge_images = seen.encode("judge", self._judge_vlm, batch.reward_images or batch.images, items)
         responses, mask, finite = self.engine.sample(batch, uniforms, policy_images.select(range(len(items))))
         finite = mask.any(dim=1) if finite is None else finite  # every response has a token
@@ -244,13 +244,13 @@ class RolloutCollector:
             parts = [tensor[index, :width] for tensor in (responses, mask, counted)]
             items = [answers.items[row] for row in rows]
             sequences = self.policy_sequences(items, *parts, answers.policy_images.select(rows))
-            for role, prefix in ((self.cast.policy, ""), (self.cast.reference, "ref_")):
+            for role, prefix in ((self.roles.policy, ""), (self.roles.reference, "ref_")):
                 log_probs, entropies = response_log_probs(role, sequences, parts[2], self.scoring)
                 found[f"{prefix}log_probs"][index, :width] = log_probs
                 if entropies is not None:
                     found[f"{prefix}entropies"][index, :width] = entropies
             sequences = self.value_sequences(items, *parts, answers.judge_images.select(rows))
-            found["values"][index, :width] = self.cast.value(*sequences) * parts[2]
+            found["values"][index, :width] = self.roles.value(*sequences) * parts[2]
 
         self.batches.run(lengths, look)
         return {"entropies": None, "ref_entropies": None, **found}
@@ -271,7 +271,7 @@ class RolloutCollector:
 
         def score(rows: list[int]) -> None:
             ids, real = right_pad([sequences[row] for row in rows], self.pad_id)
-            found = self.cast.reward(
+            found = self.roles.reward(
                 ids.to(vlm.device), real.to(vlm.device), images.select(rows), right_padded=True
             )
             scores[torch.tensor(rows, device=vlm.device)] = found

@@ -36,7 +36,7 @@ class Watchdog:
     say so in one line and exit with status 1.
 
     Args:
-        timeout_s: what processes wait for one another (`--ddp_timeout`). Without any `beat` for 0.8 of it, the
+        timeout_s: what processes wait for one another (`--ddp_timeout`). Without any `progress` for 0.8 of it, the
             process prints where all of them are, and exits with `HANG_EXIT_CODE`.
     """
 
@@ -51,7 +51,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._board: Store | None = None
 
-    def beat(self, phase: str) -> None:
+    def progress(self, phase: str) -> None:
         """Say what begins now, for example "update, step 12"; to be called again as long as there is progress."""
         self._phase, self._since = phase, time.monotonic()
 
@@ -137,7 +137,7 @@ class Watchdog:
         return json.loads(self._board.get(f"rank{rank}"))
 
 
-class TrainerBeats(TrainerCallback):
+class WatchdogCallback(TrainerCallback):
     """Tells a watchdog what `transformers.Trainer` does."""
 
     def __init__(self, watchdog: Watchdog):
@@ -145,23 +145,23 @@ class TrainerBeats(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step begins."""
-        self.watchdog.beat(f"training, step {state.global_step + 1}")
+        self.watchdog.progress(f"training, step {state.global_step + 1}")
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An accumulated batch is done."""
-        self.watchdog.beat(f"training, step {state.global_step + 1}")
+        self.watchdog.progress(f"training, step {state.global_step + 1}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step is done: it is logged and, perhaps, saved."""
-        self.watchdog.beat(f"after step {state.global_step}")
+        self.watchdog.progress(f"after step {state.global_step}")
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A batch is evaluated."""
-        self.watchdog.beat(f"evaluation after step {state.global_step}")
+        self.watchdog.progress(f"evaluation after step {state.global_step}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint is written."""
-        self.watchdog.beat(f"after the checkpoint of step {state.global_step}")
+        self.watchdog.progress(f"after the checkpoint of step {state.global_step}")
 
 
 def _join_board(world_size: int) -> Store:

@@ -156,7 +156,7 @@ def test_answers_score_as_in_ppo(answers, data, tiny_base, policy, reward, tmp_p
     lines, summary = scored(data, reward, tmp_path / "scores.jsonl", dataset_path=shuffled)
     ppo = ppo_command(data, tiny_base, policy, reward, tmp_path / "ppo", response_len=20)
     assembled = assemble(ppo)
-    encoder, judge = assembled.prepared.text.encoder, assembled.cast.reward
+    encoder, judge = assembled.prepared.text.encoder, assembled.roles.reward
     batch = assembled.batch([line["prompt_row"] for line in lines])
     responses = [
         (encoder.encode_response(line["answer"]) if line["answer"] else []) + [STOP] * line["stopped"]

@@ -186,10 +186,10 @@ def test_our_log_probabilities_of_likely_tokens_are_the_exact_ones(replay, comma
         experience.policy_images.select(range(ROWS)),
     )
     with torch.no_grad():
-        states = parts.cast.policy.response_states(*sequences)
+        states = parts.roles.policy.response_states(*sequences)
     recorded = recording.of(0, "rollout/logprobs")
     likely = (recorded.exp() > 0.5) & experience.response_mask
-    weight = parts.cast.policy.bank.vlm.model.lm_head.weight.detach()[:IMAGE_ID].double()
+    weight = parts.roles.policy.bank.vlm.model.lm_head.weight.detach()[:IMAGE_ID].double()
     logits = states[likely].double() @ weight.T
     exact = logits.log_softmax(dim=-1).gather(1, experience.responses[likely].unsqueeze(1)).squeeze(1)
     ours, theirs = distance(experience.log_probs[likely], exact), distance(recorded[likely], exact)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from data_utils.batches import collate_prompts
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
-from llava_rlhf.assembly.roles import Cast, TextSide
+from llava_rlhf.assembly.roles import PPORoles, TextSide
 from llava_rlhf.ppo.actor_critic import ScoringSettings
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.assembly import stop_ids
@@ -188,7 +188,7 @@ def play(
         for name in ("logprobs_unmasked", "ref_logprobs_unmasked")
     )
     judge = WrittenModel(states=at_the_end(given["rewards_from_model"]))
-    cast = Cast(
+    roles = PPORoles(
         policy(WrittenModel(given["raw_responses"], speaks), "policy"),
         Policy(WrittenModel(states=refers), "reference"),
         ValueModel(WrittenModel(states=before_each(given["values"], queries=lengths)), "value", _identity()),
@@ -198,9 +198,9 @@ def play(
     sampling = SamplingSettings(RESPONSE_LEN, stop_ids(text, at_question_mark=True), PAD)
     scoring = ScoringSettings(temperature=1.0, chunk_size=128, banned_ids=None)
     collector = RolloutCollector(
-        cast,
+        roles,
         text.tokenizer,
-        PolicyEngine(cast.policy, sampling),
+        PolicyEngine(roles.policy, sampling),
         scoring,
         InOrder(len(responses)),
         InOrder(len(responses)),

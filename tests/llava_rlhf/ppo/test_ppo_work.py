@@ -74,7 +74,7 @@ def parts(request, tiny_data, tiny_base, policy_run, reward_run, judge_run, tmp_
 def test_the_vocabulary_projection_sees_sampled_and_response_tokens_only(parts, monkeypatch):
     """Not the prompts, not the padding, and nothing at all for value and reward."""
     seen = record_experience(monkeypatch)
-    banks = {id(role.bank): role.bank for role in (parts.cast.policy, parts.cast.reward)}
+    banks = {id(role.bank): role.bank for role in (parts.roles.policy, parts.roles.reward)}
     heads = [bank.vlm.model.lm_head for bank in banks.values()]
     with sizes_of_inputs(heads[0], "input", 1) as projected, sizes_of_inputs(heads[-1], "input", 1) as judged:
         one_step(parts)
@@ -89,7 +89,7 @@ def test_the_vocabulary_projection_sees_sampled_and_response_tokens_only(parts, 
 
 def test_no_table_of_logits_is_larger_than_a_chunk(parts, monkeypatch):
     seen = record_experience(monkeypatch)
-    bases = [role.bank.vlm for role in (parts.cast.policy, parts.cast.reward)]
+    bases = [role.bank.vlm for role in (parts.roles.policy, parts.roles.reward)]
     with TablesOfVocabularyWidth([vlm.model for vlm in bases], bases[0].vocab_size) as tables:
         one_step(parts)
     assert max(tables.rows) == max(ROWS, CHUNK) < int(seen[0].lengths.sum())
@@ -101,9 +101,9 @@ def test_each_image_is_encoded_once_a_step_and_base(parts):
     assert images < sum(len(parts.prepared.prompts[row].image_names) for row in rows), "none is shown twice"
     towers = {
         id(vlm): vlm.model.model.vision_tower
-        for vlm in (parts.cast.policy.bank.vlm, parts.cast.reward.bank.vlm)
+        for vlm in (parts.roles.policy.bank.vlm, parts.roles.reward.bank.vlm)
     }
-    assert len(towers) == (1 if parts.cast.shared else 2)
+    assert len(towers) == (1 if parts.roles.shared else 2)
     for tower in towers.values():
         with sizes_of_inputs(tower, "pixel_values", 3) as encoded:
             one_step(parts)

@@ -84,9 +84,9 @@ def test_padding_holds_zeros_and_rows_keep_their_order(parts):
 @pytest.mark.parametrize("world", ["parts", "two_bases"])
 def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, tmp_path):
     assembled = request.getfixturevalue(world)
-    cast, experience = assembled.cast, assembled.collect(ROWS)
+    roles, experience = assembled.roles, assembled.collect(ROWS)
     plain = {}
-    for role in (cast.policy, cast.reference, cast.value, cast.reward):
+    for role in (roles.policy, roles.reference, roles.value, roles.reward):
         role.bank.save(role.adapter, tmp_path / role.adapter)
         head = None
         if hasattr(role, "head"):
@@ -118,7 +118,7 @@ def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, t
 
 def test_the_image_token_is_never_sampled_and_takes_no_probability(parts):
     plain = parts.collect(ROWS)
-    handle = favour(parts.cast.policy.bank.vlm, IMAGE)
+    handle = favour(parts.roles.policy.bank.vlm, IMAGE)
     try:
         favoured = parts.collect(ROWS)
     finally:
@@ -131,7 +131,7 @@ def test_the_image_token_is_never_sampled_and_takes_no_probability(parts):
 @pytest.mark.parametrize(("on", "length"), [(True, 1), (False, 6)])
 def test_a_question_mark_ends_a_response_only_when_asked_to(command, on, length):
     parts = assemble(command(stop_at_question_mark=on))
-    favour(parts.cast.policy.bank.vlm, QUESTION_MARK)
+    favour(parts.roles.policy.bank.vlm, QUESTION_MARK)
     experience = parts.collect(ROWS[:3])
     assert (experience.responses[experience.response_mask] == QUESTION_MARK).all()
     assert experience.lengths.tolist() == [length] * 3
@@ -140,7 +140,7 @@ def test_a_question_mark_ends_a_response_only_when_asked_to(command, on, length)
 
 def test_an_answer_that_is_only_the_stop_token_is_an_answer(command):
     parts = assemble(command())
-    favour(parts.cast.policy.bank.vlm, STOP)
+    favour(parts.roles.policy.bank.vlm, STOP)
     experience = parts.collect(ROWS[:3])
     assert experience.lengths.tolist() == [1, 1, 1] and bool(experience.stopped.all())
     assert experience.texts == ["", "", ""]
@@ -156,12 +156,12 @@ def test_temperature_divides_the_logits_of_every_log_probability(command):
         experience.items, experience.responses, experience.response_mask, experience.counted, features
     )
     with torch.no_grad():
-        states = parts.cast.policy.response_states(*sequences)
-        logits = parts.cast.policy.project(states) * 2.0
+        states = parts.roles.policy.response_states(*sequences)
+        logits = parts.roles.policy.project(states) * 2.0
         logits[..., IMAGE] = -torch.inf
         expected = logits.log_softmax(-1).gather(-1, experience.responses.unsqueeze(-1)).squeeze(-1)
         again, _ = response_log_probs(
-            parts.cast.policy, sequences, experience.response_mask, collector.scoring
+            parts.roles.policy, sequences, experience.response_mask, collector.scoring
         )
     real = experience.response_mask
     torch.testing.assert_close(experience.log_probs[real], expected[real], rtol=1e-5, atol=1e-5)
@@ -189,7 +189,7 @@ def test_the_judge_reads_the_reward_prompt_and_the_captions(parts, tiny_data, co
 
 def test_a_question_mark_ends_nothing_by_default(command):
     parts = assemble(command())
-    favour(parts.cast.policy.bank.vlm, QUESTION_MARK)
+    favour(parts.roles.policy.bank.vlm, QUESTION_MARK)
     experience = parts.collect(ROWS[:3])
     assert experience.lengths.tolist() == [6, 6, 6]
 
