@@ -39,7 +39,7 @@ from models.vlm import VisionLanguageModel
 VOCABULARY = 32000
 UNK, BOS, STOP, IMAGE = 0, 1, 2, VOCABULARY - 1
 PATCH = 14
-JUDGE_TOKENS = 269  # factual prompt and captions
+REWARD_PROMPT_TOKENS = 269  # factual prompt and captions
 QUERY_TOKENS = 48  # of 64 allowed; the image is one of them
 
 
@@ -63,7 +63,7 @@ class Size:
     response_len: int
     lengths: tuple[int, ...]
     lora_r: int = 8
-    judge_tokens: int = JUDGE_TOKENS
+    reward_prompt_tokens: int = REWARD_PROMPT_TOKENS
     tokens_per_micro_batch: int = 0
 
     @property
@@ -185,7 +185,7 @@ def random_prompts(size: Size, rows: int) -> PromptBatch:
             row=row,
             id=str(row),
             query_ids=[BOS, *ids(30), IMAGE, *ids(QUERY_TOKENS - 32)],
-            reward_prompt_ids=ids(size.judge_tokens),
+            reward_prompt_ids=ids(size.reward_prompt_tokens),
             image_names=(f"{row}.jpg",),
             images=torch.randn(1, 3, size.image, size.image, generator=generator),
             reward_images=None,

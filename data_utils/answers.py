@@ -131,13 +131,13 @@ def build_answers(
         captions = row_filter.captions(record, record.answer_type, facts, prompt, seed, row)
         if captions is None:
             continue
-        judge = encoder.encode_reward_prompt(prompt.render(captions))
+        reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
         segments = query_segments(template, record.turns, len(record.images))
         query = len(encoder.encode(segments).ids)
         answered = encoder.encode([*segments, *answer_segments(record.answer, record.stopped, template)]).ids
-        response, total = len(answered) - query, len(answered) + len(judge)
+        response, total = len(answered) - query, len(answered) + len(reward_prompt)
         if row_filter.fits(limits, query, response, total):
-            kept = {"row": record.row, "ids": [*answered, *judge], "images": record.images}
+            kept = {"row": record.row, "ids": [*answered, *reward_prompt], "images": record.images}
             row_filter.keep(kept, {"query": [query], "response": [response], "total": [total]})
             row_filter.describe(encoder, kept["ids"], captions if prompt.uses_facts else None)
             row_filter.report.answer_types[record.answer_type.name] += 1

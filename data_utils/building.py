@@ -43,7 +43,7 @@ def build_preferences(
     skip_invalid: bool,
     image_checks: ImageChecks = QUICK_CHECKS,
 ) -> PreferenceDataset:
-    """Judged pairs as query + response + stop + reward prompt; both answers read the facts in the same order.
+    """Preference pairs as query + response + stop + reward prompt; both answers read the facts in the same order.
 
     Limits in tokens: the query, each response with its stop, and each whole sequence. Raises DataError.
     """
@@ -54,15 +54,15 @@ def build_preferences(
         captions = row_filter.captions(record, AnswerType.GENERAL, facts, prompt, seed, record.row)
         if captions is None:
             continue
-        judge = encoder.encode_reward_prompt(prompt.render(captions))
+        reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
         n_images = len(record.images)
         query = len(encoder.encode(query_segments(template, record.turns, n_images)).ids)
         pair = []
         for output in record.outputs:
             turns = (*record.turns, Turn("gpt", output))
-            pair.append([*encoder.encode(dialogue_segments(template, turns, n_images)).ids, *judge])
+            pair.append([*encoder.encode(dialogue_segments(template, turns, n_images)).ids, *reward_prompt])
         totals = [len(ids) for ids in pair]
-        responses = [total - query - len(judge) for total in totals]
+        responses = [total - query - len(reward_prompt) for total in totals]
         if row_filter.fits(limits, query, max(responses), max(totals)):
             row = {
                 "row": record.row,
@@ -130,7 +130,7 @@ def build_prompts(
     skip_invalid: bool,
     image_checks: ImageChecks = QUICK_CHECKS,
 ) -> PromptDataset:
-    """PPO prompts, each with the reward prompt that will judge its answer.
+    """PPO prompts, each with the reward prompt that its answer is scored with.
 
     Without `facts` and `prompt` there is none, and `captions` are the row's own.
 
@@ -143,32 +143,34 @@ def build_prompts(
     limits = Limits(query_len, response_len, model_max_length)
     for record in row_filter.usable(records, image_folder):
         captions: tuple[str, ...] | None = record.captions or ()
-        judge: list[int] = []
+        reward_prompt: list[int] = []
         if prompt is not None and facts is not None:
             captions = row_filter.captions(record, record.answer_type, facts, prompt, seed, record.row)
             if captions is None:
                 continue
-            judge = encoder.encode_reward_prompt(prompt.render(captions))
+            reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
         query = list(encoder.encode(query_segments(template, record.turns, len(record.images))).ids)
-        total = len(query) + response_len + len(judge)
+        total = len(query) + response_len + len(reward_prompt)
         if row_filter.fits(limits, len(query), response_len, total):
-            lengths = {"query": [len(query)], "reward prompt": [len(judge)], "total": [total]}
-            row_filter.keep(_prompt_row(record, query, judge, captions), lengths)
+            lengths = {"query": [len(query)], "reward prompt": [len(reward_prompt)], "total": [total]}
+            row_filter.keep(_prompt_row(record, query, reward_prompt, captions), lengths)
             row_filter.describe(
-                encoder, [*query, *judge], captions if prompt is not None and prompt.uses_facts else None
+                encoder,
+                [*query, *reward_prompt],
+                captions if prompt is not None and prompt.uses_facts else None,
             )
             row_filter.report.answer_types[record.answer_type.name] += 1
     return PromptDataset(row_filter.finish(), image_folder, pipeline, row_filter.report, reward_pipeline)
 
 
 def _prompt_row(
-    record: PromptRecord, query: list[int], judge: list[int], captions: tuple[str, ...]
+    record: PromptRecord, query: list[int], reward_prompt: list[int], captions: tuple[str, ...]
 ) -> dict[str, Any]:
     return {
         "row": record.row,
         "id": record.id,
         "query_ids": query,
-        "reward_prompt_ids": judge,
+        "reward_prompt_ids": reward_prompt,
         "images": record.images,
         "answer_type": int(record.answer_type),
         "length_bonus": record.length_bonus,

@@ -92,7 +92,7 @@ class RowFilter:
         seed: int,
         row: int,
     ) -> tuple[str, ...] | None:
-        """The facts the judge reads, in a random order that `seed` and `row` give.
+        """The facts the reward model reads, in a random order that `seed` and `row` give.
 
         () for none; None when the record is dropped.
         """

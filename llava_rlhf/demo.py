@@ -11,9 +11,9 @@ from data_utils.conversation import TEMPLATES
 from llava_rlhf.assembly.roles import check_stop, load_text_side
 from llava_rlhf.interactive.answering_models import (
     Checkpoint,
-    Judge,
-    find_judge,
-    load_stage,
+    RewardCheckpoint,
+    find_reward_model,
+    load_models,
     parse_checkpoint,
 )
 from llava_rlhf.interactive.arguments import SpeakingArguments
@@ -49,7 +49,7 @@ class DemoRun:
     """A checked comparison."""
 
     checkpoints: list[Checkpoint]
-    judge: Judge | None
+    reward_model: RewardCheckpoint | None
     speaking: SpeakingArguments
     model: ModelArguments
     page: PageArguments
@@ -70,23 +70,23 @@ def prepare(argv: Sequence[str]) -> DemoRun:
         check_template(checkpoint.base, checkpoint.adapter, speaking.version)
     for base in {checkpoint.base for checkpoint in checkpoints}:
         check_stop(load_text_side(base, speaking.image_aspect_ratio), TEMPLATES[speaking.version])
-    judge = None
+    reward_model = None
     if arguments.reward_model_name_or_path is not None:
-        judge = find_judge(
+        reward_model = find_reward_model(
             arguments.reward_model_name_or_path, arguments.reward_base_model_name, "--reward_base_model_name"
         )
     elif arguments.reward_base_model_name is not None:
         raise ValueError("--reward_base_model_name needs --reward_model_name_or_path")
     page.check_free()
-    return DemoRun(checkpoints, judge, speaking, model, page)
+    return DemoRun(checkpoints, reward_model, speaking, model, page)
 
 
 def run(prepared: DemoRun) -> None:
     """Load everybody and serve the page until Ctrl-C."""
     speaking = prepared.speaking
-    stage = load_stage(
+    models = load_models(
         prepared.checkpoints,
-        prepared.judge,
+        prepared.reward_model,
         speaking.base_settings(prepared.model),
         speaking.version,
         speaking.image_aspect_ratio,
@@ -96,7 +96,7 @@ def run(prepared: DemoRun) -> None:
     def build():
         from llava_rlhf.pages.comparison_page import comparison_page
 
-        return comparison_page(stage, speaking.temperature, speaking.seed)
+        return comparison_page(models, speaking.temperature, speaking.seed)
 
     serve(build, prepared.page)
 

@@ -39,7 +39,7 @@ class Experience:
         entropies, ref_entropies: float32[R, T] in nats, or None where they were not asked for.
         values: float32[R, T]; 0 where not counted.
         scores: float32[R], reward model only.
-        policy_images, judge_images: image features for each base.
+        policy_images, reward_images: image features for each base.
         sequence_lengths: positions that query and counted response take, in the base where they are more.
     """
 
@@ -57,7 +57,7 @@ class Experience:
     values: Tensor
     scores: Tensor
     policy_images: ImageFeatures
-    judge_images: ImageFeatures
+    reward_images: ImageFeatures
     sequence_lengths: list[int]
 
     @property
@@ -82,7 +82,7 @@ class _Answers:
     mask: Tensor
     finite: Tensor
     policy_images: ImageFeatures
-    judge_images: ImageFeatures
+    reward_images: ImageFeatures
 
 
 class RolloutCollector:
@@ -93,7 +93,7 @@ class RolloutCollector:
         tokenizer: of both bases.
         engine: answers the prompts.
         scoring: how log-probabilities are taken.
-        batches, judge_batches: rows that policy, reference and value, or the reward model, look at together.
+        batches, reward_batches: rows that policy, reference and value, or the reward model, look at together.
         numerics: which columns count.
         caches: where features of images are kept from step to step, by tower as in `SeenImages`; None: nowhere.
     """
@@ -105,7 +105,7 @@ class RolloutCollector:
         engine: RolloutEngine,
         scoring: ScoringSettings,
         batches: MicroBatches,
-        judge_batches: MicroBatches,
+        reward_batches: MicroBatches,
         numerics: Numerics = Numerics.CORRECTED,
         caches: Mapping[str, FeatureFiles] | None = None,
     ):
@@ -114,7 +114,7 @@ class RolloutCollector:
         self.engine = engine
         self.scoring = scoring
         self.batches = batches
-        self.judge_batches = judge_batches
+        self.reward_batches = reward_batches
         self.numerics = numerics
         self.caches = caches
 
@@ -147,12 +147,12 @@ class RolloutCollector:
         )
         counts = counted.sum(dim=1).tolist()
         lengths = [
-            max(self._query_length(item, vlm) for vlm in (self._policy_vlm, self._judge_vlm)) + count
+            max(self._query_length(item, vlm) for vlm in (self._policy_vlm, self._reward_vlm)) + count
             for item, count in zip(answers.items, counts, strict=True)
         ]
         # 2. What the four roles say of them.
         looks = self._look(answers, responses, mask, counted, lengths)
-        scores = self._scores(answers.items, responses, mask, answers.judge_images)
+        scores = self._scores(answers.items, responses, mask, answers.reward_images)
         texts = [
             self.tokenizer.decode(row[real], skip_special_tokens=True).strip()
             for row, real in zip(responses, mask, strict=True)
@@ -167,7 +167,7 @@ class RolloutCollector:
             texts=texts,
             scores=scores,
             policy_images=answers.policy_images,
-            judge_images=answers.judge_images,
+            reward_images=answers.reward_images,
             sequence_lengths=lengths,
             **looks,
         )
@@ -191,15 +191,15 @@ class RolloutCollector:
         counted: Tensor,
         features: Tensor | None,
     ) -> Sequences:
-        """Prompts and responses as the judge's base sees them; the value model reads no reward prompt."""
-        return self._sequences(self._judge_vlm, items, responses, mask, counted, features)
+        """Prompts and responses as the reward model's base sees them; the value model reads no reward prompt."""
+        return self._sequences(self._reward_vlm, items, responses, mask, counted, features)
 
     @property
     def _policy_vlm(self) -> VisionLanguageModel:
         return self.roles.policy.bank.vlm
 
     @property
-    def _judge_vlm(self) -> VisionLanguageModel:
+    def _reward_vlm(self) -> VisionLanguageModel:
         return self.roles.reward.bank.vlm
 
     def _sequences(
@@ -221,14 +221,16 @@ class RolloutCollector:
     def _answer(self, batch: PromptBatch, uniforms: Tensor, seen: SeenImages) -> _Answers:
         items = batch.items
         policy_images = seen.encode("policy", self._policy_vlm, batch.images, items)
-        judge_images = policy_images
+        reward_images = policy_images
         if not self.roles.shared:
-            judge_images = seen.encode("judge", self._judge_vlm, batch.reward_images or batch.images, items)
+            reward_images = seen.encode(
+                "reward", self._reward_vlm, batch.reward_images or batch.images, items
+            )
         responses, mask, finite = self.engine.sample(batch, uniforms, policy_images.select(range(len(items))))
         finite = mask.any(dim=1) if finite is None else finite  # every response has a token
         # What is kept for the update are features, not pixels.
         items = [replace(item, images=None, reward_images=None) for item in items]
-        return _Answers(items, responses, mask, finite, policy_images, judge_images)
+        return _Answers(items, responses, mask, finite, policy_images, reward_images)
 
     def _look(
         self, answers: _Answers, responses: Tensor, mask: Tensor, counted: Tensor, lengths: Sequence[int]
@@ -249,7 +251,7 @@ class RolloutCollector:
                 found[f"{prefix}log_probs"][index, :width] = log_probs
                 if entropies is not None:
                     found[f"{prefix}entropies"][index, :width] = entropies
-            sequences = self.value_sequences(items, *parts, answers.judge_images.select(rows))
+            sequences = self.value_sequences(items, *parts, answers.reward_images.select(rows))
             found["values"][index, :width] = self.roles.value(*sequences) * parts[2]
 
         self.batches.run(lengths, look)
@@ -259,7 +261,7 @@ class RolloutCollector:
         self, items: Sequence[PromptItem], responses: Tensor, mask: Tensor, images: ImageFeatures
     ) -> Tensor:
         """float32[R] of [query, response, reward prompt]."""
-        vlm = self._judge_vlm
+        vlm = self._reward_vlm
         answers = responses.tolist()
         sequences = [
             expand_image_tokens(item.query_ids, vlm.image_token_id, vlm.tokens_per_image)
@@ -276,7 +278,7 @@ class RolloutCollector:
             )
             scores[torch.tensor(rows, device=vlm.device)] = found
 
-        self.judge_batches.run([len(sequence) for sequence in sequences], score)
+        self.reward_batches.run([len(sequence) for sequence in sequences], score)
         return scores
 
 
@@ -296,5 +298,5 @@ def _join(parts: Sequence[_Answers], order: Sequence[int], pad_id: int) -> _Answ
         cat([part.mask for part in parts], False),
         torch.cat([part.finite for part in parts])[index],
         ImageFeatures.join([part.policy_images for part in parts]).reordered(places),
-        ImageFeatures.join([part.judge_images for part in parts]).reordered(places),
+        ImageFeatures.join([part.reward_images for part in parts]).reordered(places),
     )

@@ -150,7 +150,11 @@ class PPOTrainer:
         signals.stop_if_agreed(self.accelerator)
         started = time.perf_counter()
         metrics |= self.updater.update(
-            experience, targets, step, self.learning_rate(step), lambda: self.on_progress(f"update, step {step + 1}")
+            experience,
+            targets,
+            step,
+            self.learning_rate(step),
+            lambda: self.on_progress(f"update, step {step + 1}"),
         )
         metrics["time/update"] = time.perf_counter() - started
         # 5. Adapt the KL weight; write the rollouts.

@@ -162,7 +162,7 @@ class PPOUpdater:
                 items, responses, mask, counted, experience.policy_images.select(rows)
             ),
             self.collector.value_sequences(
-                items, responses, mask, counted, experience.judge_images.select(rows)
+                items, responses, mask, counted, experience.reward_images.select(rows)
             ),
             counted,
             experience.log_probs[index, :width],

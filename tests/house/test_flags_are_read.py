@@ -1,6 +1,6 @@
 """Every flag does something: each field of an argument class is read somewhere in the source.
 
-Judged by the syntax alone. A read is `receiver.field` in a module that speaks of the class (or of one derived from it),
+Told by the syntax alone. A read is `receiver.field` in a module that speaks of the class (or of one derived from it),
 where the receiver has a name that stands for the class somewhere: an annotated parameter, attribute or result, or what
 a parser returned. What a class only checks when it is made, or only writes, is not read.
 """

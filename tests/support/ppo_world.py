@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_utils.batches import PromptBatch, collate_prompts
 from llava_rlhf import train_rl_model
-from llava_rlhf.assembly.roles import PPORoles, roles_for_ppo
+from llava_rlhf.assembly.roles import PPORoles, load_roles
 from llava_rlhf.ppo.assembly import assemble_trainer, make_accelerator
 from llava_rlhf.ppo.rollout import Experience, RolloutCollector
 from llava_rlhf.ppo.trainer import PPOTrainer
@@ -93,9 +93,9 @@ def assemble(argv: list[str], spread: float = 0.0) -> Assembled:
     prepared = train_rl_model.prepare(argv)
     ppo = prepared.settings.ppo
     accelerator = make_accelerator(ppo, prepared.plan)
-    roles = roles_for_ppo(
+    roles = load_roles(
         ppo.base_model_name,
-        prepared.judge_base,
+        prepared.reward_base,
         prepared.policy_adapter,
         Path(ppo.reward_model_name_or_path),
         prepared.settings.model.base_settings(False, False, "cpu"),
@@ -116,7 +116,7 @@ def assemble(argv: list[str], spread: float = 0.0) -> Assembled:
         roles,
         prepared.text,
         [len(ids) for ids in prepared.prompts.column("query_ids")],
-        prepared.judge_base,
+        prepared.reward_base,
         prepared.learning_rate,
         prepared.record,
     )

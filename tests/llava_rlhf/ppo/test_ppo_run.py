@@ -119,19 +119,19 @@ def test_the_same_base_under_two_paths_gives_the_same_run(
     assert largest_difference(trained(tmp_path / "run"), trained(plain_run)) < 1e-6
 
 
-def test_a_judge_with_other_images_and_width_changes_no_number_of_the_policy(
-    plain_run, tiny_data, tiny_base, policy_run, judge_run, tmp_path
+def test_a_reward_model_with_other_images_and_width_changes_no_number_of_the_policy(
+    plain_run, tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path
 ):
-    run_ppo(ppo_command(tiny_data, tiny_base, policy_run, judge_run, tmp_path, **ONE_STEP))
-    alone, judged = metrics_of(plain_run)[0], metrics_of(tmp_path)[0]
+    run_ppo(ppo_command(tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path, **ONE_STEP))
+    alone, other = metrics_of(plain_run)[0], metrics_of(tmp_path)[0]
     for name in (
         "objective/entropies",
         "objective/ref_entropies",
         "response/length_mean",
         "objective/kl_sum_seq",
     ):
-        assert judged[name] == pytest.approx(alone[name], rel=1e-6), name
-    assert judged["objective/reward_model"] != pytest.approx(alone["objective/reward_model"], abs=1e-3)
+        assert other[name] == pytest.approx(alone[name], rel=1e-6), name
+    assert other["objective/reward_model"] != pytest.approx(alone["objective/reward_model"], abs=1e-3)
     rollouts = [
         [line["response"] for line in read_json_lines(folder / "rollouts" / "000001.jsonl")]
         for folder in (plain_run, tmp_path)

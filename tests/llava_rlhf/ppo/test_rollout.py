@@ -33,10 +33,10 @@ def parts(command):
 
 
 @pytest.fixture(scope="module")
-def two_bases(tiny_data, tiny_base, policy_run, judge_run, tmp_path_factory):
-    """Policy and judge see the same image at different sizes."""
+def two_bases(tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path_factory):
+    """Policy and reward model see the same image at different sizes."""
     folder = tmp_path_factory.mktemp("ppo")
-    return assemble(ppo_command(tiny_data, tiny_base, policy_run, judge_run, folder), spread=0.05)
+    return assemble(ppo_command(tiny_data, tiny_base, policy_run, own_base_reward_run, folder), spread=0.05)
 
 
 def favour(vlm, token, by=1e4):
@@ -98,7 +98,7 @@ def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, t
         for row, item in enumerate(assembled.batch(ROWS).items):
             response, numbers = rows_of(experience, row)
             assert experience.items[row].row == item.row and experience.items[row].images is None
-            judged = item.images if item.reward_images is None else item.reward_images
+            reward_images = item.images if item.reward_images is None else item.reward_images
             mine = plain["lora_policy"].response_log_probs(item.query_ids, response, item.images, 1.0)
             its = plain["lora_ref_policy"].response_log_probs(item.query_ids, response, item.images, 1.0)
             expected = {
@@ -106,9 +106,9 @@ def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, t
                 "entropies": mine[1],
                 "ref_log_probs": its[0],
                 "ref_entropies": its[1],
-                "values": plain["lora_value"].response_values(item.query_ids, response, judged),
+                "values": plain["lora_value"].response_values(item.query_ids, response, reward_images),
                 "scores": plain["lora_reward"].score(
-                    [*item.query_ids, *response, *item.reward_prompt_ids], judged
+                    [*item.query_ids, *response, *item.reward_prompt_ids], reward_images
                 ),
             }
             for name, value in expected.items():
@@ -178,7 +178,7 @@ def test_the_same_random_numbers_give_the_same_answers(parts):
     )
 
 
-def test_the_judge_reads_the_reward_prompt_and_the_captions(parts, tiny_data, command):
+def test_the_reward_model_reads_the_reward_prompt_and_the_captions(parts, tiny_data, command):
     plain = assemble(command(facts=False, allow_prompt_change=True), spread=0.05)
     with_facts, without = parts.collect(ROWS), plain.collect(ROWS)
     assert torch.equal(with_facts.responses, without.responses), "the policy never sees the captions"
