@@ -16,7 +16,7 @@ from llava_rlhf.interactive.answering_models import (
     load_models,
     parse_checkpoint,
 )
-from llava_rlhf.interactive.arguments import SpeakingArguments
+from llava_rlhf.interactive.arguments import GenerationArguments
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.pages.serving import serve
 from llava_rlhf.runs.arguments import ModelArguments
@@ -50,26 +50,26 @@ class DemoRun:
 
     checkpoints: list[Checkpoint]
     reward_model: RewardCheckpoint | None
-    speaking: SpeakingArguments
+    generation: GenerationArguments
     model: ModelArguments
     page: PageArguments
 
 
 def prepare(argv: Sequence[str]) -> DemoRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
-    arguments, speaking, page, model = StrictParser(
-        (DemoArguments, SpeakingArguments, PageArguments, ModelArguments), description=__doc__
+    arguments, generation, page, model = StrictParser(
+        (DemoArguments, GenerationArguments, PageArguments, ModelArguments), description=__doc__
     ).parse(argv)
     start_logging(main_process=True)
-    model.check_attention(speaking.bf16, False, speaking.use_cpu)
+    model.check_attention(generation.bf16, False, generation.use_cpu)
     checkpoints = [parse_checkpoint("--checkpoints", text) for text in arguments.checkpoints]
     names = [checkpoint.name for checkpoint in checkpoints]
     if len(set(names)) < len(names):
         raise ValueError(f"--checkpoints: the names {', '.join(names)} are not all different")
     for checkpoint in checkpoints:
-        check_template(checkpoint.base, checkpoint.adapter, speaking.version)
+        check_template(checkpoint.base, checkpoint.adapter, generation.version)
     for base in {checkpoint.base for checkpoint in checkpoints}:
-        check_stop(load_text_side(base, speaking.image_aspect_ratio), TEMPLATES[speaking.version])
+        check_stop(load_text_side(base, generation.image_aspect_ratio), TEMPLATES[generation.version])
     reward_model = None
     if arguments.reward_model_name_or_path is not None:
         reward_model = find_reward_model(
@@ -78,25 +78,25 @@ def prepare(argv: Sequence[str]) -> DemoRun:
     elif arguments.reward_base_model_name is not None:
         raise ValueError("--reward_base_model_name needs --reward_model_name_or_path")
     page.check_free()
-    return DemoRun(checkpoints, reward_model, speaking, model, page)
+    return DemoRun(checkpoints, reward_model, generation, model, page)
 
 
 def run(prepared: DemoRun) -> None:
     """Load everybody and serve the page until Ctrl-C."""
-    speaking = prepared.speaking
+    generation = prepared.generation
     models = load_models(
         prepared.checkpoints,
         prepared.reward_model,
-        speaking.base_settings(prepared.model),
-        speaking.version,
-        speaking.image_aspect_ratio,
-        speaking.lengths,
+        generation.base_settings(prepared.model),
+        generation.version,
+        generation.image_aspect_ratio,
+        generation.lengths,
     )
 
     def build():
         from llava_rlhf.pages.comparison_page import comparison_page
 
-        return comparison_page(models, speaking.temperature, speaking.seed)
+        return comparison_page(models, generation.temperature, generation.seed)
 
     serve(build, prepared.page)
 

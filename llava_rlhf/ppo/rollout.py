@@ -221,11 +221,9 @@ class RolloutCollector:
     def _answer(self, batch: PromptBatch, uniforms: Tensor, seen: SeenImages) -> _Answers:
         items = batch.items
         policy_images = seen.encode("policy", self._policy_vlm, batch.images, items)
-        reward_images = policy_images
+        reward_images, pixels = policy_images, batch.reward_images or batch.images
         if not self.roles.shared:
-            reward_images = seen.encode(
-                "reward", self._reward_vlm, batch.reward_images or batch.images, items
-            )
+            reward_images = seen.encode("reward", self._reward_vlm, pixels, items)
         responses, mask, finite = self.engine.sample(batch, uniforms, policy_images.select(range(len(items))))
         finite = mask.any(dim=1) if finite is None else finite  # every response has a token
         # What is kept for the update are features, not pixels.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +150,8 @@ class PPOTrainer:
         # 4. Update policy and value.
         signals.stop_if_agreed(self.accelerator)
         started = time.perf_counter()
-        metrics |= self.updater.update(
-            experience,
-            targets,
-            step,
-            self.learning_rate(step),
-            lambda: self.on_progress(f"update, step {step + 1}"),
-        )
+        on_progress = partial(self.on_progress, f"update, step {step + 1}")
+        metrics |= self.updater.update(experience, targets, step, self.learning_rate(step), on_progress)
         metrics["time/update"] = time.perf_counter() - started
         # 5. Adapt the KL weight; write the rollouts.
         self.kl_controller.update(metrics["objective/kl_sum_seq"], self.arguments.rollout_batch_size)
