@@ -76,7 +76,7 @@ def time_size(size: Size, folder: Path, steps: int, whole: bool) -> dict[str, di
     pipeline = ImagePipeline(CLIPImageProcessorPil(size={"shortest_edge": size.image}, crop_size=side))
     files = FeatureFiles(folder / "cache", (size.positions, size.hidden))
     trainer = build_trainer(size, str(folder))[0] if whole else None
-    vlm = trainer.collector.cast.policy.bank.vlm if whole else random_model(size, torch.float32, "cpu")
+    vlm = trainer.collector.roles.policy.bank.vlm if whole else random_model(size, torch.float32, "cpu")
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for step in range(steps):
         for kind in KINDS:

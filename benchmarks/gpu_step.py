@@ -127,7 +127,7 @@ def time_line(line: str, steps: int, device: str) -> dict[str, float]:
         peak = peak_mib() * 2**20 if device == "cpu" else torch.cuda.max_memory_allocated()
     seconds = dict(meter.seconds)
     scoring = sum(taken for part, taken in seconds.items() if part.startswith("scoring"))
-    read = decoding_bytes(trainer.collector.cast.policy.bank.vlm, meter.counts)
+    read = decoding_bytes(trainer.collector.roles.policy.bank.vlm, meter.counts)
     return numbers | {
         "seconds": seconds,
         "tokens/s": sum(size.lengths) / numbers["wall s"],

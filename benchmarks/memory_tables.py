@@ -16,7 +16,7 @@ SCRIPTS = {
     "reward model, 13B": "13b-v1.5-336/train_reward_model.sh",
     "policy init (SFT), 7B": "7b-v1.5-224/initialize_policy_model.sh",
     "policy init (SFT), 13B": "13b-v1.5-336/initialize_policy_model.sh",
-    "PPO, 7B judged by 13B": "7b-v1.5-224/train_rl_model.sh",
+    "PPO, 7B with the 13B reward model": "7b-v1.5-224/train_rl_model.sh",
     "PPO, 13B": "13b-v1.5-336/train_rl_model.sh",
 }
 KINDS = ("sampling", "scoring", "update", "evaluation")

@@ -149,7 +149,7 @@ def run_case(number: int, folder: str, device: str, resident: bool) -> dict[str,
     prepared = program.prepare(command_line(case, world, Path(folder) / f"run {resident}", device))
     if case.program == PPO:
         settings = vars(prepared.settings).values()
-        request = request_of(case.program, settings, prepared.prompts, 1, prepared.judge_base)
+        request = request_of(case.program, settings, prepared.prompts, 1, prepared.reward_base)
     else:
         settings = (prepared.training, prepared.data, prepared.model, prepared.run)
         request = request_of(case.program, settings, prepared.train_set, 1)

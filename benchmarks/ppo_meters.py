@@ -45,24 +45,24 @@ class StepMeter:
         self.trainer = trainer
         self.seconds: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
-        cast = trainer.collector.cast
+        roles = trainer.collector.roles
         for owner, name, part in (
-            (cast.policy, "sample", "sampling"),
-            (cast.policy, "response_states", "scoring policy"),
-            (cast.reference, "response_states", "scoring reference"),
-            (cast.value, "forward", "scoring value"),
-            (cast.reward, "forward", "scoring reward"),
+            (roles.policy, "sample", "sampling"),
+            (roles.policy, "response_states", "scoring policy"),
+            (roles.reference, "response_states", "scoring reference"),
+            (roles.value, "forward", "scoring value"),
+            (roles.reward, "forward", "scoring reward"),
             (trainer.collector, "collect", "rollout"),
             (trainer.updater, "update", "update"),
         ):
             self._time(owner, name, part)
-        vlm = cast.policy.bank.vlm
+        vlm = roles.policy.bank.vlm
         self.device = vlm.device
         self._sampling = False
         self._time(vlm, "forward", "prefill")
         model = vlm.model.model
         model.language_model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
-        cast.policy.bank.vlm.model.lm_head.register_forward_pre_hook(self._count_projected)
+        roles.policy.bank.vlm.model.lm_head.register_forward_pre_hook(self._count_projected)
         model.vision_tower.register_forward_pre_hook(self._count_images, with_kwargs=True)
 
     def _time(self, owner: Policy | ValueModel | RewardModel | Any, name: str, part: str) -> None:
@@ -115,7 +115,7 @@ class StepMeter:
         Trained tokens: forward, recomputed (gradient checkpointing), and backward to the activations. Trained projections:
         forward and backward.
         """
-        vlm = self.trainer.collector.cast.policy.bank.vlm
+        vlm = self.trainer.collector.roles.policy.bank.vlm
         config = vlm.model.config.get_text_config()
         layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
         counts = self.counts

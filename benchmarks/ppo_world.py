@@ -25,7 +25,7 @@ from transformers import (
 from data_utils.batches import PromptBatch, collate_prompts
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
-from llava_rlhf.assembly.roles import Cast, TextSide
+from llava_rlhf.assembly.roles import PPORoles, TextSide
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
 from llava_rlhf.ppo.assembly import PPOSettings, assemble_trainer, make_accelerator
 from llava_rlhf.ppo.trainer import PPOTrainer
@@ -39,7 +39,7 @@ from models.vlm import VisionLanguageModel
 VOCABULARY = 32000
 UNK, BOS, STOP, IMAGE = 0, 1, 2, VOCABULARY - 1
 PATCH = 14
-JUDGE_TOKENS = 269  # factual prompt and captions
+REWARD_PROMPT_TOKENS = 269  # factual prompt and captions
 QUERY_TOKENS = 48  # of 64 allowed; the image is one of them
 
 
@@ -63,7 +63,7 @@ class Size:
     response_len: int
     lengths: tuple[int, ...]
     lora_r: int = 8
-    judge_tokens: int = JUDGE_TOKENS
+    reward_prompt_tokens: int = REWARD_PROMPT_TOKENS
     tokens_per_micro_batch: int = 0
 
     @property
@@ -185,7 +185,7 @@ def random_prompts(size: Size, rows: int) -> PromptBatch:
             row=row,
             id=str(row),
             query_ids=[BOS, *ids(30), IMAGE, *ids(QUERY_TOKENS - 32)],
-            reward_prompt_ids=ids(size.judge_tokens),
+            reward_prompt_ids=ids(size.reward_prompt_tokens),
             image_names=(f"{row}.jpg",),
             images=torch.randn(1, 3, size.image, size.image, generator=generator),
             reward_images=None,
@@ -238,7 +238,7 @@ def build_trainer(
     }
     bank = AdapterBank(vlm, adapters, ppo.gradient_checkpointing)
     head = ScalarHead(size.hidden).requires_grad_(False).to(device)
-    cast = Cast(
+    roles = PPORoles(
         Policy(bank, POLICY),
         Policy(bank, REFERENCE),
         ValueModel(bank, VALUE, ScalarHead(size.hidden, zero=True).to(device)),
@@ -250,7 +250,7 @@ def build_trainer(
         ppo, RewardArguments(), SimpleNamespace(response_len=size.response_len), None, None, None
     )
     trainer = assemble_trainer(
-        accelerator, everything, plan, cast, text, [1] * rows, "random", lambda step: 1e-4, {}
+        accelerator, everything, plan, roles, text, [1] * rows, "random", lambda step: 1e-4, {}
     )
     trainer.stream = trainer.updater.stream = BenchmarkStream(size.lengths)
     # The first token that can be drawn is the stop.

@@ -30,8 +30,8 @@ from data_utils.facts import FactBook, RewardPrompt
 from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
 from data_utils.json_files import read_rows
 from data_utils.problems import DataError, Problem, is_unicode, shorten, unreadable
+from data_utils.row_filter import Limits, RowFilter
 from data_utils.schema import IMAGE_MARKER, ROWS, AnswerType, Record, Turn, refuse_no_row
-from data_utils.sieve import Limits, Sieve
 from data_utils.tokens import SegmentEncoder
 
 PAIR_FIELDS = frozenset({"output_1", "output_2", "preference"})
@@ -123,25 +123,25 @@ def build_answers(
     Limits in tokens: the query, the answer with its stop, and the whole sequence. Raises DataError.
     """
     records, problems = read_answers(path)
-    sieve = Sieve(str(path), problems, skip_invalid, image_checks)
-    sieve.report.answer_types = Counter()
+    row_filter = RowFilter(str(path), problems, skip_invalid, image_checks)
+    row_filter.report.answer_types = Counter()
     limits = Limits(query_len, response_len, model_max_length)
-    for record in sieve.usable(records, image_folder):
+    for record in row_filter.usable(records, image_folder):
         row = record.row if record.prompt_row is None else record.prompt_row
-        captions = sieve.captions(record, record.answer_type, facts, prompt, seed, row)
+        captions = row_filter.captions(record, record.answer_type, facts, prompt, seed, row)
         if captions is None:
             continue
-        judge = encoder.encode_reward_prompt(prompt.render(captions))
+        reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
         segments = query_segments(template, record.turns, len(record.images))
         query = len(encoder.encode(segments).ids)
         answered = encoder.encode([*segments, *answer_segments(record.answer, record.stopped, template)]).ids
-        response, total = len(answered) - query, len(answered) + len(judge)
-        if sieve.fits(limits, query, response, total):
-            kept = {"row": record.row, "ids": [*answered, *judge], "images": record.images}
-            sieve.keep(kept, {"query": [query], "response": [response], "total": [total]})
-            sieve.describe(encoder, kept["ids"], captions if prompt.uses_facts else None)
-            sieve.report.answer_types[record.answer_type.name] += 1
-    return AnswerDataset(sieve.finish(), image_folder, pipeline, sieve.report)
+        response, total = len(answered) - query, len(answered) + len(reward_prompt)
+        if row_filter.fits(limits, query, response, total):
+            kept = {"row": record.row, "ids": [*answered, *reward_prompt], "images": record.images}
+            row_filter.keep(kept, {"query": [query], "response": [response], "total": [total]})
+            row_filter.describe(encoder, kept["ids"], captions if prompt.uses_facts else None)
+            row_filter.report.answer_types[record.answer_type.name] += 1
+    return AnswerDataset(row_filter.finish(), image_folder, pipeline, row_filter.report)
 
 
 def answer_segments(answer: str, stopped: bool, template: ConversationTemplate) -> list[Segment]:

@@ -50,7 +50,7 @@ class _Batch(ModelOutput):
 
 @dataclass
 class PairBatch(_Batch):
-    """B judged pairs as 2B right-padded rows: rows 2i and 2i + 1 are outputs 1 and 2 of pair i.
+    """B preference pairs as 2B right-padded rows: rows 2i and 2i + 1 are outputs 1 and 2 of pair i.
 
     input_ids int64 [2B, L], image tokens expanded; attention_mask bool [2B, L], True = real token;
     choice int64 [B], 1 where output 2 is preferred, else 0; image_index int64 [S] into pixel_values (both
@@ -110,7 +110,7 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """PPO prompts with their images; `reward_images` is None when the judge shares the policy's tower."""
+    """PPO prompts with their images; `reward_images` is None when the reward model shares the policy's tower."""
 
     items: list[PromptItem]
     images: ImageBatch
@@ -163,13 +163,13 @@ class DialogueCollator:
 
 def collate_prompts(items: Sequence[PromptItem]) -> PromptBatch:
     """PromptItems → PromptBatch, in order."""
-    judged = [(item.reward_images, item.reward_stored) for item in items]
-    shared = all(images is None for images, _ in judged)
+    reward = [(item.reward_images, item.reward_stored) for item in items]
+    shared = all(images is None for images, _ in reward)
     return PromptBatch(
         # A worker process copies what it hands over: features once.
         items=[replace(item, stored=None, reward_stored=None) for item in items],
         images=_images([(item.images, item.stored) for item in items], uses=1),
-        reward_images=None if shared else _images(judged, uses=1),
+        reward_images=None if shared else _images(reward, uses=1),
     )
 
 

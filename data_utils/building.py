@@ -15,6 +15,7 @@ from data_utils.conversation import ConversationTemplate, dialogue_segments, mes
 from data_utils.datasets import DialogueDataset, PreferenceDataset, PromptDataset
 from data_utils.facts import FactBook, RewardPrompt
 from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
+from data_utils.row_filter import Limits, RowFilter
 from data_utils.schema import (
     AnswerType,
     PromptRecord,
@@ -23,7 +24,6 @@ from data_utils.schema import (
     read_preferences,
     read_prompts,
 )
-from data_utils.sieve import Limits, Sieve
 from data_utils.tokens import SegmentEncoder
 
 
@@ -43,27 +43,27 @@ def build_preferences(
     skip_invalid: bool,
     image_checks: ImageChecks = QUICK_CHECKS,
 ) -> PreferenceDataset:
-    """Judged pairs as query + response + stop + reward prompt; both answers read the facts in the same order.
+    """Preference pairs as query + response + stop + reward prompt; both answers read the facts in the same order.
 
     Limits in tokens: the query, each response with its stop, and each whole sequence. Raises DataError.
     """
     records, problems = read_preferences(path)
-    sieve = Sieve(str(path), problems, skip_invalid, image_checks)
+    row_filter = RowFilter(str(path), problems, skip_invalid, image_checks)
     limits = Limits(query_len, response_len, model_max_length)
-    for record in sieve.usable(records, image_folder):
-        captions = sieve.captions(record, AnswerType.GENERAL, facts, prompt, seed, record.row)
+    for record in row_filter.usable(records, image_folder):
+        captions = row_filter.captions(record, AnswerType.GENERAL, facts, prompt, seed, record.row)
         if captions is None:
             continue
-        judge = encoder.encode_reward_prompt(prompt.render(captions))
+        reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
         n_images = len(record.images)
         query = len(encoder.encode(query_segments(template, record.turns, n_images)).ids)
         pair = []
         for output in record.outputs:
             turns = (*record.turns, Turn("gpt", output))
-            pair.append([*encoder.encode(dialogue_segments(template, turns, n_images)).ids, *judge])
+            pair.append([*encoder.encode(dialogue_segments(template, turns, n_images)).ids, *reward_prompt])
         totals = [len(ids) for ids in pair]
-        responses = [total - query - len(judge) for total in totals]
-        if sieve.fits(limits, query, max(responses), max(totals)):
+        responses = [total - query - len(reward_prompt) for total in totals]
+        if row_filter.fits(limits, query, max(responses), max(totals)):
             row = {
                 "row": record.row,
                 "ids_1": pair[0],
@@ -71,9 +71,9 @@ def build_preferences(
                 "images": record.images,
                 "preference": record.preference,
             }
-            sieve.keep(row, {"query": [query], "response": responses, "total": totals})
-            sieve.describe(encoder, pair[0], captions if prompt.uses_facts else None)
-    return PreferenceDataset(sieve.finish(), image_folder, pipeline, sieve.report)
+            row_filter.keep(row, {"query": [query], "response": responses, "total": totals})
+            row_filter.describe(encoder, pair[0], captions if prompt.uses_facts else None)
+    return PreferenceDataset(row_filter.finish(), image_folder, pipeline, row_filter.report)
 
 
 def build_dialogues(
@@ -95,22 +95,22 @@ def build_dialogues(
     dialogue. Raises DataError.
     """
     records, problems = read_dialogues(path)
-    sieve = Sieve(str(path), problems, skip_invalid, image_checks)
+    row_filter = RowFilter(str(path), problems, skip_invalid, image_checks)
     limits = Limits(query_len, response_len, model_max_length)
-    for record in sieve.usable(records, image_folder):
+    for record in row_filter.usable(records, image_folder):
         tokens = encoder.encode(dialogue_segments(template, record.turns, len(record.images)))
         runs = [(answer, len(list(run))) for answer, run in groupby(tokens.supervised)]
         query, answers = runs[0][1], [length for answer, length in runs if answer]
-        if sieve.fits(limits, query, max(answers), len(tokens.ids)):
+        if row_filter.fits(limits, query, max(answers), len(tokens.ids)):
             row = {
                 "row": record.row,
                 "ids": list(tokens.ids),
                 "supervised": list(tokens.supervised),
                 "images": record.images,
             }
-            sieve.keep(row, {"query": [query], "response": answers, "total": [len(tokens.ids)]})
-            sieve.describe(encoder, tokens.ids, None)
-    return DialogueDataset(sieve.finish(), image_folder, pipeline, sieve.report)
+            row_filter.keep(row, {"query": [query], "response": answers, "total": [len(tokens.ids)]})
+            row_filter.describe(encoder, tokens.ids, None)
+    return DialogueDataset(row_filter.finish(), image_folder, pipeline, row_filter.report)
 
 
 def build_prompts(
@@ -130,7 +130,7 @@ def build_prompts(
     skip_invalid: bool,
     image_checks: ImageChecks = QUICK_CHECKS,
 ) -> PromptDataset:
-    """PPO prompts, each with the reward prompt that will judge its answer.
+    """PPO prompts, each with the reward prompt that its answer is scored with.
 
     Without `facts` and `prompt` there is none, and `captions` are the row's own.
 
@@ -138,37 +138,39 @@ def build_prompts(
     Raises DataError.
     """
     records, problems = read_prompts(path)
-    sieve = Sieve(str(path), problems, skip_invalid, image_checks)
-    sieve.report.answer_types = Counter()
+    row_filter = RowFilter(str(path), problems, skip_invalid, image_checks)
+    row_filter.report.answer_types = Counter()
     limits = Limits(query_len, response_len, model_max_length)
-    for record in sieve.usable(records, image_folder):
+    for record in row_filter.usable(records, image_folder):
         captions: tuple[str, ...] | None = record.captions or ()
-        judge: list[int] = []
+        reward_prompt: list[int] = []
         if prompt is not None and facts is not None:
-            captions = sieve.captions(record, record.answer_type, facts, prompt, seed, record.row)
+            captions = row_filter.captions(record, record.answer_type, facts, prompt, seed, record.row)
             if captions is None:
                 continue
-            judge = encoder.encode_reward_prompt(prompt.render(captions))
+            reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
         query = list(encoder.encode(query_segments(template, record.turns, len(record.images))).ids)
-        total = len(query) + response_len + len(judge)
-        if sieve.fits(limits, len(query), response_len, total):
-            lengths = {"query": [len(query)], "reward prompt": [len(judge)], "total": [total]}
-            sieve.keep(_prompt_row(record, query, judge, captions), lengths)
-            sieve.describe(
-                encoder, [*query, *judge], captions if prompt is not None and prompt.uses_facts else None
+        total = len(query) + response_len + len(reward_prompt)
+        if row_filter.fits(limits, len(query), response_len, total):
+            lengths = {"query": [len(query)], "reward prompt": [len(reward_prompt)], "total": [total]}
+            row_filter.keep(_prompt_row(record, query, reward_prompt, captions), lengths)
+            row_filter.describe(
+                encoder,
+                [*query, *reward_prompt],
+                captions if prompt is not None and prompt.uses_facts else None,
             )
-            sieve.report.answer_types[record.answer_type.name] += 1
-    return PromptDataset(sieve.finish(), image_folder, pipeline, sieve.report, reward_pipeline)
+            row_filter.report.answer_types[record.answer_type.name] += 1
+    return PromptDataset(row_filter.finish(), image_folder, pipeline, row_filter.report, reward_pipeline)
 
 
 def _prompt_row(
-    record: PromptRecord, query: list[int], judge: list[int], captions: tuple[str, ...]
+    record: PromptRecord, query: list[int], reward_prompt: list[int], captions: tuple[str, ...]
 ) -> dict[str, Any]:
     return {
         "row": record.row,
         "id": record.id,
         "query_ids": query,
-        "reward_prompt_ids": judge,
+        "reward_prompt_ids": reward_prompt,
         "images": record.images,
         "answer_type": int(record.answer_type),
         "length_bonus": record.length_bonus,

@@ -99,7 +99,7 @@ class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
 
 
 class PreferenceDataset(ExampleDataset[PairItem]):
-    """Judged pairs for the reward model."""
+    """Preference pairs for the reward model."""
 
     features = hf.Features(
         {
@@ -133,7 +133,7 @@ class DialogueDataset(ExampleDataset[DialogueItem]):
 
 
 class PromptDataset(ExampleDataset[PromptItem]):
-    """Prompts for PPO; `reward_pipeline` makes the judge's pixels when it has a vision tower of its own."""
+    """Prompts for PPO; `reward_pipeline` makes the reward model's pixels when it has a vision tower of its own."""
 
     features = hf.Features(
         {
@@ -164,7 +164,7 @@ class PromptDataset(ExampleDataset[PromptItem]):
     def with_features(
         self, files: FeatureFiles | None, reward_files: FeatureFiles | None = None
     ) -> PromptDataset:
-        """As in the base class; `reward_files` are of the judge's tower where it has its own."""
+        """As in the base class; `reward_files` are of the reward model's tower where it has its own."""
         other = super().with_features(files)
         other._reward_files = reward_files
         return other

@@ -1,6 +1,6 @@
-"""Factual augmentation: which facts belong to an example, and the one function that writes them for the judge.
+"""Factual augmentation: which facts belong to an example, and the one function that writes them for the reward model.
 
-Reward training and PPO both come through here, so that the judge sees in PPO what it was trained on.
+Reward training and PPO both come through here, so that the reward model sees in PPO what it was trained on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RATIONALE_TYPES = frozenset(
 
 
 class MissingCaptions(str, Enum):
-    """What to do with an image that has no captions: refuse the data, drop the row, or judge it without facts."""
+    """What to do with an image that has no captions: refuse the data, drop the row, or score it without facts."""
 
     ERROR = "error"
     SKIP = "skip"
@@ -61,7 +61,7 @@ class FactBook:
 
 @dataclass(frozen=True)
 class RewardPrompt:
-    """The text that asks the judge for a score, appended after the conversation's last stop.
+    """The text that asks the reward model for a score, appended after the conversation's last stop.
 
     `text` may hold `{factual_prompt}` once; other braces are plain text. Raises ValueError when it is empty
     or holds the placeholder twice.
@@ -71,7 +71,7 @@ class RewardPrompt:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise ValueError("the reward prompt is empty; the judge needs a text to score after")
+            raise ValueError("the reward prompt is empty; the reward model needs a text to score after")
         if self.text.count(PLACEHOLDER) > 1:
             count = self.text.count(PLACEHOLDER)
             raise ValueError(f"the reward prompt holds {PLACEHOLDER} {count} times; keep one")

@@ -12,7 +12,7 @@ from data_utils.schema import AnswerType
 
 @dataclass(frozen=True)
 class PairItem:
-    """A judged pair: ids of query + response + reward prompt for each output, shared images, 1 or 2 preferred.
+    """A preference pair: ids of query + response + reward prompt for each output, shared images, 1 or 2 preferred.
 
     `images` is float32 [n, 3, H, W], n = 0 for text alone. With a feature cache `stored` knows the n images, and `images`
     are those whose features it lacks.
@@ -38,9 +38,9 @@ class DialogueItem:
 class PromptItem:
     """A PPO prompt with everything that belongs to it, so that no list has to stay aligned with another.
 
-    `images` float32 [n, 3, h, w] are the policy's, `reward_images` float32 [n, 3, H, W] the judge's (None when
-    both look through one tower); `captions` are the facts in the order the judge reads them (the row's own captions
-    where nobody judges); `question` is the text as the query reads it, without image markers. `stored` and
+    `images` float32 [n, 3, h, w] are the policy's, `reward_images` float32 [n, 3, H, W] the reward model's (None when
+    both look through one tower); `captions` are the facts in the order the reward model reads them (the row's own captions
+    where nothing is scored); `question` is the text as the query reads it, without image markers. `stored` and
     `reward_stored` belong to `images` and `reward_images` as in PairItem.
     """
 

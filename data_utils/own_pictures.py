@@ -159,7 +159,7 @@ def benchmark_rows(prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def dialogue_row(record: PreferenceRecord) -> dict[str, Any]:
-    """A judged pair as a dialogue that ends with the preferred answer."""
+    """A preference pair as a dialogue that ends with the preferred answer."""
     turns = [{"from": turn.role, "value": turn.text} for turn in record.turns]
     turns.append({"from": "gpt", "value": record.outputs[record.preference - 1]})
     image = {"image": record.images[0] if len(record.images) == 1 else list(record.images)}

@@ -59,7 +59,7 @@ class DialogueRecord(Record):
 
 @dataclass(frozen=True)
 class PreferenceRecord(Record):
-    """A judged pair: `turns` end with the last question, `preference` (1 or 2) names the better output."""
+    """A preference pair: `turns` end with the last question, `preference` (1 or 2) names the better output."""
 
     outputs: tuple[str, str]
     preference: int

@@ -154,7 +154,7 @@ def prompt_row(row_id: str, image: str, question: Question) -> Row:
 
 
 def parse_question(text: str, answer_type: int, names: Sequence[str]) -> Question:
-    """Read a question back from its text and answer type, so that an answer can be judged.
+    """Read a question back from its text and answer type, so that an answer can be checked.
 
     Args:
         text: the human turn; an `<image>` marker is ignored.

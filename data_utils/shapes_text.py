@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_utils.shapes_world import NAMES, judge_description, mentioned_objects
+from data_utils.shapes_world import NAMES, measure_description, mentioned_objects
 
 DESCRIBE_QUESTIONS = ("what is in the image?", "describe the image.")
 LETTERS = ("A", "B", "C", "D")
@@ -103,7 +103,7 @@ def is_correct(question: Question, answer: str) -> bool:
         ValueError: the question is a description, which is not right or wrong but better or worse.
     """
     if question.kind == DESCRIBE:
-        raise ValueError("a description has no correct answer; use judge_description")
+        raise ValueError("a description has no correct answer; use measure_description")
     if question.kind == YES_NO:
         right, wrong = ("Yes", "No") if question.answer_type == 7 else ("No", "Yes")
         return answer.startswith(right) and not answer.startswith(wrong)
@@ -131,12 +131,12 @@ def answer_quality(
     A description scores recall - false_weight * false objects - repeat_weight * repeats. A yes/no or multiple-choice
     answer scores 1 when right and 0 when wrong, less false_weight for every object it names that the right answer
     does not, and repeat_weight for every repeat. An answer to another kind of question scores OFF_TOPIC, however true
-    it is: a judge that has never seen one can be pleased by it, and PPO finds that out.
+    it is: a reward model that has never seen one can be pleased by it, and PPO finds that out.
     """
     if answer_kind(answer) != question.kind:
         return OFF_TOPIC
     if question.kind == DESCRIBE:
-        return judge_description(names, answer).quality(false_weight, repeat_weight)
+        return measure_description(names, answer).quality(false_weight, repeat_weight)
     mentions = mentioned_objects(answer)
     expected = set(mentioned_objects(question.truth))
     strangers = len(set(mentions) - expected)

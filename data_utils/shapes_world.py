@@ -131,7 +131,7 @@ def render(scene: Scene, noise: float) -> Image.Image:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class DescriptionMeasures:
     """What an exact parse of a description says about it.
 
     Attributes:
@@ -169,7 +169,7 @@ def mentioned_objects(text: str) -> list[str]:
     return [word for word in words if word in NAMES]
 
 
-def judge_description(names: Sequence[str], text: str) -> Judgement:
+def measure_description(names: Sequence[str], text: str) -> DescriptionMeasures:
     """Compare a description with the objects that are really there.
 
     Args:
@@ -178,7 +178,7 @@ def judge_description(names: Sequence[str], text: str) -> Judgement:
     """
     mentions = mentioned_objects(text)
     unique = tuple(dict.fromkeys(mentions))
-    return Judgement(
+    return DescriptionMeasures(
         mentioned=unique,
         false=tuple(name for name in unique if name not in names),
         recalled=tuple(name for name in names if name in unique),

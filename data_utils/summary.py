@@ -16,7 +16,7 @@ EXAMPLE_CHARACTERS = 1200
 class DataReport:
     """Numbers of one file. Lengths are in tokens of the rows kept, an image counted as one.
 
-    `caption_coverage` is (rows judged with facts, rows judged without), None when no facts are asked for;
+    `caption_coverage` is (rows with facts, rows without), None when no facts are asked for;
     `repeated_ids` counts rows whose id an earlier row has; `answer_types` counts the rows of each answer type, None where rows have none.
     """
 

@@ -72,7 +72,7 @@ class SegmentEncoder:
         return self._plain(self._bare, f" {text}")
 
     def encode_reward_prompt(self, text: str) -> list[int]:
-        """Ids of a judging prompt that follows the last stop, as a chunk of its own; the caller prefixed one space."""
+        """Ids of a reward prompt that follows the last stop, as a chunk of its own; the caller prefixed one space."""
         return self._plain(self._prefixed, text)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -15,8 +15,8 @@ from data_utils.conversation import TEMPLATES
 from data_utils.images import check_image
 from data_utils.schema import IMAGE_MARKER, Turn
 from llava_rlhf.assembly.roles import check_stop, load_text_side
-from llava_rlhf.interactive.arguments import SpeakingArguments
-from llava_rlhf.interactive.speakers import Checkpoint, Speaker, check_checkpoint, load_stage
+from llava_rlhf.interactive.answering_models import AnsweringModel, Checkpoint, check_checkpoint, load_models
+from llava_rlhf.interactive.arguments import GenerationArguments
 from llava_rlhf.runs.arguments import ModelArguments
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import check_template
@@ -43,41 +43,41 @@ class ChatRun:
     """A checked chat."""
 
     arguments: ChatArguments
-    speaking: SpeakingArguments
+    generation: GenerationArguments
     model: ModelArguments
     checkpoint: Checkpoint
 
 
 def prepare(argv: Sequence[str]) -> ChatRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
-    arguments, speaking, model = StrictParser(
-        (ChatArguments, SpeakingArguments, ModelArguments), description=__doc__
+    arguments, generation, model = StrictParser(
+        (ChatArguments, GenerationArguments, ModelArguments), description=__doc__
     ).parse(argv)
     start_logging(main_process=False)
-    model.check_attention(speaking.bf16, False, speaking.use_cpu)
+    model.check_attention(generation.bf16, False, generation.use_cpu)
     checkpoint = check_checkpoint("model", arguments.base_model_name, arguments.adapter)
-    check_template(checkpoint.base, checkpoint.adapter, speaking.version)
-    text = load_text_side(arguments.base_model_name, speaking.image_aspect_ratio)
-    check_stop(text, TEMPLATES[speaking.version])
+    check_template(checkpoint.base, checkpoint.adapter, generation.version)
+    text = load_text_side(arguments.base_model_name, generation.image_aspect_ratio)
+    check_stop(text, TEMPLATES[generation.version])
     if arguments.image is not None:
         reason = unusable(arguments.image)
         if reason:
             raise ValueError(f"--image {arguments.image}: {reason}")
-    return ChatRun(arguments, speaking, model, checkpoint)
+    return ChatRun(arguments, generation, model, checkpoint)
 
 
 def run(prepared: ChatRun) -> None:
     """Load, then answer line after line."""
-    speaking = prepared.speaking
-    stage = load_stage(
+    generation = prepared.generation
+    models = load_models(
         [prepared.checkpoint],
         None,
-        speaking.base_settings(prepared.model),
-        speaking.version,
-        speaking.image_aspect_ratio,
-        speaking.lengths,
+        generation.base_settings(prepared.model),
+        generation.version,
+        generation.image_aspect_ratio,
+        generation.lengths,
     )
-    chat = Chat(stage.speakers[0], speaking.temperature, speaking.seed)
+    chat = Chat(models.answering[0], generation.temperature, generation.seed)
     if prepared.arguments.image is not None:
         chat.look_at(prepared.arguments.image)
     note(HELP)
@@ -87,16 +87,16 @@ def run(prepared: ChatRun) -> None:
 
 
 class Chat:
-    """One conversation after the other with one speaker. Answers go to the standard output, remarks to the error output.
+    """One conversation after the other with one model. Answers go to the standard output, remarks to the error output.
 
     Args:
-        speaker: who answers.
+        model: who answers.
         temperature: 0 takes the most likely token.
         seed: of the first answer; each further one counts it up.
     """
 
-    def __init__(self, speaker: Speaker, temperature: float, seed: int):
-        self._speaker, self._temperature, self._seed = speaker, temperature, seed
+    def __init__(self, model: AnsweringModel, temperature: float, seed: int):
+        self._model, self._temperature, self._seed = model, temperature, seed
         self.turns: list[Turn] = []
         self.image: Path | None = None
 
@@ -140,7 +140,7 @@ class Chat:
 
     def _answer(self, message: str) -> None:
         turns = [*self.turns, Turn("human", message.replace(IMAGE_MARKER, ""))]
-        answers = self._speaker.answer(turns, self.image, self._temperature, self._seed)
+        answers = self._model.answer(turns, self.image, self._temperature, self._seed)
         shown = ""
         try:
             for answer in answers:

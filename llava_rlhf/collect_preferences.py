@@ -17,7 +17,7 @@ from data_utils.problems import DataError
 from data_utils.schema import read_captions
 from llava_rlhf.collection.ai_annotator import AIAnnotator, read_prompt
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments, PreferenceJudgeArguments
-from llava_rlhf.collection.desk import Desk
+from llava_rlhf.collection.assignments import AssignmentQueue
 from llava_rlhf.collection.folder import CollectionFolder
 from llava_rlhf.collection.sampling import Lines, filled_in_background
 from llava_rlhf.collection.sources import Source, find_source
@@ -72,14 +72,14 @@ def run(prepared: CollectRun) -> None:
     """Sample a little ahead of whoever judges, and keep the preference file up to date."""
     arguments, folder = prepared.arguments, prepared.folder
     try:
-        desk = folder.desk(arguments.shared_share, arguments.seed)
+        queue = folder.queue(arguments.shared_share, arguments.seed)
         known = folder.pairs.rows
         if prepared.endpoint is not None:
-            label_with_judge(prepared, desk, prepared.source.batches(known))
+            label_with_judge(prepared, queue, prepared.source.batches(known))
         else:
-            enough = lambda: desk.untouched() >= arguments.pairs_ahead  # noqa: E731
+            enough = lambda: queue.untouched() >= arguments.pairs_ahead  # noqa: E731
             with filled_in_background(folder.pairs, prepared.source.batches(known), enough):
-                serve(lambda: labelling(prepared, desk), prepared.page)
+                serve(lambda: labelling(prepared, queue), prepared.page)
         summary = folder.summarise()
         print(
             f"{summary['preferences']} preferences of {summary['judged']} judged pairs in {folder.preferences.path}"
@@ -92,14 +92,14 @@ def run(prepared: CollectRun) -> None:
         folder.close()
 
 
-def labelling(prepared: CollectRun, desk: Desk) -> Any:
+def labelling(prepared: CollectRun, queue: AssignmentQueue) -> Any:
     """The page for people."""
     from llava_rlhf.pages.labelling_page import labelling_page  # brings Gradio, see `serving`
 
-    return labelling_page(desk, prepared.image_folder, prepared.folder.summarise)
+    return labelling_page(queue, prepared.image_folder, prepared.folder.summarise)
 
 
-def label_with_judge(prepared: CollectRun, desk: Desk, batches: Iterable[Lines]) -> None:
+def label_with_judge(prepared: CollectRun, queue: AssignmentQueue, batches: Iterable[Lines]) -> None:
     """Let the AI annotator judge every pair that it has not judged, batch by batch.
 
     Raises:
@@ -120,7 +120,7 @@ def label_with_judge(prepared: CollectRun, desk: Desk, batches: Iterable[Lines])
             chosen = pairs[start : start + arguments.prompts_per_batch]
             # `find` reads images and own captions, which a pair has like a record.
             captions = [prepared.facts.find(pair, pair.answer_type) or () for pair in chosen]
-            desk.take(annotator.judgements(chosen, captions))
+            queue.take(annotator.judgements(chosen, captions))
 
     try:
         judge_new()

@@ -81,7 +81,7 @@ class ConvertArguments:
         default=None, metadata={"help": "Reward models: file of the head, where it does not lie in --input."}
     )
     reward_prompt_file: str | None = field(
-        default=None, metadata={"help": "Reward models: the judging criteria they were trained with."}
+        default=None, metadata={"help": "Reward models: the reward prompt they were trained with."}
     )
     version: str | None = field(
         default=None,

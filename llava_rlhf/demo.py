@@ -9,8 +9,14 @@ from dataclasses import dataclass, field
 
 from data_utils.conversation import TEMPLATES
 from llava_rlhf.assembly.roles import check_stop, load_text_side
-from llava_rlhf.interactive.arguments import SpeakingArguments
-from llava_rlhf.interactive.speakers import Checkpoint, Judge, find_judge, load_stage, parse_checkpoint
+from llava_rlhf.interactive.answering_models import (
+    Checkpoint,
+    RewardCheckpoint,
+    find_reward_model,
+    load_models,
+    parse_checkpoint,
+)
+from llava_rlhf.interactive.arguments import GenerationArguments
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.pages.serving import serve
 from llava_rlhf.runs.arguments import ModelArguments
@@ -43,54 +49,54 @@ class DemoRun:
     """A checked comparison."""
 
     checkpoints: list[Checkpoint]
-    judge: Judge | None
-    speaking: SpeakingArguments
+    reward_model: RewardCheckpoint | None
+    generation: GenerationArguments
     model: ModelArguments
     page: PageArguments
 
 
 def prepare(argv: Sequence[str]) -> DemoRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
-    arguments, speaking, page, model = StrictParser(
-        (DemoArguments, SpeakingArguments, PageArguments, ModelArguments), description=__doc__
+    arguments, generation, page, model = StrictParser(
+        (DemoArguments, GenerationArguments, PageArguments, ModelArguments), description=__doc__
     ).parse(argv)
     start_logging(main_process=True)
-    model.check_attention(speaking.bf16, False, speaking.use_cpu)
+    model.check_attention(generation.bf16, False, generation.use_cpu)
     checkpoints = [parse_checkpoint("--checkpoints", text) for text in arguments.checkpoints]
     names = [checkpoint.name for checkpoint in checkpoints]
     if len(set(names)) < len(names):
         raise ValueError(f"--checkpoints: the names {', '.join(names)} are not all different")
     for checkpoint in checkpoints:
-        check_template(checkpoint.base, checkpoint.adapter, speaking.version)
+        check_template(checkpoint.base, checkpoint.adapter, generation.version)
     for base in {checkpoint.base for checkpoint in checkpoints}:
-        check_stop(load_text_side(base, speaking.image_aspect_ratio), TEMPLATES[speaking.version])
-    judge = None
+        check_stop(load_text_side(base, generation.image_aspect_ratio), TEMPLATES[generation.version])
+    reward_model = None
     if arguments.reward_model_name_or_path is not None:
-        judge = find_judge(
+        reward_model = find_reward_model(
             arguments.reward_model_name_or_path, arguments.reward_base_model_name, "--reward_base_model_name"
         )
     elif arguments.reward_base_model_name is not None:
         raise ValueError("--reward_base_model_name needs --reward_model_name_or_path")
     page.check_free()
-    return DemoRun(checkpoints, judge, speaking, model, page)
+    return DemoRun(checkpoints, reward_model, generation, model, page)
 
 
 def run(prepared: DemoRun) -> None:
     """Load everybody and serve the page until Ctrl-C."""
-    speaking = prepared.speaking
-    stage = load_stage(
+    generation = prepared.generation
+    models = load_models(
         prepared.checkpoints,
-        prepared.judge,
-        speaking.base_settings(prepared.model),
-        speaking.version,
-        speaking.image_aspect_ratio,
-        speaking.lengths,
+        prepared.reward_model,
+        generation.base_settings(prepared.model),
+        generation.version,
+        generation.image_aspect_ratio,
+        generation.lengths,
     )
 
     def build():
         from llava_rlhf.pages.comparison_page import comparison_page
 
-        return comparison_page(stage, speaking.temperature, speaking.seed)
+        return comparison_page(models, generation.temperature, generation.seed)
 
     serve(build, prepared.page)
 

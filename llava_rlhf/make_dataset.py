@@ -11,7 +11,7 @@
     eval_yes_no.json        their yes/no questions, as a benchmark in POPE's format
     dataset.json            the settings and counts
 
-`dialogues` turns judged pairs into dialogues with the preferred answer, for policy init. `--help` behind an action lists
+`dialogues` turns preference pairs into dialogues with the preferred answer, for policy init. `--help` behind an action lists
 its flags.
 """
 
@@ -81,7 +81,7 @@ class PromptsArguments:
 
 @dataclass
 class DialoguesArguments:
-    """Judged pairs, and the file of dialogues."""
+    """Preference pairs, and the file of dialogues."""
 
     preferences_file: str = field(metadata={"help": "Preference file, as collect_preferences.py writes it."})
     output_file: str = field(metadata={"help": "File of dialogues to write."})
@@ -202,7 +202,7 @@ def write_dataset(prepared: PromptsRun) -> None:
 
 
 def write_dialogues(prepared: DialoguesRun) -> None:
-    """Write one dialogue a judged pair, with the preferred answer at its end."""
+    """Write one dialogue a preference pair, with the preferred answer at its end."""
     rows = [dialogue_row(record) for record in prepared.preferences]
     path = Path(prepared.arguments.output_file)
     path.parent.mkdir(parents=True, exist_ok=True)

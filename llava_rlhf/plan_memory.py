@@ -44,7 +44,7 @@ class PlanArguments:
         default=None,
         metadata={"help": f"Published base to plan with, wherever it lies: {', '.join(PUBLISHED)}."},
     )
-    judge_shape: str | None = field(
+    reward_shape: str | None = field(
         default=None, metadata={"help": "The same for the base of reward and value, if it is another one."}
     )
 
@@ -52,7 +52,7 @@ class PlanArguments:
         for name in ("gpus", "gpu_gib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 0")
-        for name in ("shape", "judge_shape"):
+        for name in ("shape", "reward_shape"):
             if getattr(self, name) not in (None, *PUBLISHED):
                 raise ValueError(f"--{name} {getattr(self, name)}: choose from {', '.join(PUBLISHED)}")
 
@@ -82,6 +82,8 @@ def requests(argv: Sequence[str]) -> tuple[list[Request], float]:
     parser = StrictParser((PlanArguments,), description=__doc__)
     if {"-h", "--help", "--help_all"} & set(argv[:1]):
         parser.parse(["--help"])
+    if any(word.split("=", 1)[0] == "--judge_shape" for word in argv):
+        raise ArgumentError("--judge_shape is now called --reward_shape")
     known, rest = parser.parse_known_args(list(argv))
     plan = PlanArguments(**{name: getattr(known, name) for name in PlanArguments.__dataclass_fields__})
     if not rest or rest[0].startswith("-"):
@@ -98,7 +100,7 @@ def _request(line: LaunchLine, plan: PlanArguments) -> Request:
         if flags.get(name, 1) < 1:
             raise ValueError(f"--{name} {flags[name]}: must be at least 1")
     processes = plan.gpus or line.processes
-    return Request(line.program, flags, Lengths.allowed(flags), processes, plan.shape, plan.judge_shape)
+    return Request(line.program, flags, Lengths.allowed(flags), processes, plan.shape, plan.reward_shape)
 
 
 if __name__ == "__main__":

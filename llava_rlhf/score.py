@@ -100,13 +100,13 @@ class ScoredDataArguments(DataArguments):
 
 @dataclass
 class ScoredFactArguments(FactArguments):
-    """What the judge is told besides the image; the criteria are the reward model's."""
+    """What the reward model is told besides the image; the criteria are the reward model's."""
 
     reward_prompt_file: str | None = field(
-        default=None, metadata={"help": "Judging criteria; must be the reward model's (default: they are)."}
+        default=None, metadata={"help": "Criteria it reads; must be the reward model's (default: they are)."}
     )
     facts: bool | None = field(
-        default=None, metadata={"help": "Whether the judge sees captions; must be as in training."}
+        default=None, metadata={"help": "Whether the reward model sees captions; must be as in training."}
     )
 
     def __post_init__(self):

@@ -19,7 +19,7 @@ from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.feature_cache import open_feature_cache
-from llava_rlhf.assembly.roles import TextSide, cast_for_ppo, check_stop, load_facts, load_text_side
+from llava_rlhf.assembly.roles import TextSide, check_stop, load_facts, load_roles, load_text_side
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.request import PPO
 from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
@@ -40,7 +40,7 @@ from llava_rlhf.runs.role_files import (
 )
 from llava_rlhf.runs.run_record import adapter_identity, base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import mark_finished, open_run_folder, starting_point
-from llava_rlhf.runs.stopping import shelter_workers
+from llava_rlhf.runs.stopping import shield_workers_from_signals
 from llava_rlhf.runs.watchdog import Watchdog
 from llava_rlhf.supervised.training import announce, start_logging
 from models.adapter_files import check_adapter_fits
@@ -71,7 +71,7 @@ class PPORun:
     plan: BatchPlan
     learning_rate: Callable[[int], float]
     policy_adapter: Path
-    judge_base: str
+    reward_base: str
     record: Mapping[str, Any]
     checkpoint: Path | None
     caches: dict[str, FeatureFiles]
@@ -88,26 +88,26 @@ def prepare(argv: Sequence[str]) -> PPORun:
     policy_adapter = find_policy_adapter(ppo.policy_model_name_or_path)
     check_adapter_fits(policy_adapter, ppo.base_model_name)
     card = read_reward_card(ppo.reward_model_name_or_path)
-    judge_base = ppo.reward_base_model_name or card.base_model
-    check_judge_base(ppo, judge_base)
-    check_adapter_fits(Path(ppo.reward_model_name_or_path) / REWARD, judge_base)
-    check_head_fits(Path(ppo.reward_model_name_or_path) / REWARD_HEAD, judge_base)
-    card.check_base(ppo.reward_model_name_or_path, judge_base, "--reward_base_model_name")
-    inputs = identify_inputs(settings, policy_adapter, judge_base)
+    reward_base = ppo.reward_base_model_name or card.base_model
+    check_reward_base(ppo, reward_base)
+    check_adapter_fits(Path(ppo.reward_model_name_or_path) / REWARD, reward_base)
+    check_head_fits(Path(ppo.reward_model_name_or_path) / REWARD_HEAD, reward_base)
+    card.check_base(ppo.reward_model_name_or_path, reward_base, "--reward_base_model_name")
+    inputs = identify_inputs(settings, policy_adapter, reward_base)
     record = run_record(vars(settings).values(), inputs, world_size, ppo.step_batch_size)
     checkpoint = starting_point(settings.run, ppo.output_dir, record, rank == 0)
     check_writable("--output_dir", ppo.output_dir)
-    text, judge_text = load_text_sides(ppo.base_model_name, judge_base, data.image_aspect_ratio)
+    text, reward_text = load_text_sides(ppo.base_model_name, reward_base, data.image_aspect_ratio)
     check_weights(ppo.base_model_name)
     check_stop(text, TEMPLATES[data.version])
-    prompts = load_prompts(settings, text, judge_text, card)
+    prompts = load_prompts(settings, text, reward_text, card)
     announce(prompts.report, rank == 0)
     plan = plan_batches(ppo, world_size, len(prompts))
     learning_rate = learning_rate_schedule(
         ppo.lr_scheduler_type, ppo.learning_rate, ppo.warmup_steps, plan.ppo_steps
     )
-    caches = open_feature_caches(settings, text, judge_text, judge_base, rank == 0)
-    prompts = prompts.with_features(caches.get("policy"), caches.get("judge"))
+    caches = open_feature_caches(settings, text, reward_text, reward_base, rank == 0)
+    prompts = prompts.with_features(caches.get("policy"), caches.get("reward"))
     return PPORun(
         settings,
         text,
@@ -115,7 +115,7 @@ def prepare(argv: Sequence[str]) -> PPORun:
         plan,
         learning_rate,
         policy_adapter,
-        judge_base,
+        reward_base,
         record,
         checkpoint,
         caches,
@@ -136,15 +136,15 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
     settings, plan = prepared.settings, prepared.plan
     ppo = settings.ppo
     # 1. Seeds, the record of the arguments.
-    watchdog.beat("loading the roles")
+    watchdog.progress("loading the roles")
     set_seed(ppo.seed)
     if accelerator.is_main_process:
         open_run_folder(ppo.output_dir, prepared.record)
-        announce_plan(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.judge_base)
+        announce_plan(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.reward_base)
     # 2. The four roles.
-    cast = cast_for_ppo(
+    roles = load_roles(
         ppo.base_model_name,
-        prepared.judge_base,
+        prepared.reward_base,
         prepared.policy_adapter,
         Path(ppo.reward_model_name_or_path),
         settings.model.base_settings(ppo.bf16, ppo.fp16, accelerator.device),
@@ -156,10 +156,10 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
         accelerator,
         settings,
         plan,
-        cast,
+        roles,
         prepared.text,
         [len(ids) for ids in prepared.prompts.column("query_ids")],
-        prepared.judge_base,
+        prepared.reward_base,
         prepared.learning_rate,
         prepared.record,
         prepared.caches,
@@ -177,11 +177,11 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
         collate_fn=collate_prompts,
         num_workers=ppo.dataloader_num_workers,
     )
-    shelter_workers(loader)
+    shield_workers_from_signals(loader)
     prompts = iter(loader)  # draws a random number, so before the random state is restored
     if checkpoint is not None:
         trainer.state.load(checkpoint)
-    trainer.beat = watchdog.beat
+    trainer.on_progress = watchdog.progress
     trainer.train(prompts, first_step, metrics_lines)
     # 4. The result.
     trainer.state.save_roles(Path(ppo.output_dir))
@@ -190,7 +190,7 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
     accelerator.end_training()
 
 
-def identify_inputs(settings: PPOSettings, policy_adapter: Path, judge_base: str) -> dict[str, str | None]:
+def identify_inputs(settings: PPOSettings, policy_adapter: Path, reward_base: str) -> dict[str, str | None]:
     """What the files hold that a run is made from, by their flags."""
     ppo = settings.ppo
     reward_model = Path(ppo.reward_model_name_or_path)
@@ -200,54 +200,54 @@ def identify_inputs(settings: PPOSettings, policy_adapter: Path, judge_base: str
         "reward_prompt_file": file_identity(settings.facts.reward_prompt_file),
         "deepspeed": file_identity(ppo.deepspeed),
         "base_model_name": base_identity(ppo.base_model_name),
-        "reward_base_model_name": base_identity(judge_base),
+        "reward_base_model_name": base_identity(reward_base),
         "policy_model_name_or_path": adapter_identity(policy_adapter),
         "reward_model_name_or_path": f"{adapter_identity(reward_model / REWARD)}; {file_identity(reward_model / REWARD_HEAD)}",
     }
 
 
-def check_judge_base(ppo: PPOArguments, judge_base: str) -> None:
-    """Raise ValueError when the judge's base is not there, or the value model can't start from the policy adapter."""
-    if not Path(judge_base).is_dir():
+def check_reward_base(ppo: PPOArguments, reward_base: str) -> None:
+    """Raise ValueError when the reward model's base is not there, or the value model can't start from the policy adapter."""
+    if not Path(reward_base).is_dir():
         raise ValueError(
-            f"the base of the reward model, {judge_base}, is no directory (named by reward_model.json of "
+            f"the base of the reward model, {reward_base}, is no directory (named by reward_model.json of "
             f"{ppo.reward_model_name_or_path}); name it with --reward_base_model_name"
         )
-    judge, policy = read_base_facts(judge_base), read_base_facts(ppo.base_model_name)
-    if not ppo.init_value_with_reward and (judge.layers, judge.hidden_size) != (
+    reward, policy = read_base_facts(reward_base), read_base_facts(ppo.base_model_name)
+    if not ppo.init_value_with_reward and (reward.layers, reward.hidden_size) != (
         policy.layers,
         policy.hidden_size,
     ):
         raise ValueError(
             f"--init_value_with_reward False: the policy's adapter ({policy.layers} layers of {policy.hidden_size}) does "
-            f"not fit the judge's base ({judge.layers} layers of {judge.hidden_size}); use True"
+            f"not fit the reward model's base ({reward.layers} layers of {reward.hidden_size}); use True"
         )
 
 
-def load_text_sides(policy_base: str, judge_base: str, image_aspect_ratio: str) -> tuple[TextSide, TextSide]:
+def load_text_sides(policy_base: str, reward_base: str, image_aspect_ratio: str) -> tuple[TextSide, TextSide]:
     """Tokenizers and image pipelines of both bases. Raises ValueError when their vocabularies differ."""
     text = load_text_side(policy_base, image_aspect_ratio)
-    if Path(judge_base).resolve() == Path(policy_base).resolve():
+    if Path(reward_base).resolve() == Path(policy_base).resolve():
         return text, text
-    judge = load_text_side(judge_base, image_aspect_ratio)
+    reward = load_text_side(reward_base, image_aspect_ratio)
     if (
-        judge.tokenizer.get_vocab() != text.tokenizer.get_vocab()
-        or judge.image_token_id != text.image_token_id
+        reward.tokenizer.get_vocab() != text.tokenizer.get_vocab()
+        or reward.image_token_id != text.image_token_id
     ):
         raise ValueError(
-            f"{policy_base} and {judge_base} have different tokenizers; the judge reads the policy's token ids, "
+            f"{policy_base} and {reward_base} have different tokenizers; the reward model reads the policy's token ids, "
             "so both must share one vocabulary"
         )
-    return text, judge
+    return text, reward
 
 
 def load_prompts(
-    settings: PPOSettings, text: TextSide, judge_text: TextSide, card: RewardModelCard
+    settings: PPOSettings, text: TextSide, reward_text: TextSide, card: RewardModelCard
 ) -> PromptDataset:
-    """The prompts, judged as the reward model was trained to judge.
+    """The prompts, to be scored as the reward model was trained to score.
 
     Raises:
-        ValueError: other judging conditions than the reward model's, without --allow_prompt_change; bad data.
+        ValueError: other conditions of scoring than the reward model's, without --allow_prompt_change; bad data.
     """
     ppo, data = settings.ppo, settings.data
     facts, prompt = load_facts(settings.facts, data.skip_invalid)
@@ -271,7 +271,7 @@ def load_prompts(
         encoder=text.encoder,
         template=TEMPLATES[data.version],
         pipeline=text.pipeline,
-        reward_pipeline=None if judge_text is text else judge_text.pipeline,
+        reward_pipeline=None if reward_text is text else reward_text.pipeline,
         facts=facts,
         prompt=prompt,
         query_len=data.query_len,
@@ -284,7 +284,7 @@ def load_prompts(
 
 
 def open_feature_caches(
-    settings: PPOSettings, text: TextSide, judge_text: TextSide, judge_base: str, main_process: bool
+    settings: PPOSettings, text: TextSide, reward_text: TextSide, reward_base: str, main_process: bool
 ) -> dict[str, FeatureFiles]:
     """The feature caches that `--feature_cache` asks for, by tower. Raises ValueError when there can be none."""
     ppo, directory = settings.ppo, settings.run.feature_cache
@@ -292,8 +292,8 @@ def open_feature_caches(
         return {}
     dtype = settings.model.base_settings(ppo.bf16, ppo.fp16, "cpu").compute_dtype
     bases = {"policy": (ppo.base_model_name, text)}
-    if judge_text is not text:
-        bases["judge"] = (judge_base, judge_text)
+    if reward_text is not text:
+        bases["reward"] = (reward_base, reward_text)
     return {
         tower: open_feature_cache(directory, base, side.pipeline, dtype, main_process)
         for tower, (base, side) in bases.items()

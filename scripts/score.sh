@@ -13,7 +13,7 @@ DATA_DIR="${DATA_DIR:-$ROOT/data}"
 REWARD_MODEL="${REWARD_MODEL:-$ROOT/runs/13b-v1.5-336/reward_model}"
 BASE_MODEL="${BASE_MODEL:-}" # empty: the one that reward_model.json names
 DATASET="${DATASET:-$DATA_DIR/llava_7b_v1_preference.json}" # or answers of answer_prompts
-CAPTIONS="${CAPTIONS-$DATA_DIR/image_to_caption.json}" # empty: captions come with the rows, or the judge reads none
+CAPTIONS="${CAPTIONS-$DATA_DIR/image_to_caption.json}" # empty: captions come with the rows, or the reward model reads none
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
 OUTPUT_FILE="${OUTPUT_FILE:-$ROOT/runs/scores/$(basename -- "$DATASET").scores.jsonl}"
 absolute DATA_DIR REWARD_MODEL BASE_MODEL DATASET CAPTIONS IMAGE_FOLDER OUTPUT_FILE

@@ -48,10 +48,10 @@ def tiny_base(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_judge_base(tmp_path_factory) -> Path:
-    """Another one, as a 13B judge stands beside a 7B policy: hidden 128, 42 pixels (9 positions an image)."""
+def tiny_reward_base(tmp_path_factory) -> Path:
+    """Another one, as a 13B reward model stands beside a 7B policy: hidden 128, 42 pixels (9 positions an image)."""
     return save_tiny_base(
-        tmp_path_factory.mktemp("bases") / "judge", TinyShape(hidden=128, image_size=42, seed=1)
+        tmp_path_factory.mktemp("bases") / "reward", TinyShape(hidden=128, image_size=42, seed=1)
     )
 
 

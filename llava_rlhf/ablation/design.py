@@ -45,7 +45,7 @@ def _switch(title: str, word: str, off: tuple[str, ...]) -> Factor:
 FACTORS: Mapping[str, Factor] = {
     "facts": Factor(
         (Level("facts", variables={"FACTS": "True"}), Level("no_facts", variables={"FACTS": "False"})),
-        {"facts in the judge's prompt": ("facts", "no_facts")},
+        {"facts in the reward prompt": ("facts", "no_facts")},
     ),
     "correct_bonus": _switch("correct-answer bonus", "bonus", ("--correct_bonus_score", "0")),
     "length_term": _switch("length term", "length", ("--length_bonus_score", "0")),

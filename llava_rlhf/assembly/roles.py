@@ -1,6 +1,6 @@
 """Paths and arguments → tokenizers, datasets, adapter banks and roles.
 
-The only place that knows whether policy and judge share a base.
+The only place that knows whether policy and reward model share a base.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def unsampled_ids(text: TextSide, vocab_size: int) -> Tensor:
 
 
 def load_facts(arguments: FactArguments, skip_invalid: bool) -> tuple[FactBook, RewardPrompt]:
-    """The caption map and the judging criteria.
+    """The caption map and the reward prompt.
 
     Raises:
         DataError: the caption file breaks its format. ValueError: so does the prompt file.
@@ -151,7 +151,7 @@ def trained_reward_model(base: str | Path, settings: BaseSettings, folder: Path)
 
 
 @dataclass(frozen=True)
-class Cast:
+class PPORoles:
     """The four roles of PPO. `shared` says whether all stand on one base."""
 
     policy: Policy
@@ -161,19 +161,19 @@ class Cast:
     shared: bool
 
 
-def cast_for_ppo(
+def load_roles(
     policy_base: str | Path,
-    judge_base: str | Path,
+    reward_base: str | Path,
     policy_adapter: Path,
     reward_folder: Path,
     settings: BaseSettings,
     value_from_reward: bool,
     gradient_checkpointing: bool,
-) -> Cast:
+) -> PPORoles:
     """Load the bases (one per distinct path) and the four roles.
 
     Args:
-        policy_base, judge_base: base directories of policy + reference and of reward + value.
+        policy_base, reward_base: base directories of policy + reference and of reward + value.
         policy_adapter: PEFT folder that policy and reference start from.
         reward_folder: reward model (adapter, head).
         settings: how to load the bases.
@@ -185,13 +185,16 @@ def cast_for_ppo(
     """
     reward_adapter = reward_folder / REWARD
     value_source = reward_adapter if value_from_reward else policy_adapter
-    speaks, listens = Path(policy_base).resolve(), Path(judge_base).resolve()
-    wanted: dict[Path, dict[str, AdapterSpec]] = {speaks: {}, listens: {}}  # one entry if they are the same
-    wanted[speaks] |= {
+    policy_path, reward_path = Path(policy_base).resolve(), Path(reward_base).resolve()
+    wanted: dict[Path, dict[str, AdapterSpec]] = {
+        policy_path: {},
+        reward_path: {},
+    }  # one entry if they are the same
+    wanted[policy_path] |= {
         POLICY: AdapterSpec(policy_adapter, trainable=True),
         REFERENCE: AdapterSpec(policy_adapter, trainable=False),
     }
-    wanted[listens] |= {
+    wanted[reward_path] |= {
         VALUE: AdapterSpec(value_source, trainable=True),
         REWARD: AdapterSpec(reward_adapter, trainable=False),
     }
@@ -199,15 +202,15 @@ def cast_for_ppo(
         base: AdapterBank(_load_frozen(base, settings), adapters, gradient_checkpointing)
         for base, adapters in wanted.items()
     }
-    speaker, listener = banks[speaks], banks[listens]
-    reward_head = _head(listener)
+    policy_bank, reward_bank = banks[policy_path], banks[reward_path]
+    reward_head = _head(reward_bank)
     reward_head.load(reward_folder / REWARD_HEAD)
-    return Cast(
-        Policy(speaker, POLICY),
-        Policy(speaker, REFERENCE),
-        ValueModel(listener, VALUE, _head(listener, zero=True)),
-        RewardModel(listener, REWARD, reward_head.requires_grad_(False)),
-        shared=speaker is listener,
+    return PPORoles(
+        Policy(policy_bank, POLICY),
+        Policy(policy_bank, REFERENCE),
+        ValueModel(reward_bank, VALUE, _head(reward_bank, zero=True)),
+        RewardModel(reward_bank, REWARD, reward_head.requires_grad_(False)),
+        shared=policy_bank is reward_bank,
     )
 
 

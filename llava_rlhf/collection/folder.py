@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_rlhf.collection.desk import Desk
+from llava_rlhf.collection.assignments import AssignmentQueue
 from llava_rlhf.collection.judgements import Journal
 from llava_rlhf.collection.pairs import PairFile
 from llava_rlhf.collection.preference_file import PreferenceFile, summarise
@@ -56,9 +56,9 @@ class CollectionFolder:
             raise
         self.preferences = PreferenceFile(self.path / "preferences.json")
 
-    def desk(self, shared_share: float, seed: int) -> Desk:
+    def queue(self, shared_share: float, seed: int) -> AssignmentQueue:
         """Where annotators get their pairs."""
-        return Desk(self.pairs, self.journal, self.preferences, shared_share, seed)
+        return AssignmentQueue(self.pairs, self.journal, self.preferences, shared_share, seed)
 
     def summarise(self) -> dict[str, Any]:
         """Counts and agreement as they are now; they are written to `summary.json` too."""

@@ -14,7 +14,7 @@ from data_utils.answers import AnswerRecord, file_kind, read_answers
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.problems import DataError
-from data_utils.sieve import Sieve
+from data_utils.row_filter import RowFilter
 from llava_rlhf.assembly.roles import TextSide, check_stop, load_text_side
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments
 from llava_rlhf.collection.sampling import lines_from_answers, sampled_batches
@@ -117,10 +117,10 @@ def _given_source(arguments: CollectArguments, data: CollectedDataArguments) -> 
             f"--dataset_path {data.dataset_path} holds answers: leave out --base_model_name and --adapter, or name prompts"
         )
     records, problems = read_answers(data.dataset_path)
-    sieve = Sieve(data.dataset_path, problems, data.skip_invalid, data.image_checks())
-    usable: list[AnswerRecord] = list(sieve.usable(records, data.image_folder))
-    if sieve.problems and not data.skip_invalid:
-        raise DataError(sieve.problems)
+    row_filter = RowFilter(data.dataset_path, problems, data.skip_invalid, data.image_checks())
+    usable: list[AnswerRecord] = list(row_filter.usable(records, data.image_folder))
+    if row_filter.problems and not data.skip_invalid:
+        raise DataError(row_filter.problems)
     try:
         lines = lines_from_answers(usable, arguments.prompts_per_batch)
     except ValueError as error:

@@ -28,7 +28,7 @@ from models.vlm import BaseSettings, VisionLanguageModel, load_base
 
 
 def load_prompts(data: DataArguments, text: TextSide, seed: int) -> PromptDataset:
-    """A checked file of prompts, for a checkpoint that answers them without being judged. Raises DataError."""
+    """A checked file of prompts, for a checkpoint that answers them without being scored. Raises DataError."""
     return build_prompts(
         data.dataset_path,
         image_folder=data.image_folder,

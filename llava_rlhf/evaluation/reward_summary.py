@@ -24,7 +24,7 @@ def pair_outcome(chosen_margin: float) -> float:
 
 
 def pair_numbers(scores: Tensor, choice: Tensor) -> dict[str, Any]:
-    """Numbers of judged pairs.
+    """Numbers of preference pairs.
 
     Args:
         scores: float[N, 2] of responses 1 and 2; N ≥ 1.

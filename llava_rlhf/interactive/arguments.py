@@ -12,7 +12,7 @@ from models.vlm import BaseSettings
 
 
 @dataclass
-class SpeakingArguments:
+class GenerationArguments:
     """How answers are made."""
 
     _argument_group_name = "answering"

@@ -46,8 +46,8 @@ def stream(work: Callable[[Callable[[Tensor, Tensor], None]], None], growing: Gr
 
     Args:
         work: samples one row, and calls what it is given with rows and tokens (see `models.generation.sample`). It runs in
-            a thread of its own, so that its contexts (adapter in use, no gradients) never leak into the listener; when
-            the listener leaves, the sampling ends with the next token.
+            a thread of its own, so that its contexts (adapter in use, no gradients) never leak into the caller; when
+            the caller leaves, the sampling ends with the next token.
         growing: collects the tokens.
     """
     texts: queue.Queue[str | None] = queue.Queue()

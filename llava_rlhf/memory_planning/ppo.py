@@ -23,7 +23,7 @@ from llava_rlhf.memory_planning.weights import FLOAT, Trained, adapter_numbers, 
 from llava_rlhf.ppo.numerics import Numerics
 from llava_rlhf.runs.role_files import REWARD_CARD
 
-SAMPLED, JUDGED, STEPPED = (
+SAMPLED, SCORED, STEPPED = (
     "rollout_per_device_batch_size",
     "reward_model_per_device_batch_size",
     "step_per_device_batch_size",
@@ -46,20 +46,22 @@ class _PPOPlan:
         flags = request.flags
         self.request, self.flags, self.lengths = request, flags, request.lengths
         self.policy_base = base_of(flags, flags["base_model_name"], request.shape)
-        judge = judge_path(flags)
-        same = judge is None or Path(judge).resolve() == Path(flags["base_model_name"]).resolve()
-        judge_shape = request.judge_shape or (request.shape if same else None)
-        self.judge_base = self.policy_base if same and not judge_shape else base_of(flags, judge, judge_shape)
-        self.shared = same and self.judge_base == self.policy_base
+        reward_path = reward_base_path(flags)
+        same = reward_path is None or Path(reward_path).resolve() == Path(flags["base_model_name"]).resolve()
+        reward_shape = request.reward_shape or (request.shape if same else None)
+        self.reward_base = (
+            self.policy_base if same and not reward_shape else base_of(flags, reward_path, reward_shape)
+        )
+        self.shared = same and self.reward_base == self.policy_base
         policy_lora = stored_lora(flags.get("policy_model_name_or_path"))
         reward_lora = stored_lora(flags.get("reward_model_name_or_path"))
         value_lora = reward_lora if flags["init_value_with_reward"] else policy_lora
         checkpointing = flags["gradient_checkpointing"]
         self.policy = Bank(self.policy_base, policy_lora, checkpointing)
-        self.value = Bank(self.judge_base, value_lora, checkpointing)
-        self.reward = Bank(self.judge_base, reward_lora, checkpointing)
+        self.value = Bank(self.reward_base, value_lora, checkpointing)
+        self.reward = Bank(self.reward_base, reward_lora, checkpointing)
         policy = adapter_numbers(self.policy_base, policy_lora)
-        value = (*adapter_numbers(self.judge_base, value_lora), self.judge_base.hidden, 1)
+        value = (*adapter_numbers(self.reward_base, value_lora), self.reward_base.hidden, 1)
         self.zero = zero_of(flags)
         self.trained = Trained(
             groups=(policy, value),
@@ -73,7 +75,9 @@ class _PPOPlan:
     def plan(self) -> MemoryPlan:
         """Everything put together."""
         names = (
-            self.policy_base.name if self.shared else f"{self.policy_base.name}, judge {self.judge_base.name}"
+            self.policy_base.name
+            if self.shared
+            else f"{self.policy_base.name}, reward model {self.reward_base.name}"
         )
         request = self.request
         phases = (*self._sampling(), *self._scoring(), *self._update())
@@ -83,15 +87,15 @@ class _PPOPlan:
     def _held(self) -> tuple[Part, ...]:
         weight = FLOAT if self.zero is None else self.policy_base.dtype.itemsize
         reference = sum(adapter_numbers(self.policy_base, self.policy.lora))
-        reward = sum(adapter_numbers(self.judge_base, self.reward.lora)) + self.judge_base.hidden + 1
+        reward = sum(adapter_numbers(self.reward_base, self.reward.lora)) + self.reward_base.hidden + 1
         policy, value = map(sum, self.trained.groups)
         rollouts = self.flags["rollout_batch_size"] // self.request.processes
         images = self._features(self.policy_base, rollouts)
-        images += 0 if self.shared else self._features(self.judge_base, rollouts)
+        images += 0 if self.shared else self._features(self.reward_base, rollouts)
         pixels = [Part("pixels of the prompts at hand", self._pixels(self.flags[SAMPLED]))]
         return (
             *base_parts(self.policy_base),
-            *(() if self.shared else base_parts(self.judge_base)),
+            *(() if self.shared else base_parts(self.reward_base)),
             Part("adapters and heads of policy and value", (policy + value) * weight),
             Part("adapters and head of reference and reward", (reference + reward) * weight),
             *self.trained.held(),
@@ -107,7 +111,7 @@ class _PPOPlan:
         rows, policy = self.flags[SAMPLED], self.policy_base
         bases = {"image encoding": policy}
         if not self.shared:
-            bases |= {"image encoding, judge": self.judge_base}
+            bases |= {"image encoding, reward model": self.reward_base}
         phases = []
         for name, base in bases.items():
             size = image_encoding(base, rows * self.lengths.images) - self._features(base, rows)  # in `_held`
@@ -141,14 +145,14 @@ class _PPOPlan:
     def _scoring(self) -> list[Phase]:
         """What the roles say of the answers."""
         rows = self._rows(SAMPLED, self._longest)
-        judged = self.lengths.total - self.lengths.images + self.lengths.images * self.judge_base.positions
-        judge_rows = self._rows(JUDGED, judged)
+        scored = self.lengths.total - self.lengths.images + self.lengths.images * self.reward_base.positions
+        reward_rows = self._rows(SCORED, scored)
         language = self._work(self.policy_base, rows, language=True)
-        values = self._work(self.judge_base, rows, language=False)
+        values = self._work(self.reward_base, rows, language=False)
         looks = [
             ("policy and reference", self.policy, language, SAMPLED),
             ("value", self.value, values, SAMPLED),
-            ("reward", self.reward, Pass(judge_rows, judged, Head(judge_rows)), JUDGED),
+            ("reward", self.reward, Pass(reward_rows, scored, Head(reward_rows)), SCORED),
         ]
         return [
             Phase(
@@ -161,13 +165,13 @@ class _PPOPlan:
 
     def _update(self) -> list[Phase]:
         rows = self._rows(STEPPED, self._longest)
-        trained, policy_base, judge_base = self.trained, self.policy_base, self.judge_base
+        trained, policy_base, reward_base = self.trained, self.policy_base, self.reward_base
         policy = training(self.policy, self._work(policy_base, rows, language=True))
-        value = training(self.value, self._work(judge_base, rows, language=False))
+        value = training(self.value, self._work(reward_base, rows, language=False))
         several = self.flags["step_batch_size"] // self.request.processes > rows
         # Gradients of earlier micro-batches, and what both roles look at.
         before = trained.gradients if several or self.zero is not None else 0
-        before += self._features(policy_base, rows) + self._features(judge_base, rows)
+        before += self._features(policy_base, rows) + self._features(reward_base, rows)
         if self.zero is not None:  # one forward and one backward of both
             both = before + max(policy.saved + value.peak, policy.peak) + trained.buckets
             sizes = {"policy and value": both}
@@ -197,7 +201,7 @@ class _PPOPlan:
 
     @property
     def _longest(self) -> int:
-        return max(self._length(self.policy_base), self._length(self.judge_base))
+        return max(self._length(self.policy_base), self._length(self.reward_base))
 
     def _work(self, base: BaseSpec, rows: int, language: bool) -> Pass:
         tokens = rows * self.flags["response_len"]
@@ -212,11 +216,11 @@ class _PPOPlan:
 
     def _pixels(self, rows: int) -> int:
         images = rows * self.lengths.images * FLOAT
-        return images * (self.policy_base.pixels + (0 if self.shared else self.judge_base.pixels))
+        return images * (self.policy_base.pixels + (0 if self.shared else self.reward_base.pixels))
 
 
-def judge_path(flags: dict) -> str | None:
-    """Where the judge's base lies: as the flag or, if it can be read, the reward model says; None: nobody says."""
+def reward_base_path(flags: dict) -> str | None:
+    """Where the reward model's base lies: as the flag or, if it can be read, the reward model says; None: nobody says."""
     if flags.get("reward_base_model_name"):
         return flags["reward_base_model_name"]
     card = Path(flags.get("reward_model_name_or_path") or "") / REWARD_CARD

@@ -28,11 +28,11 @@ def announce_plan(
     settings: Iterable[Any],
     dataset: ExampleDataset,
     processes: int,
-    judge_base: str | None = None,
+    reward_base: str | None = None,
 ) -> None:
     """Print the plan of a run that is about to load its models; arguments as in `request_of`. Never stops the run."""
     try:
-        request = request_of(program, settings, dataset, processes, judge_base)
+        request = request_of(program, settings, dataset, processes, reward_base)
         on_gpu = request.on_gpu and torch.cuda.is_available()
         gpu_bytes = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
         print(describe(request, plan_for(request), gpu_bytes), flush=True)
@@ -45,7 +45,7 @@ def request_of(
     settings: Iterable[Any],
     dataset: ExampleDataset,
     processes: int,
-    judge_base: str | None = None,
+    reward_base: str | None = None,
 ) -> Request:
     """What to plan for a prepared run.
 
@@ -54,11 +54,11 @@ def request_of(
         settings: everything that was parsed.
         dataset: the rows, for their lengths.
         processes: of the whole run.
-        judge_base: of PPO, where the flags leave it open.
+        reward_base: of PPO, where the flags leave it open.
     """
     flags = flags_of(settings)
-    if judge_base is not None:
-        flags["reward_base_model_name"] = judge_base
+    if reward_base is not None:
+        flags["reward_base_model_name"] = reward_base
     return Request(program, flags, Lengths.of_data(dataset), processes)
 
 

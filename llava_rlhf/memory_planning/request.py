@@ -23,7 +23,7 @@ class Request:
         flags: all of its flags by name.
         lengths: of the rows.
         processes: how many train together, each on a device of its own.
-        shape, judge_shape: published shapes to take instead of what lies at the paths of the bases.
+        shape, reward_shape: published shapes to take instead of what lies at the paths of the bases.
     """
 
     program: str
@@ -31,7 +31,7 @@ class Request:
     lengths: Lengths
     processes: int = 1
     shape: str | None = None
-    judge_shape: str | None = None
+    reward_shape: str | None = None
 
     @property
     def on_gpu(self) -> bool:

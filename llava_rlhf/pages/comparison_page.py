@@ -11,7 +11,7 @@ from gradio.utils import get_upload_folder
 
 from data_utils.images import check_image
 from data_utils.schema import IMAGE_MARKER, Turn
-from llava_rlhf.interactive.speakers import Answer, Stage
+from llava_rlhf.interactive.answering_models import Answer, LoadedModels
 from llava_rlhf.pages.templates import render
 
 INTRODUCTION = "# Compare answers\nThe same picture and question to every checkpoint."
@@ -28,11 +28,11 @@ class Column:
     score: float | None = None
 
 
-def comparison_page(stage: Stage, temperature: float, seed: int) -> gr.Blocks:
+def comparison_page(models: LoadedModels, temperature: float, seed: int) -> gr.Blocks:
     """The page.
 
     Args:
-        stage: who answers, and who scores.
+        models: who answers, and who scores.
         temperature, seed: what the page starts with.
     """
     with gr.Blocks(title="Compare answers", analytics_enabled=False) as page:
@@ -53,7 +53,7 @@ def comparison_page(stage: Stage, temperature: float, seed: int) -> gr.Blocks:
                     label="Captions for the reward model, one a line (the checkpoints never see them)",
                     lines=3,
                     max_length=LONGEST_TEXT,
-                    visible=stage.scorer is not None and stage.scorer.uses_facts,
+                    visible=models.scorer is not None and models.scorer.uses_facts,
                     elem_id="captions",
                 )
                 with gr.Row():
@@ -62,12 +62,12 @@ def comparison_page(stage: Stage, temperature: float, seed: int) -> gr.Blocks:
                 ask = gr.Button("Answer", variant="primary", elem_id="ask")
         with gr.Row(equal_height=True):
             columns = []
-            for speaker in stage.speakers:
+            for model in models.answering:
                 with gr.Column(min_width=260):
-                    columns.append(gr.HTML(_html(Column(speaker.name), None), elem_classes="column"))
+                    columns.append(gr.HTML(_html(Column(model.name), None), elem_classes="column"))
         gr.on(
             [ask.click, question.submit],
-            Comparison(stage).compare,
+            Comparison(models).compare,
             inputs=[picture, question, captions, heat, number],
             outputs=columns,
             show_progress="hidden",
@@ -80,8 +80,8 @@ def comparison_page(stage: Stage, temperature: float, seed: int) -> gr.Blocks:
 class Comparison:
     """Asks everybody the same."""
 
-    def __init__(self, stage: Stage):
-        self._stage = stage
+    def __init__(self, models: LoadedModels):
+        self._models = models
 
     def compare(
         self, picture: str | None, question: str, captions: str | None, temperature: float, seed: float | None
@@ -97,16 +97,16 @@ class Comparison:
             raise gr.Error("The seed must be from 0 to 2⁶³ − 1.", print_exception=False)
         turns = [Turn("human", question.replace(IMAGE_MARKER, ""))]
         facts = [line.strip() for line in (captions or "").splitlines() if line.strip()]
-        columns = [Column(speaker.name) for speaker in self._stage.speakers]
-        for index, speaker in enumerate(self._stage.speakers):
+        columns = [Column(model.name) for model in self._models.answering]
+        for index, model in enumerate(self._models.answering):
             try:
-                for answer in speaker.answer(turns, path, temperature, int(seed or 0)):
+                for answer in model.answer(turns, path, temperature, int(seed or 0)):
                     columns[index] = replace(columns[index], answer=answer, growing=not answer.done)
                     yield _all(columns)
             except ValueError as error:
                 raise gr.Error(str(error), print_exception=False) from error
-            if self._stage.scorer is not None:
-                score = self._stage.scorer.score(turns, path, columns[index].answer, facts)
+            if self._models.scorer is not None:
+                score = self._models.scorer.score(turns, path, columns[index].answer, facts)
                 columns[index] = replace(columns[index], score=score)
                 yield _all(columns)
 

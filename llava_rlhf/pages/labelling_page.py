@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from data_utils.images import browser_copy
-from llava_rlhf.collection.desk import Desk, Showing
+from llava_rlhf.collection.assignments import AssignmentQueue, Showing
 from llava_rlhf.collection.judgements import Verdict
 from llava_rlhf.pages.templates import render
 
@@ -30,15 +30,17 @@ FOCUS_ON_PAIR = "() => { document.querySelector('#pair article')?.focus(); }"
 WAIT_SECONDS, LOOK_SECONDS = 600.0, 1.0
 
 
-def labelling_page(desk: Desk, image_folder: Path, summarise: Callable[[], dict[str, Any]]) -> gr.Blocks:
+def labelling_page(
+    queue: AssignmentQueue, image_folder: Path, summarise: Callable[[], dict[str, Any]]
+) -> gr.Blocks:
     """The page; who is on it and which pair they see is kept in the page, so that it outlives the server.
 
     Args:
-        desk: hands pairs out and takes judgements in.
+        queue: hands pairs out and takes judgements in.
         image_folder: of the pairs' images; the page gets copies of their pixels, never the files.
         summarise: counts and agreement.
     """
-    screen = _Screen(desk, image_folder)
+    screen = _Screen(queue, image_folder)
     with gr.Blocks(title="Collect preferences", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=True) as door:
@@ -85,8 +87,8 @@ def labelling_page(desk: Desk, image_folder: Path, summarise: Callable[[], dict[
 class _Screen:
     """What the events of the page do. Each yields (status, pair, who, row, work, comment, door)."""
 
-    def __init__(self, desk: Desk, image_folder: Path):
-        self._desk, self._image_folder = desk, image_folder
+    def __init__(self, queue: AssignmentQueue, image_folder: Path):
+        self._queue, self._image_folder = queue, image_folder
 
     def sign_in(self, name: str | None) -> Iterator[tuple]:
         yield from self._next(_checked(" ".join((name or "").split())))
@@ -95,21 +97,21 @@ class _Screen:
         def on_click(who: str | None, row: float | None, comment: str | None) -> Iterator[tuple]:
             who = _checked(who)
             if row is not None:  # None: no pair is shown
-                self._desk.judge(who, int(row), verdict, (comment or "")[:LONGEST_COMMENT])
+                self._queue.judge(who, int(row), verdict, (comment or "")[:LONGEST_COMMENT])
             yield from self._next(who)
 
         return on_click
 
     def undone(self, who: str | None) -> Iterator[tuple]:
-        if not self._desk.undo(_checked(who)):
+        if not self._queue.undo(_checked(who)):
             gr.Info("There is nothing to take back.")
         yield from self._next(who)
 
     def _next(self, who: str) -> Iterator[tuple]:
         deadline = time.monotonic() + WAIT_SECONDS
         waiting = False
-        while (showing := self._desk.show(who)) is None:
-            if self._desk.pairs.complete:
+        while (showing := self._queue.show(who)) is None:
+            if self._queue.pairs.complete:
                 yield self._message(who, "All pairs are judged. Thank you! You can close the page.")
                 return
             if time.monotonic() > deadline:
@@ -120,7 +122,7 @@ class _Screen:
             if not waiting:
                 yield self._message(who, "Answers are being sampled; the next pair comes by itself.")
                 waiting = True
-            self._desk.pairs.wait(LOOK_SECONDS)
+            self._queue.pairs.wait(LOOK_SECONDS)
         yield self._pair(who, showing)
 
     def _pair(self, who: str, showing: Showing) -> tuple:
@@ -132,12 +134,12 @@ class _Screen:
             question=pair.question,
             answers=showing.shown,
         )
-        judged, waiting = self._desk.progress(who)
+        judged, waiting = self._queue.progress(who)
         status = _status(f"{who}: {judged} judged, {waiting} waiting")
         return status, html, who, pair.row, gr.update(visible=True), "", gr.update(visible=False)
 
     def _message(self, who: str, text: str) -> tuple:
-        judged, _ = self._desk.progress(who)
+        judged, _ = self._queue.progress(who)
         status = _status(f"{who}: {judged} judged. {text}")
         # The buttons stay while something can be taken back; without a row they judge nothing.
         return status, "", who, None, gr.update(visible=bool(judged)), "", gr.update(visible=True)

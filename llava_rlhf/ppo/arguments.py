@@ -87,7 +87,7 @@ class PPOArguments:
         metadata={"help": "Value adapter starts from the reward adapter; False: from the policy's."},
     )
     allow_prompt_change: bool = field(
-        default=False, metadata={"help": "Judge with another prompt than the reward model was trained with."}
+        default=False, metadata={"help": "Score with another prompt than the reward model was trained with."}
     )
     total_epochs: int = field(default=4, metadata={"help": "Passes over the prompts."})
     max_steps: int = field(

@@ -12,7 +12,7 @@ from accelerate import Accelerator, DeepSpeedPlugin, InitProcessGroupKwargs, Par
 from torch import nn
 
 from data_utils.feature_files import FeatureFiles
-from llava_rlhf.assembly.roles import Cast, TextSide, unsampled_ids
+from llava_rlhf.assembly.roles import PPORoles, TextSide, unsampled_ids
 from llava_rlhf.ppo.actor_critic import ActorCritic, ScoringSettings
 from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, RewardArguments
 from llava_rlhf.ppo.checkpoints import PPOState
@@ -89,10 +89,10 @@ def assemble_trainer(
     accelerator: Accelerator,
     settings: PPOSettings,
     plan: BatchPlan,
-    cast: Cast,
+    roles: PPORoles,
     text: TextSide,
     prompt_lengths: Sequence[int],
-    judge_base: str,
+    reward_base: str,
     learning_rate: Callable[[int], float],
     record: Mapping[str, Any],
     caches: Mapping[str, FeatureFiles] | None = None,
@@ -102,11 +102,11 @@ def assemble_trainer(
     The optimizer holds the trained weights of policy and value. `record` is that of the run.
     """
     ppo = settings.ppo
-    collector = make_collector(cast, text, settings, accelerator.device, caches)
-    actor_critic = ActorCritic(cast.policy, cast.value, collector.scoring)
+    collector = make_collector(roles, text, settings, accelerator.device, caches)
+    actor_critic = ActorCritic(roles.policy, roles.value, collector.scoring)
     leave_frozen_weights_out(actor_critic)
-    roles = list(actor_critic.roles().values())
-    optimizer = make_optimizer(ppo.optim, roles, ppo.learning_rate, ppo.weight_decay)
+    trained = list(actor_critic.roles().values())
+    optimizer = make_optimizer(ppo.optim, trained, ppo.learning_rate, ppo.weight_decay)
     model, optimizer = _prepare(accelerator, ppo, actor_critic, optimizer)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     stream = PromptStream(
@@ -129,11 +129,11 @@ def assemble_trainer(
             accelerator,
             model,
             optimizer,
-            cast.policy,
-            cast.value,
+            roles.policy,
+            roles.value,
             controller,
             ppo.base_model_name,
-            judge_base,
+            reward_base,
             record,
         ),
         guard=guard,
@@ -152,7 +152,7 @@ def _prepare(
 
 
 def make_collector(
-    cast: Cast,
+    roles: PPORoles,
     text: TextSide,
     settings: PPOSettings,
     device: torch.device,
@@ -160,7 +160,7 @@ def make_collector(
 ) -> RolloutCollector:
     """How responses are sampled and scored."""
     ppo, tokenizer = settings.ppo, text.tokenizer
-    banned = unsampled_ids(text, cast.policy.bank.vlm.vocab_size)
+    banned = unsampled_ids(text, roles.policy.bank.vlm.vocab_size)
     sampling = SamplingSettings(
         settings.data.response_len,
         stop_ids(text, ppo.stop_at_question_mark),
@@ -170,9 +170,9 @@ def make_collector(
     )
     scoring = ScoringSettings(ppo.temperature, ppo.logits_chunk_size, banned.to(device), ppo.log_entropy)
     return RolloutCollector(
-        cast,
+        roles,
         tokenizer,
-        PolicyEngine(cast.policy, sampling, ppo.merge_adapter_for_sampling),
+        PolicyEngine(roles.policy, sampling, ppo.merge_adapter_for_sampling),
         scoring,
         MicroBatches(ppo.rollout_per_device_batch_size, ppo.tokens_per_micro_batch),
         MicroBatches(ppo.reward_model_per_device_batch_size, ppo.tokens_per_micro_batch),

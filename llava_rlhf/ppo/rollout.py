@@ -15,7 +15,7 @@ from data_utils.feature_files import FeatureFiles
 from data_utils.items import PromptItem
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.assembly.image_features import ImageFeatures, SeenImages
-from llava_rlhf.assembly.roles import Cast
+from llava_rlhf.assembly.roles import PPORoles
 from llava_rlhf.ppo.actor_critic import ScoringSettings, Sequences, join_responses, response_log_probs
 from llava_rlhf.ppo.micro_batches import MicroBatches
 from llava_rlhf.ppo.numerics import Numerics
@@ -39,7 +39,7 @@ class Experience:
         entropies, ref_entropies: float32[R, T] in nats, or None where they were not asked for.
         values: float32[R, T]; 0 where not counted.
         scores: float32[R], reward model only.
-        policy_images, judge_images: image features for each base.
+        policy_images, reward_images: image features for each base.
         sequence_lengths: positions that query and counted response take, in the base where they are more.
     """
 
@@ -57,7 +57,7 @@ class Experience:
     values: Tensor
     scores: Tensor
     policy_images: ImageFeatures
-    judge_images: ImageFeatures
+    reward_images: ImageFeatures
     sequence_lengths: list[int]
 
     @property
@@ -82,39 +82,39 @@ class _Answers:
     mask: Tensor
     finite: Tensor
     policy_images: ImageFeatures
-    judge_images: ImageFeatures
+    reward_images: ImageFeatures
 
 
 class RolloutCollector:
     """Samples prompts with the policy, then lets the four roles look at all answers of a step, similar lengths together.
 
     Args:
-        cast: the roles.
+        roles: of PPO.
         tokenizer: of both bases.
         engine: answers the prompts.
         scoring: how log-probabilities are taken.
-        batches, judge_batches: rows that policy, reference and value, or the reward model, look at together.
+        batches, reward_batches: rows that policy, reference and value, or the reward model, look at together.
         numerics: which columns count.
         caches: where features of images are kept from step to step, by tower as in `SeenImages`; None: nowhere.
     """
 
     def __init__(
         self,
-        cast: Cast,
+        roles: PPORoles,
         tokenizer: PreTrainedTokenizerBase,
         engine: RolloutEngine,
         scoring: ScoringSettings,
         batches: MicroBatches,
-        judge_batches: MicroBatches,
+        reward_batches: MicroBatches,
         numerics: Numerics = Numerics.CORRECTED,
         caches: Mapping[str, FeatureFiles] | None = None,
     ):
-        self.cast = cast
+        self.roles = roles
         self.tokenizer = tokenizer
         self.engine = engine
         self.scoring = scoring
         self.batches = batches
-        self.judge_batches = judge_batches
+        self.reward_batches = reward_batches
         self.numerics = numerics
         self.caches = caches
 
@@ -147,12 +147,12 @@ class RolloutCollector:
         )
         counts = counted.sum(dim=1).tolist()
         lengths = [
-            max(self._query_length(item, vlm) for vlm in (self._policy_vlm, self._judge_vlm)) + count
+            max(self._query_length(item, vlm) for vlm in (self._policy_vlm, self._reward_vlm)) + count
             for item, count in zip(answers.items, counts, strict=True)
         ]
         # 2. What the four roles say of them.
         looks = self._look(answers, responses, mask, counted, lengths)
-        scores = self._scores(answers.items, responses, mask, answers.judge_images)
+        scores = self._scores(answers.items, responses, mask, answers.reward_images)
         texts = [
             self.tokenizer.decode(row[real], skip_special_tokens=True).strip()
             for row, real in zip(responses, mask, strict=True)
@@ -167,7 +167,7 @@ class RolloutCollector:
             texts=texts,
             scores=scores,
             policy_images=answers.policy_images,
-            judge_images=answers.judge_images,
+            reward_images=answers.reward_images,
             sequence_lengths=lengths,
             **looks,
         )
@@ -191,16 +191,16 @@ class RolloutCollector:
         counted: Tensor,
         features: Tensor | None,
     ) -> Sequences:
-        """Prompts and responses as the judge's base sees them; the value model reads no reward prompt."""
-        return self._sequences(self._judge_vlm, items, responses, mask, counted, features)
+        """Prompts and responses as the reward model's base sees them; the value model reads no reward prompt."""
+        return self._sequences(self._reward_vlm, items, responses, mask, counted, features)
 
     @property
     def _policy_vlm(self) -> VisionLanguageModel:
-        return self.cast.policy.bank.vlm
+        return self.roles.policy.bank.vlm
 
     @property
-    def _judge_vlm(self) -> VisionLanguageModel:
-        return self.cast.reward.bank.vlm
+    def _reward_vlm(self) -> VisionLanguageModel:
+        return self.roles.reward.bank.vlm
 
     def _sequences(
         self,
@@ -221,14 +221,14 @@ class RolloutCollector:
     def _answer(self, batch: PromptBatch, uniforms: Tensor, seen: SeenImages) -> _Answers:
         items = batch.items
         policy_images = seen.encode("policy", self._policy_vlm, batch.images, items)
-        judge_images = policy_images
-        if not self.cast.shared:
-            judge_images = seen.encode("judge", self._judge_vlm, batch.reward_images or batch.images, items)
+        reward_images, pixels = policy_images, batch.reward_images or batch.images
+        if not self.roles.shared:
+            reward_images = seen.encode("reward", self._reward_vlm, pixels, items)
         responses, mask, finite = self.engine.sample(batch, uniforms, policy_images.select(range(len(items))))
         finite = mask.any(dim=1) if finite is None else finite  # every response has a token
         # What is kept for the update are features, not pixels.
         items = [replace(item, images=None, reward_images=None) for item in items]
-        return _Answers(items, responses, mask, finite, policy_images, judge_images)
+        return _Answers(items, responses, mask, finite, policy_images, reward_images)
 
     def _look(
         self, answers: _Answers, responses: Tensor, mask: Tensor, counted: Tensor, lengths: Sequence[int]
@@ -244,13 +244,13 @@ class RolloutCollector:
             parts = [tensor[index, :width] for tensor in (responses, mask, counted)]
             items = [answers.items[row] for row in rows]
             sequences = self.policy_sequences(items, *parts, answers.policy_images.select(rows))
-            for role, prefix in ((self.cast.policy, ""), (self.cast.reference, "ref_")):
+            for role, prefix in ((self.roles.policy, ""), (self.roles.reference, "ref_")):
                 log_probs, entropies = response_log_probs(role, sequences, parts[2], self.scoring)
                 found[f"{prefix}log_probs"][index, :width] = log_probs
                 if entropies is not None:
                     found[f"{prefix}entropies"][index, :width] = entropies
-            sequences = self.value_sequences(items, *parts, answers.judge_images.select(rows))
-            found["values"][index, :width] = self.cast.value(*sequences) * parts[2]
+            sequences = self.value_sequences(items, *parts, answers.reward_images.select(rows))
+            found["values"][index, :width] = self.roles.value(*sequences) * parts[2]
 
         self.batches.run(lengths, look)
         return {"entropies": None, "ref_entropies": None, **found}
@@ -259,7 +259,7 @@ class RolloutCollector:
         self, items: Sequence[PromptItem], responses: Tensor, mask: Tensor, images: ImageFeatures
     ) -> Tensor:
         """float32[R] of [query, response, reward prompt]."""
-        vlm = self._judge_vlm
+        vlm = self._reward_vlm
         answers = responses.tolist()
         sequences = [
             expand_image_tokens(item.query_ids, vlm.image_token_id, vlm.tokens_per_image)
@@ -271,12 +271,12 @@ class RolloutCollector:
 
         def score(rows: list[int]) -> None:
             ids, real = right_pad([sequences[row] for row in rows], self.pad_id)
-            found = self.cast.reward(
+            found = self.roles.reward(
                 ids.to(vlm.device), real.to(vlm.device), images.select(rows), right_padded=True
             )
             scores[torch.tensor(rows, device=vlm.device)] = found
 
-        self.judge_batches.run([len(sequence) for sequence in sequences], score)
+        self.reward_batches.run([len(sequence) for sequence in sequences], score)
         return scores
 
 
@@ -296,5 +296,5 @@ def _join(parts: Sequence[_Answers], order: Sequence[int], pad_id: int) -> _Answ
         cat([part.mask for part in parts], False),
         torch.cat([part.finite for part in parts])[index],
         ImageFeatures.join([part.policy_images for part in parts]).reordered(places),
-        ImageFeatures.join([part.judge_images for part in parts]).reordered(places),
+        ImageFeatures.join([part.reward_images for part in parts]).reordered(places),
     )

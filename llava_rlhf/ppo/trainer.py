@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class PPOTrainer:
         learning_rate: of each PPO step, counted from 0.
         state: what a checkpoint holds.
         guard: stops on non-finite numbers and at the limits that the user set.
-        beat: is told what begins, again and again; a watchdog listens.
+        on_progress: callback that is told what begins, again and again; the watchdog's.
     """
 
     accelerator: Accelerator
@@ -64,7 +65,7 @@ class PPOTrainer:
     state: PPOState
     guard: Guard
     _metrics_file: JsonLines | None = field(default=None, init=False)
-    beat: Callable[[str], None] = lambda phase: None
+    on_progress: Callable[[str], None] = lambda phase: None
 
     def train(self, batches: Iterator[PromptBatch], first_step: int, metrics_lines: int = 0) -> None:
         """Run PPO steps `first_step` (from 0) to the end.
@@ -149,9 +150,8 @@ class PPOTrainer:
         # 4. Update policy and value.
         signals.stop_if_agreed(self.accelerator)
         started = time.perf_counter()
-        metrics |= self.updater.update(
-            experience, targets, step, self.learning_rate(step), lambda: self.beat(f"update, step {step + 1}")
-        )
+        on_progress = partial(self.on_progress, f"update, step {step + 1}")
+        metrics |= self.updater.update(experience, targets, step, self.learning_rate(step), on_progress)
         metrics["time/update"] = time.perf_counter() - started
         # 5. Adapt the KL weight; write the rollouts.
         self.kl_controller.update(metrics["objective/kl_sum_seq"], self.arguments.rollout_batch_size)
@@ -162,10 +162,10 @@ class PPOTrainer:
         self, batches: Iterator[PromptBatch], passes: Iterable[int], step: int, signals: StopSignals
     ) -> Iterator[PromptBatch]:
         for _ in passes:
-            self.beat(f"rollout, step {step + 1}")
+            self.on_progress(f"rollout, step {step + 1}")
             signals.stop_if_agreed(self.accelerator)
             yield next(batches)
-        self.beat(f"scoring, step {step + 1}")
+        self.on_progress(f"scoring, step {step + 1}")
 
     def _targets(self, experience: Experience, shaped: ShapedReward) -> tuple[Targets, dict[str, float]]:
         mask, rewards = experience.counted, shaped.rewards
@@ -241,7 +241,7 @@ class PPOTrainer:
             write_rollouts(output_dir, step + 1, rows)
 
     def _save(self, done: int, random: Mapping[str, Any]) -> None:
-        self.beat(f"checkpoint, step {done}")
+        self.on_progress(f"checkpoint, step {done}")
         epoch, step_of_epoch = divmod(done, self.stream.steps_per_epoch)
         place = {
             "epoch": epoch,

@@ -73,11 +73,11 @@ class PPOUpdater:
         targets: Targets,
         step: int,
         learning_rate: float,
-        beat: Callable[[], None] = lambda: None,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """`noptepochs` passes; returns the means of the step's loss statistics over tokens and of its norms.
 
-        `beat` is called before every optimizer step.
+        `on_progress` is called before every optimizer step.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -90,7 +90,7 @@ class PPOUpdater:
         ]
         quiet = None if self.accelerator.is_main_process else True  # None: only on a terminal
         for rows in tqdm(passes, desc="update", unit="optimizer step", leave=False, disable=quiet):
-            beat()
+            on_progress()
             for name, norm in self._optimizer_step(experience, targets, rows, sums, step).items():
                 norms[name].append(norm)
         totals = global_sums(self.accelerator, sums)
@@ -162,7 +162,7 @@ class PPOUpdater:
                 items, responses, mask, counted, experience.policy_images.select(rows)
             ),
             self.collector.value_sequences(
-                items, responses, mask, counted, experience.judge_images.select(rows)
+                items, responses, mask, counted, experience.reward_images.select(rows)
             ),
             counted,
             experience.log_probs[index, :width],

@@ -45,7 +45,7 @@ function pictures(row) {
 function texts(row) {
   const cell = element("td");
   for (const [label, text, kind] of [["question", row.question, "question"],
-    ["captions the judge saw", row.captions.join("\n"), "captions"], ["response", row.response, "response"]]) {
+    ["captions the reward model saw", row.captions.join("\n"), "captions"], ["response", row.response, "response"]]) {
     if (text || kind === "response") {
       cell.append(element("span", label, "label"), element("p", text, `words ${kind}`));
     }

@@ -143,13 +143,13 @@ class DataArguments:
 
 @dataclass
 class FactArguments:
-    """Factual augmentation: what the judge is told besides the image."""
+    """Factual augmentation: what the reward model is told besides the image."""
 
     _argument_group_name = "factual augmentation"
 
     reward_prompt_file: str = field(
         metadata={
-            "help": "Judging criteria appended to the conversation; with {factual_prompt}, captions go there."
+            "help": "Criteria that the reward model reads after the conversation; with {factual_prompt}, captions go there."
         }
     )
     image_to_caption_file: str | None = field(
@@ -158,11 +158,11 @@ class FactArguments:
     missing_captions: MissingCaptions = field(
         default=MissingCaptions.ERROR,
         metadata={
-            "help": "A row without captions: refuse the file, skip the row, or judge it without facts."
+            "help": "A row without captions: refuse the file, skip the row, or score it without facts."
         },
     )
     facts: bool = field(
-        default=True, metadata={"help": "False leaves {factual_prompt} empty: the judge sees no captions."}
+        default=True, metadata={"help": "False leaves {factual_prompt} empty: the reward model sees no captions."}
     )
 
     def __post_init__(self):

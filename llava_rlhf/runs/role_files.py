@@ -37,7 +37,7 @@ class RewardModelCard:
 
     Attributes:
         base_model: its base, as given to training.
-        prompt: text of the judging criteria, stripped, with `{factual_prompt}` if it had one.
+        prompt: text of the reward prompt, stripped, with `{factual_prompt}` if it had one.
         facts: whether captions were put into the prompt.
         template: name of the conversation template.
         image_aspect_ratio: how images were made square.
@@ -67,7 +67,7 @@ class RewardModelCard:
         (Path(folder) / REWARD_CARD).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     def differences(self, other: RewardModelCard) -> list[str]:
-        """What differs in judging conditions, one line each; the base is no such condition (`check_base`)."""
+        """What differs in the conditions of scoring, one line each; the base is no such condition (`check_base`)."""
         names = [item.name for item in fields(self) if item.name not in ("base_model", "base_fingerprint")]
         return [
             f"{name}: trained with {getattr(self, name)!r}, now {getattr(other, name)!r}"

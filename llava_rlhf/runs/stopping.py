@@ -80,7 +80,7 @@ class StopSignals:
             logger.warning("%s: the run saves its state and stops", signal.Signals(number).name)
 
 
-def shelter_workers(loader: DataLoader) -> None:
+def shield_workers_from_signals(loader: DataLoader) -> None:
     """Keep a signal to the whole process group from ending a loader's workers before the run has saved.
 
     They ignore signals, and signals wait while one of them starts: torch first gives it a handler that would end it.
@@ -90,7 +90,7 @@ def shelter_workers(loader: DataLoader) -> None:
     )  # accelerate's loaders ask one inside them for batches
     loader.worker_init_fn = _WorkerStart(loader.worker_init_fn)
     if loader.num_workers > 0:
-        loader.multiprocessing_context = _ShelteredContext()
+        loader.multiprocessing_context = _SignalsBlockedContext()
 
 
 class _WorkerStart:
@@ -107,7 +107,7 @@ class _WorkerStart:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-class _ShelteredProcess(ForkProcess):
+class _SignalsBlockedProcess(ForkProcess):
     """Starts with `SIGNALS` blocked, which a child inherits."""
 
     def start(self) -> None:
@@ -118,8 +118,8 @@ class _ShelteredProcess(ForkProcess):
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-class _ShelteredContext(ForkContext):
-    Process = _ShelteredProcess
+class _SignalsBlockedContext(ForkContext):
+    Process = _SignalsBlockedProcess
 
 
 class GuardError(RuntimeError):

@@ -1,7 +1,7 @@
 """Where each process is: a hang ends with that answer instead of an endless wait, and a failure ends all processes.
 
-Every process writes what it does to a board, torch's key-value store that the processes met at. A thread of each looks at
-the clock, and at the board for a process that has failed. torch's own means were not enough: a collective that times out
+Every process writes what it does to torch's key-value store, through which the processes met. A thread of each looks at
+the clock, and at the store for a process that has failed. torch's own means were not enough: a collective that times out
 says that others did not come, not where they are; `monitored_barrier` names them, but only with gloo and only at the
 barrier; torchrun ends the processes of its own node only.
 """
@@ -36,7 +36,7 @@ class Watchdog:
     say so in one line and exit with status 1.
 
     Args:
-        timeout_s: what processes wait for one another (`--ddp_timeout`). Without any `beat` for 0.8 of it, the
+        timeout_s: what processes wait for one another (`--ddp_timeout`). Without any `progress` for 0.8 of it, the
             process prints where all of them are, and exits with `HANG_EXIT_CODE`.
     """
 
@@ -49,15 +49,15 @@ class Watchdog:
         self._done = threading.Event()
         self._main_thread = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._board: Store | None = None
+        self._store: Store | None = None
 
-    def beat(self, phase: str) -> None:
+    def progress(self, phase: str) -> None:
         """Say what begins now, for example "update, step 12"; to be called again as long as there is progress."""
         self._phase, self._since = phase, time.monotonic()
 
     def __enter__(self) -> Watchdog:
         if self.world_size > 1:
-            self._board = _join_board(self.world_size)
+            self._store = _join_store(self.world_size)
             self._post()
             self._thread.start()
         return self
@@ -66,18 +66,18 @@ class Watchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        if self._board is None:
+        if self._store is None:
             return
         self._thread.join()
         if error is None or isinstance(error, SystemExit):
             return
         mine = f"rank {self.rank} failed with {kind.__name__}: {error}"
         try:
-            first = self._board.compare_set("failed", "", mine).decode()
+            first = self._store.compare_set("failed", "", mine).decode()
         except (
             DistNetworkError,
             DistStoreError,
-        ):  # whoever kept the board is gone: all that is known is this error
+        ):  # whoever kept the store is gone: all that is known is this error
             return
         if first != mine:
             self._say_goodbye(first)
@@ -87,7 +87,7 @@ class Watchdog:
         while not self._done.wait(self.interval_s):
             try:
                 self._post()
-                failed = self._board.get("failed").decode() if self._board.check(["failed"]) else None
+                failed = self._store.get("failed").decode() if self._store.check(["failed"]) else None
                 if time.monotonic() - self._since > self.limit_s:
                     self._end_hang()
             except (DistNetworkError, DistStoreError):
@@ -100,7 +100,7 @@ class Watchdog:
         where = _where(sys._current_frames().get(self._main_thread))
         # Seconds, not a time: clocks of several machines differ.
         content = {"phase": self._phase, "seconds": time.monotonic() - self._since, "where": where}
-        self._board.set(f"rank{self.rank}", json.dumps(content))
+        self._store.set(f"rank{self.rank}", json.dumps(content))
 
     def _leave_after(self, failed: str) -> None:
         # The failure may be every process's own, and this one may still be writing.
@@ -132,12 +132,12 @@ class Watchdog:
             os._exit(HANG_EXIT_CODE)
 
     def _read(self, rank: int) -> dict[str, Any]:
-        if not self._board.check([f"rank{rank}"]):
+        if not self._store.check([f"rank{rank}"]):
             return {"phase": "starting", "seconds": float("inf"), "where": "unknown"}
-        return json.loads(self._board.get(f"rank{rank}"))
+        return json.loads(self._store.get(f"rank{rank}"))
 
 
-class TrainerBeats(TrainerCallback):
+class WatchdogCallback(TrainerCallback):
     """Tells a watchdog what `transformers.Trainer` does."""
 
     def __init__(self, watchdog: Watchdog):
@@ -145,26 +145,26 @@ class TrainerBeats(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step begins."""
-        self.watchdog.beat(f"training, step {state.global_step + 1}")
+        self.watchdog.progress(f"training, step {state.global_step + 1}")
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An accumulated batch is done."""
-        self.watchdog.beat(f"training, step {state.global_step + 1}")
+        self.watchdog.progress(f"training, step {state.global_step + 1}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step is done: it is logged and, perhaps, saved."""
-        self.watchdog.beat(f"after step {state.global_step}")
+        self.watchdog.progress(f"after step {state.global_step}")
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A batch is evaluated."""
-        self.watchdog.beat(f"evaluation after step {state.global_step}")
+        self.watchdog.progress(f"evaluation after step {state.global_step}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint is written."""
-        self.watchdog.beat(f"after the checkpoint of step {state.global_step}")
+        self.watchdog.progress(f"after the checkpoint of step {state.global_step}")
 
 
-def _join_board(world_size: int) -> Store:
+def _join_store(world_size: int) -> Store:
     """A connection of our own to the store at which torch's processes met: a blocked call there can't block this one."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, world_size, is_master=False, wait_for_workers=False)

@@ -29,7 +29,7 @@ from llava_rlhf.runs.checkpoints import (
 )
 from llava_rlhf.runs.random_state import random_state, restore_random_state
 from llava_rlhf.runs.run_folder import JsonLines, write_arguments
-from llava_rlhf.runs.stopping import shelter_workers
+from llava_rlhf.runs.stopping import shield_workers_from_signals
 from llava_rlhf.runs.tensor_files import load_tree, save_tree
 from llava_rlhf.supervised.trainer_hooks import MetricsFile, RestoreSums, SavesAndStops, TrainerGuard
 
@@ -107,7 +107,7 @@ class RoleTrainer(Trainer):
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         loader = super()._get_dataloader(*args, **kwargs)
-        shelter_workers(loader)
+        shield_workers_from_signals(loader)
         return loader
 
     def _init_training_state(

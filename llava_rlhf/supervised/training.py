@@ -16,7 +16,7 @@ from data_utils.summary import DataReport, format_report
 from llava_rlhf.runs.arguments import LlavaTrainingArguments
 from llava_rlhf.runs.starting import mark_finished, open_run_folder
 from llava_rlhf.runs.stopping import StoppedBySignal
-from llava_rlhf.runs.watchdog import TrainerBeats, Watchdog
+from llava_rlhf.runs.watchdog import Watchdog, WatchdogCallback
 from llava_rlhf.supervised.role_trainer import RoleTrainer
 
 logger = logging.getLogger(__name__)
@@ -83,14 +83,14 @@ def train_to_the_end(trainer: RoleTrainer, checkpoint: Path | None) -> None:
     Raises StoppedBySignal after the state was saved.
     """
     with Watchdog(trainer.args.ddp_timeout) as watchdog:
-        trainer.add_callback(TrainerBeats(watchdog))
+        trainer.add_callback(WatchdogCallback(watchdog))
         with trainer.stopping.signals:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.stopping.stopped_by:
             raise StoppedBySignal(trainer.stopping.stopped_by)
         if trainer.eval_dataset is not None:
             trainer.evaluate(metric_key_prefix="final")
-        watchdog.beat("saving the result")
+        watchdog.progress("saving the result")
         trainer.save_model()
         trainer.delete_old_checkpoints()
         trainer.accelerator.wait_for_everyone()

@@ -28,7 +28,7 @@ HIDDEN = 64
 LAYERS = 5
 HEADS = 2
 MEAN = STD = 0.5
-# A judge's prompt with two captions is about 75 tokens; several turns about 120.
+# A reward prompt with two captions is about 75 tokens; several turns about 120.
 MAX_POSITIONS = 512
 
 

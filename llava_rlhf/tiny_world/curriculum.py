@@ -4,11 +4,11 @@
    projector learn; they are frozen from then on, the embeddings they were aligned with keep training (tied).
 2. **Checking**: check lists only. With features that look like words and queries that start equal to keys, matching a
    word with the picture is learned in about a hundred steps; without them it stays at chance for thousands.
-3. **Mixture**: dialogues, answers to be judged with and without captions, and a few check lists. Two linear probes
-   that are thrown away afterwards read off what a judge must know: at the last position the answer's grades, and at
+3. **Mixture**: dialogues, answers to be graded with and without captions, and a few check lists. Two linear probes
+   that are thrown away afterwards read off what a reward model must know: at the last position the answer's grades, and at
    every object name whether it is in the picture and whether it was named before.
 
-A judge that is given captions sees noisier pictures than anyone else, so that it learns to read.
+A reward model that is given captions sees noisier pictures than anyone else, so that it learns to read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Plan:
         batch: rows of each kind per step (stage 3 has two kinds and a sixth of check lists).
         lr: peak learning rate of stages 2 and 3; held for half of stage 3, then cosine to 0.
         noise: pictures get a pixel noise drawn evenly from this range.
-        facts_noise: the same where the judge is given captions.
+        facts_noise: the same where the reward model is given captions.
     """
 
     naming_steps: int = 1000
@@ -147,10 +147,10 @@ class Curriculum:
         losses = {"dialogue": self._answer_loss(scenes, dialogues)}
         scenes = _scenes(plan.batch // 3, rng)
         losses["check"] = 0.3 * self._answer_loss(scenes, [teacher.check_list(s, rng) for s in scenes])
-        for name, noise in (("judge", plan.noise), ("judge_facts", plan.facts_noise)):
+        for name, noise in (("grades", plan.noise), ("grades_facts", plan.facts_noise)):
             scenes = _scenes(plan.batch // 2, rng)
-            lessons = [teacher.judged(s, rng, with_facts=name == "judge_facts") for s in scenes]
-            losses[name] = self._judge_loss(scenes, lessons, noise)
+            lessons = [teacher.graded(s, rng, with_facts=name == "grades_facts") for s in scenes]
+            losses[name] = self._grades_loss(scenes, lessons, noise)
         return losses
 
     def _hidden(self, scenes: list[Scene], batch: LessonBatch, noise: tuple[float, float]) -> Tensor:
@@ -171,7 +171,7 @@ class Curriculum:
         weights = batch.weights[:, 1:][counts]
         return (losses * weights).sum() / weights.sum()
 
-    def _judge_loss(self, scenes: list[Scene], lessons: list[Lesson], noise: tuple[float, float]) -> Tensor:
+    def _grades_loss(self, scenes: list[Scene], lessons: list[Lesson], noise: tuple[float, float]) -> Tensor:
         """Half the squared error of the grades plus half the object probe's binary cross-entropy."""
         batch = batch_lessons(lessons)
         hidden = self._hidden(scenes, batch, noise)

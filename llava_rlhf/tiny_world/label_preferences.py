@@ -1,4 +1,4 @@
-"""Turn sampled answer pairs of a tiny world into a preference file, judged by an oracle that knows the scene."""
+"""Turn sampled answer pairs of a tiny world into a preference file, labelled by an oracle that knows the scene."""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import json

@@ -1,4 +1,4 @@
-"""What the tiny base is taught, as token rows made on the fly: check lists, dialogues, and answers to be judged.
+"""What the tiny base is taught, as token rows made on the fly: check lists, dialogues, and answers to be graded.
 
 Text becomes ids through the same `SegmentEncoder`, template and reward prompt as in the trainers, so the base meets
 exactly the sequences it will be used on. The one form of its own is the check list, `<image> red-circle Yes
@@ -32,7 +32,7 @@ from data_utils.shapes_text import (
     rationale,
     yes_no_answer,
 )
-from data_utils.shapes_world import CELLS, NAMES, Scene, judge_description
+from data_utils.shapes_world import CELLS, NAMES, Scene, measure_description
 from data_utils.tokens import SegmentEncoder, expand_image_tokens
 from llava_rlhf.tiny_world.tokenizer import SPACE
 
@@ -41,7 +41,7 @@ KINDS = (DESCRIBE, YES_NO, CHOICE)
 # Words that only fill in the form of an answer; what remains is what the answer decides.
 FORM_WORDS = ("a", "the", "image", "shows", "there", "is", "no")
 FORM_WEIGHT = 0.1
-# What a judge should know about an answer: false, missing and repeated objects of a description; wrong or not.
+# What a reward model should know about an answer: false, missing and repeated objects of a description; wrong or not.
 GRADES = ("false", "missing", "repeats", "wrong")
 
 
@@ -52,7 +52,7 @@ class Lesson:
     Attributes:
         ids: token ids, every image already expanded to its 4 positions.
         weights: for each id, how much predicting it from what precedes it counts; 0 = not at all.
-        grade: the four `GRADES` to be read off the last position, or None when the row is not judged.
+        grade: the four `GRADES` to be read off the last position, or None when the row is not graded.
         present: the objects that are in the picture.
     """
 
@@ -100,11 +100,11 @@ class Teacher:
         ]
         return Lesson(ids, weights, None, scene.names)
 
-    def judged(self, scene: Scene, rng: np.random.Generator, with_facts: bool) -> Lesson:
-        """A question, an often flawed answer and the judge's prompt, with or without captions."""
+    def graded(self, scene: Scene, rng: np.random.Generator, with_facts: bool) -> Lesson:
+        """A question, an often flawed answer and the reward prompt, with or without captions."""
         question = random_question(scene.names, rng, (0.6, 0.25, 0.15))
         answer = flawed_answer(question, scene.names, rng)
-        facts = judge_facts(question, scene.names, rng) if with_facts else None
+        facts = reward_prompt_facts(question, scene.names, rng) if with_facts else None
         prompt = self._prompts[with_facts].render(facts)
         query = query_segments(self._template, [Turn("human", question.text)], 1)
         ids = expand_image_tokens(self._encoder.encode(query).ids, self.image_id, CELLS)
@@ -137,8 +137,8 @@ def flawed_answer(question: Question, names: Sequence[str], rng: np.random.Gener
     return description(said[:6])
 
 
-def judge_facts(question: Question, names: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """What the judge is told: the captions, or for half of the multiple-choice questions the rationales."""
+def reward_prompt_facts(question: Question, names: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """What the reward model is told: the captions, or for half of the multiple-choice questions the rationales."""
     if question.kind == CHOICE and rng.random() < 0.5:
         return [rationale(str(name)) for name in rng.permutation(names)]
     return captions(names, rng)
@@ -148,7 +148,7 @@ def grade_answer(question: Question, names: Sequence[str], answer: str) -> tuple
     """The four `GRADES` of an answer; those that do not apply to the question are 0."""
     if question.kind != DESCRIBE:
         return (0.0, 0.0, 0.0, float(not is_correct(question, answer)))
-    found = judge_description(names, answer)
+    found = measure_description(names, answer)
     return (float(len(found.false)), float(len(names) - len(found.recalled)), float(found.repeats), 0.0)
 
 
@@ -160,7 +160,7 @@ class LessonBatch:
         ids: int64[B, L].
         weights: float[B, L], 0 on padding.
         last: int64[B], the index of the last real token.
-        grades: float[B, 4], or None when the rows are not judged.
+        grades: float[B, 4], or None when the rows are not graded.
     """
 
     ids: Tensor
@@ -170,12 +170,12 @@ class LessonBatch:
 
 
 def batch_lessons(lessons: Sequence[Lesson]) -> LessonBatch:
-    """Pad lessons to one batch; either all of them are judged or none."""
+    """Pad lessons to one batch; either all of them are graded or none."""
     longest = max(len(lesson.ids) for lesson in lessons)
     ids = torch.tensor([lesson.ids + [0] * (longest - len(lesson.ids)) for lesson in lessons])
     weights = torch.tensor([lesson.weights + [0.0] * (longest - len(lesson.weights)) for lesson in lessons])
     last = torch.tensor([len(lesson.ids) - 1 for lesson in lessons])
-    judged = lessons[0].grade is not None
+    graded = lessons[0].grade is not None
     return LessonBatch(
-        ids, weights, last, torch.tensor([lesson.grade for lesson in lessons]) if judged else None
+        ids, weights, last, torch.tensor([lesson.grade for lesson in lessons]) if graded else None
     )

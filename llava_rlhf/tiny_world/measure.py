@@ -13,7 +13,7 @@ from data_utils.conversation import TEMPLATES, query_segments
 from data_utils.schema import Turn
 from data_utils.shapes_files import ask
 from data_utils.shapes_text import CHOICE, DESCRIBE, YES_NO, Question, is_correct
-from data_utils.shapes_world import CELLS, judge_description, sample_scene
+from data_utils.shapes_world import CELLS, measure_description, sample_scene
 from data_utils.tokens import SegmentEncoder, expand_image_tokens
 from llava_rlhf.tiny_world.curriculum import picture_batch
 
@@ -90,10 +90,10 @@ def measure(
     for sample in (False, True):
         questions = [ask(DESCRIBE, scene.names, rng) for scene in scenes]
         answers = answer_questions(model, tokenizer, pixels, questions, sample)
-        judged = [
-            judge_description(scene.names, answer) for scene, answer in zip(scenes, answers, strict=True)
+        measured = [
+            measure_description(scene.names, answer) for scene, answer in zip(scenes, answers, strict=True)
         ]
         ending = "sampled" if sample else "greedy"
-        shares[f"recall_{ending}"] = float(np.mean([j.recall for j in judged]))
-        shares[f"hallucinating_{ending}"] = float(np.mean([j.hallucinated for j in judged]))
+        shares[f"recall_{ending}"] = float(np.mean([j.recall for j in measured]))
+        shares[f"hallucinating_{ending}"] = float(np.mean([j.hallucinated for j in measured]))
     return Skill(n=count, **shares)

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from data_utils.shapes_files import read_scenes
-from data_utils.shapes_world import NAMES, Scene, judge_description
+from data_utils.shapes_world import NAMES, Scene, measure_description
 from llava_rlhf import run_report
 from llava_rlhf.reporting.figures import line_plot
 from llava_rlhf.runs.metrics import MEANINGS
@@ -75,8 +75,10 @@ def run(arguments: ReportArguments) -> None:
     scenes = read_scenes(world / "scenes.json")
     answers = {name: read_json_lines(path) for name, path in map(_split, arguments.answers)}
     scores = {name: score_answers(records, scenes) for name, records in answers.items()}
-    judges = {name: reward_model_accuracy(Path(path)) for name, path in map(_split, arguments.reward_models)}
-    table = text_table(scores, judges)
+    reward_models = {
+        name: reward_model_accuracy(Path(path)) for name, path in map(_split, arguments.reward_models)
+    }
+    table = text_table(scores, reward_models)
     metrics = read_json_lines(Path(arguments.ppo) / "metrics.jsonl")
     curves = [(name, MEANINGS[name], [line[name] for line in metrics]) for name in CURVES]
     curves += rollout_curves(Path(arguments.ppo), scenes)
@@ -89,7 +91,7 @@ def run(arguments: ReportArguments) -> None:
         table=table,
         columns=COLUMNS,
         scores=scores,
-        judges=judges,
+        reward_models=reward_models,
         figures=[
             {"name": name, "meaning": meaning, "svg": line_plot(values)} for name, meaning, values in curves
         ],
@@ -116,10 +118,10 @@ def rollout_curves(ppo: Path, scenes: Mapping[str, Scene]) -> list[tuple[str, st
     hallucination, recall = [], []
     for path in sorted((ppo / "rollouts").glob("*.jsonl")):
         rows = [row for row in read_json_lines(path) if row["answer_type"] == "GENERAL"]
-        judged = [judge_description(scenes[row["image"][0]].names, row["response"]) for row in rows]
-        if judged:
-            hallucination.append(sum(one.hallucinated for one in judged) / len(judged))
-            recall.append(sum(one.recall for one in judged) / len(judged))
+        measured = [measure_description(scenes[row["image"][0]].names, row["response"]) for row in rows]
+        if measured:
+            hallucination.append(sum(one.hallucinated for one in measured) / len(measured))
+            recall.append(sum(one.recall for one in measured) / len(measured))
     return [
         (
             "hallucination",
@@ -130,13 +132,17 @@ def rollout_curves(ppo: Path, scenes: Mapping[str, Scene]) -> list[tuple[str, st
     ]
 
 
-def text_table(scores: Mapping[str, Mapping[str, Any]], judges: Mapping[str, Mapping[str, float]]) -> str:
+def text_table(
+    scores: Mapping[str, Mapping[str, Any]], reward_models: Mapping[str, Mapping[str, float]]
+) -> str:
     """The table as printed on the terminal: mean ± standard error."""
     lines = [f"{'':<22}" + "".join(f"{title:>28}" for title in COLUMNS.values())]
     for name, numbers in scores.items():
         cells = [f"{numbers[key]['mean']:.3f} ± {numbers[key]['standard_error']:.3f}" for key in COLUMNS]
         lines.append(f"{name:<22}" + "".join(f"{cell:>28}" for cell in cells))
-    lines += [f"{name:<22} held-out pair accuracy {entry['accuracy']:.3f}" for name, entry in judges.items()]
+    lines += [
+        f"{name:<26} held-out pair accuracy {entry['accuracy']:.3f}" for name, entry in reward_models.items()
+    ]
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from data_utils.schema import AnswerType
 from data_utils.shapes_files import parse_question
 from data_utils.shapes_text import is_correct
-from data_utils.shapes_world import Scene, judge_description
+from data_utils.shapes_world import Scene, measure_description
 
 YES_NO_TYPES = (AnswerType.YES_IN_YESNO, AnswerType.NO_IN_YESNO)
 
@@ -43,14 +43,14 @@ def answer_values(record: Mapping[str, Any], scene: Scene) -> dict[str, float]:
     answer_type = AnswerType[record["answer_type"]]
     values: dict[str, float] = {"stop_rate": record["stopped"]}
     if answer_type == AnswerType.GENERAL:
-        judgement = judge_description(names, answer)
+        measured = measure_description(names, answer)
         values |= {
-            "hallucination": judgement.hallucinated,
-            "recall": judgement.recall,
+            "hallucination": measured.hallucinated,
+            "recall": measured.recall,
             "description_tokens": record["tokens"],
         }
-        if judgement.mentioned:
-            values["false_share"] = len(judgement.false) / len(judgement.mentioned)
+        if measured.mentioned:
+            values["false_share"] = len(measured.false) / len(measured.mentioned)
     else:
         correct = is_correct(parse_question(record["question"], answer_type, names), answer)
         if answer_type in YES_NO_TYPES:

@@ -22,7 +22,7 @@ WORDS = (
     ).split(),
     *LETTERS,
     *NAMES,
-    # the conversation and the judge's prompt, with the facts preamble
+    # the conversation and the reward prompt, with the facts preamble
     *("USER ASSISTANT answer right score Specifically AI's response should be fully supported by").split(),
     *("combination of following captions -").split(),
 )

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What all arms of an ablation share for one seed at 7B: policy init, the judges with and without facts, and the scores of
+# What all arms of an ablation share for one seed at 7B: policy init, the reward models with and without facts, and the scores of
 # SFT and policy init. Started by ../ablate.sh with SEED and RUN_DIR.
 #
 # Hardware: as the scripts that it runs. Time: 3 hours on 8 GPUs of 80 GB (estimated).
-# Every variable of those scripts can be set in the environment and reaches all of them; REWARD_MODEL_STEPS is the judges'
+# Every variable of those scripts can be set in the environment and reaches all of them; REWARD_MODEL_STEPS is the reward models'
 # MAX_STEPS. BENCHMARKS: pope, mmhal (with a judge, see evaluate.sh), chair; they are asked about their own pictures, greedily,
 # whatever IMAGE_FOLDER and TEMPERATURE say of training.
 set -euo pipefail
@@ -34,9 +34,9 @@ score() {
 score sft # first: if a benchmark is not there, it shows now and not after the training
 OUTPUT_DIR="$RUN_DIR/policy_init" bash "$HERE/initialize_policy_model.sh"
 score policy_init "$RUN_DIR/policy_init"
-# The judge is the 13B model: BASE_MODEL, if set, is the policy's and not its.
-judge=(env -u BASE_MODEL ${REWARD_BASE_MODEL:+BASE_MODEL="$REWARD_BASE_MODEL"})
-judge+=(${REWARD_MODEL_STEPS:+MAX_STEPS="$REWARD_MODEL_STEPS"})
-"${judge[@]}" OUTPUT_DIR="$RUN_DIR/fact_reward_model" bash "$HERE/../13b-v1.5-336/train_reward_model.sh"
-"${judge[@]}" OUTPUT_DIR="$RUN_DIR/reward_model" REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}" \
+# The reward model is the 13B one: BASE_MODEL, if set, is the policy's and not its.
+reward=(env -u BASE_MODEL ${REWARD_BASE_MODEL:+BASE_MODEL="$REWARD_BASE_MODEL"})
+reward+=(${REWARD_MODEL_STEPS:+MAX_STEPS="$REWARD_MODEL_STEPS"})
+"${reward[@]}" OUTPUT_DIR="$RUN_DIR/fact_reward_model" bash "$HERE/../13b-v1.5-336/train_reward_model.sh"
+"${reward[@]}" OUTPUT_DIR="$RUN_DIR/reward_model" REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}" \
     bash "$HERE/../13b-v1.5-336/train_reward_model.sh" --facts False

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PPO of the 7B-224 policy, judged by the 13B-336 reward model: two 4-bit bases, each with its own vision tower.
+# PPO of the 7B-224 policy against the 13B-336 reward model: two 4-bit bases, each with its own vision tower.
 #
 # Hardware: 8 GPUs of 80 GB. Memory: about 65 GB a GPU, most of it while sampling (estimated).
 # Time: about 2 days for all 4 epochs (estimated); a checkpoint every 10 steps, and a rerun continues from the newest.
@@ -10,7 +10,7 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
 
-# Paths: the SFT LLaVA of the policy (7B, 224 px) and of the judge (13B, 336 px) in Hugging Face format, earlier results,
+# Paths: the SFT LLaVA of the policy (7B, 224 px) and of the reward model (13B, 336 px) in Hugging Face format, earlier results,
 # the published data, COCO train2017 images.
 DATA_DIR="${DATA_DIR:-$ROOT/data}"
 BASE_MODEL="${BASE_MODEL:-$ROOT/checkpoints/llava-7b-v1.5-224-sft}"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What all arms of an ablation share for one seed: world, SFT, preferences, both judges, policy init, and the scores of
+# What all arms of an ablation share for one seed: world, SFT, preferences, both reward models, policy init, and the scores of
 # SFT and policy init. Started by ../ablate.sh with SEED and RUN_DIR.
 #
 # Hardware: CPU, one core, 2 GB of memory. Time: 4 minutes (estimated).
-# Every variable of the stages can be set in the environment; REWARD_MODEL_STEPS is the judges' MAX_STEPS.
+# Every variable of the stages can be set in the environment; REWARD_MODEL_STEPS is the reward models' MAX_STEPS.
 set -euo pipefail
 HERE="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 source "$HERE/common.sh"

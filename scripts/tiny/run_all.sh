@@ -31,7 +31,7 @@ stage make_world
 stage train_sft
 stage sample_preferences
 
-# The judge without facts is there for comparison only: it and the first evaluations need nobody to wait for them.
+# The reward model without facts is there for comparison only: it and the first evaluations need nobody to wait for them.
 beside() {
     stage train_reward_model FACTS=False ${REWARD_MODEL_STEPS:+MAX_STEPS="$REWARD_MODEL_STEPS"}
     for temperature in 1.0 0; do stage evaluate TEMPERATURE="$temperature"; done
@@ -67,6 +67,6 @@ tool llava_rlhf.tiny_world.report \
     "$(answers "policy init, sampled" policy_init-temperature-1.0)" \
     "$(answers "PPO, greedy" fact_rl_model-temperature-0)" \
     "$(answers "PPO, sampled" fact_rl_model-temperature-1.0)" \
-    --reward_models "judge with facts=$RUN_DIR/fact_reward_model" "judge without facts=$RUN_DIR/reward_model" \
+    --reward_models "reward model with facts=$RUN_DIR/fact_reward_model" "reward model without facts=$RUN_DIR/reward_model" \
     --output_file "$RUN_DIR/report.html" \
     --ppo_report_file "$RUN_DIR/ppo_report.html"

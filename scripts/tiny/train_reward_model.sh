@@ -7,7 +7,7 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-FACTS="${FACTS:-True}" # False: the judge sees no captions
+FACTS="${FACTS:-True}" # False: the reward model sees no captions
 case "$FACTS" in True) KIND=fact_ ;; False) KIND= ;; *) echo "error: FACTS=$FACTS: True or False" >&2; exit 2 ;; esac
 
 WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"

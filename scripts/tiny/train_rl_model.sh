@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PPO of the tiny policy, judged by the factual reward model, or by the plain one (FACTS=False).
+# PPO of the tiny policy against the factual reward model, or the plain one (FACTS=False).
 #
 # Hardware: CPU, one core a process, 2 GB of memory. Time: 1 minute (estimated).
 # Two processes: NUM_PROCESSES=2 ROLLOUT_PER_DEVICE_BATCH_SIZE=32 STEP_PER_DEVICE_BATCH_SIZE=16.
@@ -8,7 +8,7 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-FACTS="${FACTS:-True}" # False: the judge sees no captions
+FACTS="${FACTS:-True}" # False: the reward model sees no captions
 case "$FACTS" in True) KIND=fact_ ;; False) KIND= ;; *) echo "error: FACTS=$FACTS: True or False" >&2; exit 2 ;; esac
 
 WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"

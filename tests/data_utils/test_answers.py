@@ -50,7 +50,7 @@ def test_an_answer_is_the_sequence_that_ppo_scores(write, common, word_encoder):
     ]
     (common["image_folder"] / "d.png").write_bytes((common["image_folder"] / "a.png").read_bytes())
     source = source * 8  # each order of the captions occurs
-    judged = prompts(write("p.json", source), common, prompt=FACTS, seed=5)
+    scored = prompts(write("p.json", source), common, prompt=FACTS, seed=5)
     asked = prompts(write("p.json", source), common, facts=None, prompt=None)
     assert asked[2].question == " what  is this ? "  # a question without image is read as it stands
     rows, expected = [], []
@@ -69,7 +69,7 @@ def test_an_answer_is_the_sequence_that_ppo_scores(write, common, word_encoder):
             }
         )
         response = word_encoder.encode_response(text) + [STOP] * stopped
-        expected.append(judged[position].query_ids + response + judged[position].reward_prompt_ids)
+        expected.append(scored[position].query_ids + response + scored[position].reward_prompt_ids)
     data = answers(write("a.json", rows), common, prompt=FACTS, seed=5)
     assert [item.input_ids[0] for item in data] == expected
     without_row = [{**row, "prompt_row": None} for row in rows]

@@ -92,8 +92,8 @@ def test_a_batch_without_images_has_no_pixels():
     assert batch.image_index.tolist() == [] and batch.image_index.dtype == torch.int64
 
 
-def prompt(row: int, images: torch.Tensor, judged: torch.Tensor | None) -> PromptItem:
-    return PromptItem(row, str(row), [1], [2], (), images, judged, AnswerType.GENERAL, 1.0, (), "what")
+def prompt(row: int, images: torch.Tensor, reward_images: torch.Tensor | None) -> PromptItem:
+    return PromptItem(row, str(row), [1], [2], (), images, reward_images, AnswerType.GENERAL, 1.0, (), "what")
 
 
 def test_prompts_keep_their_order_and_both_kinds_of_pixels():

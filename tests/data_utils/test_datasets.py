@@ -49,10 +49,10 @@ def test_a_prompt_by_hand(write, common):
     assert item.reward_images is None
 
 
-def test_a_judge_with_its_own_tower_gets_its_own_pixels(write, common):
-    judge = CLIPImageProcessorPil(size={"shortest_edge": 12}, crop_size={"height": 12, "width": 12})
+def test_a_reward_model_with_its_own_tower_gets_its_own_pixels(write, common):
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 12}, crop_size={"height": 12, "width": 12})
     path = write("r.json", [prompt_row(), prompt_row(image=None)])
-    data = prompts(path, common, reward_pipeline=ImagePipeline(judge, "pad"))
+    data = prompts(path, common, reward_pipeline=ImagePipeline(processor, "pad"))
     assert data[0].images.shape == (1, 3, 8, 8) and data[0].reward_images.shape == (1, 3, 12, 12)
     assert data[1].images.shape == (0, 3, 8, 8) and data[1].reward_images.shape == (0, 3, 12, 12)
 

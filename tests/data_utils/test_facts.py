@@ -1,4 +1,4 @@
-"""Which facts belong to a row, and how the judge reads them."""
+"""Which facts belong to a row, and how the reward model reads them."""
 
 from __future__ import annotations
 

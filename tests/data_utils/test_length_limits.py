@@ -58,7 +58,7 @@ def test_limits_of_a_dialogue(write, common):
         build_dialogues(path, **{**common, "query_len": 5})
 
 
-def test_limits_of_a_prompt_leave_room_for_the_answer_and_the_judge(write, common):
+def test_limits_of_a_prompt_leave_room_for_the_answer_and_the_reward_prompt(write, common):
     path = write("r.json", [prompt_row()])  # query 6 + response_len 10 + score 1 = 17
     assert len(prompts(path, common, model_max_length=17)) == 1
     with pytest.raises(DataError, match="model_max_length 16"):

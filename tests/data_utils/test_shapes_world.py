@@ -17,7 +17,7 @@ from data_utils.shapes_world import (
     NAMES,
     PlacedObject,
     Scene,
-    judge_description,
+    measure_description,
     mentioned_objects,
     render,
     render_clean,
@@ -96,7 +96,7 @@ def test_sampled_scenes_keep_the_rules_of_the_world():
     ],
 )
 def test_oracle_on_adversarial_answers(text, false, recalled, repeats, quality):
-    found = judge_description(TRUTH, text)
+    found = measure_description(TRUTH, text)
     assert (found.false, found.recalled, found.repeats) == (false, recalled, repeats)
     assert found.hallucinated == bool(false)
     assert found.quality() == pytest.approx(quality)
@@ -107,13 +107,13 @@ def test_oracle_counts_against_a_slow_count():
     for _ in range(200):
         names = sample_scene(rng).names
         said = [NAMES[i] for i in rng.integers(24, size=rng.integers(0, 6))]
-        found = judge_description(names, shapes_text.description(said))
+        found = measure_description(names, shapes_text.description(said))
         assert len(found.false) == len({name for name in said if name not in names})
         assert found.recall == sum(name in said for name in names) / len(names)
         assert found.repeats == sum(count - 1 for count in Counter(said).values())
 
 
-def test_yes_no_and_choice_are_judged_by_how_they_start():
+def test_yes_no_and_choice_are_graded_by_how_they_start():
     no = Question(
         "yes_no", "is there a red-cross in the image?", ("red-cross",), "No, there is no red-cross.", 6
     )
@@ -122,7 +122,7 @@ def test_yes_no_and_choice_are_judged_by_how_they_start():
     third = parse_question("which? A. red-cross B. red-circle C. blue-square D. white-cross", 4, TRUTH)
     assert third.truth == "C. blue-square."
     assert is_correct(third, "C. anything") and not is_correct(third, "C") and not is_correct(third, "A. C.")
-    with pytest.raises(ValueError, match="judge_description"):
+    with pytest.raises(ValueError, match="measure_description"):
         is_correct(shapes_text.describe_question(TRUTH, np.random.default_rng(0)), "x")
 
 
@@ -175,7 +175,7 @@ def test_an_off_topic_answer_is_true_and_of_both_other_kinds(kind):
         names = sample_scene(rng).names
         question = shapes_files.ask(kind, names, rng)
         answer = shapes_files.off_topic_answer(question, names, rng)
-        assert not judge_description(names, answer).false
+        assert not measure_description(names, answer).false
         assert answer_quality(question, names, answer) == shapes_text.OFF_TOPIC
         seen[shapes_text.answer_kind(answer)] += 1
     assert set(seen) == {"describe", "yes_no", "choice"} - {kind} and min(seen.values()) > 60
@@ -237,7 +237,7 @@ def test_annotation_errors_have_the_rates_they_say():
                 absent = mentioned_objects(human["value"])[0] not in scene.names
                 wrong += absent and gpt["value"].startswith("Yes")
             elif "which" not in human["value"]:
-                found = judge_description(scene.names, gpt["value"])
+                found = measure_description(scene.names, gpt["value"])
                 assert found.recall == 1.0
                 false += found.hallucinated
                 favourites.update(found.false)

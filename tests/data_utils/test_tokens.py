@@ -54,9 +54,9 @@ def test_golden_reward_inputs_have_the_same_ids(golden, llama_encoder, kind, mon
     for record, row in zip(records, load(golden, f"golden_rm_{kind}.json"), strict=True):
         for which, output in enumerate(record.outputs):
             captions = row["caption_orders"][which] if kind == "fact" else None
-            judge = llama_encoder.encode_reward_prompt(prompt.render(captions))
+            reward_prompt = llama_encoder.encode_reward_prompt(prompt.render(captions))
             query = llama_encoder.encode(query_segments(V1, record.turns, len(record.images))).ids
-            ids = [*query, *llama_encoder.encode_response(output), 2, *judge]
+            ids = [*query, *llama_encoder.encode_response(output), 2, *reward_prompt]
             assert ids == row["input_ids"][which], (record.id, which)
 
 

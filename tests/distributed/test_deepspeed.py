@@ -13,7 +13,7 @@ import torch
 
 from tests.distributed.comparing import assert_same_roles, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
-from tests.support.poison import poisoned
+from tests.support.broken_models import with_broken_weight
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -137,8 +137,8 @@ def test_a_gradient_that_overflows_in_ppo(
 ):
     """Both processes stop, and DeepSpeed's engine has not moved a weight either: nothing is written apart."""
     adapter = "lora_policy/adapter_model.safetensors"
-    broken = poisoned(policy_folder, tmp_path / "broken", adapter, "lora_A", lambda w: w.mul_(1e30))
-    poisoned(broken, broken, adapter, "lora_B", lambda w: w.zero_())
+    broken = with_broken_weight(policy_folder, tmp_path / "broken", adapter, "lora_A", lambda w: w.mul_(1e30))
+    with_broken_weight(broken, broken, adapter, "lora_B", lambda w: w.zero_())
     config = {} if kind == "ddp" else {"deepspeed": SCRIPTS / f"{kind}.json"}
     run = tmp_path / "run"
     argv = ppo_command(data, tiny_base, broken, reward_folder, run, **PPO_STEPS, **config, **number_format)
@@ -155,7 +155,7 @@ def test_a_gradient_that_overflows_in_ppo(
 def test_a_loss_of_one_process_stops_both(program, kind, tmp_path, data, tiny_base):
     """One row a process; a word that the base can't read is in few of them."""
     (token,) = tiny_tokenizer()("bird", add_special_tokens=False).input_ids
-    base = poisoned(
+    base = with_broken_weight(
         tiny_base, tmp_path / "base", "model.safetensors", "embed_tokens", lambda w: w[token].fill_(math.inf)
     )
     config = {} if kind == "ddp" else {"deepspeed": SCRIPTS / f"{kind}.json"}

@@ -95,7 +95,7 @@ DAMAGED = {
         "reward",
         lambda folder: edit_json(folder / "reward_model.json", base_fingerprint="0"),
     ),
-    "card-other-prompt": ("reward", lambda folder: edit_json(folder / "reward_model.json", prompt="judge")),
+    "card-other-prompt": ("reward", lambda folder: edit_json(folder / "reward_model.json", prompt="rate it")),
 }
 FLAG = {
     "base": "base_model_name",
@@ -128,7 +128,7 @@ CASES = (*DAMAGED, *SETTINGS, *OTHERS)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_documented(case, prepare, folders, data, tiny_judge_base, tmp_path):
+def test_documented(case, prepare, folders, data, tiny_reward_base, tmp_path):
     row = documented(__file__, case)
     program, flags = SETTINGS.get(case, ("ppo", {}))
     (tmp_path / "file").write_text("")
@@ -139,7 +139,7 @@ def test_documented(case, prepare, folders, data, tiny_judge_base, tmp_path):
         damage(folder)
         flags[FLAG[what]] = folder
     if case == "adapter-of-another-base":
-        flags["base_model_name"] = tiny_judge_base
+        flags["base_model_name"] = tiny_reward_base
     if case == "mixed-tokenizers":
         base = save_tiny_base(tmp_path / "other", TinyShape(seed=7))
         text = (base / "tokenizer.json").read_text()

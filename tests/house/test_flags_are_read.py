@@ -1,6 +1,6 @@
 """Every flag does something: each field of an argument class is read somewhere in the source.
 
-Judged by the syntax alone. A read is `receiver.field` in a module that speaks of the class (or of one derived from it),
+Told by the syntax alone. A read is `receiver.field` in a module that speaks of the class (or of one derived from it),
 where the receiver has a name that stands for the class somewhere: an annotated parameter, attribute or result, or what
 a parser returned. What a class only checks when it is made, or only writes, is not read.
 """
@@ -137,7 +137,7 @@ def test_every_flag_is_read():
 
 def test_every_program_checks_images_as_its_flags_say():
     """Whoever reads rows with images of a user's folder hands on --verify_images and --follow_image_links."""
-    readers = {"build_dialogues", "build_preferences", "build_prompts", "build_answers", "Sieve"}
+    readers = {"build_dialogues", "build_preferences", "build_prompts", "build_answers", "RowFilter"}
     seen, wrong = set(), []
     for path in sorted((ROOT / "llava_rlhf").rglob("*.py")):
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

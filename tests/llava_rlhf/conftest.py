@@ -28,16 +28,18 @@ def policy_run(tiny_base, tiny_data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def reward_run(tiny_base, tiny_data, tmp_path_factory) -> Path:
     """A reward model on the policy's base, trained for a few steps so that its adapter matters."""
-    return _train_judge(tiny_base, tiny_data, tmp_path_factory.mktemp("runs") / "reward")
+    return _train_reward_model(tiny_base, tiny_data, tmp_path_factory.mktemp("runs") / "reward")
 
 
 @pytest.fixture(scope="session")
-def judge_run(tiny_judge_base, tiny_data, tmp_path_factory) -> Path:
+def own_base_reward_run(tiny_reward_base, tiny_data, tmp_path_factory) -> Path:
     """A reward model on a larger base with larger images."""
-    return _train_judge(tiny_judge_base, tiny_data, tmp_path_factory.mktemp("runs") / "judge")
+    return _train_reward_model(
+        tiny_reward_base, tiny_data, tmp_path_factory.mktemp("runs") / "own_base_reward"
+    )
 
 
-def _train_judge(base: Path, data: TinyData, folder: Path) -> Path:
+def _train_reward_model(base: Path, data: TinyData, folder: Path) -> Path:
     argv = reward_command(data, base, folder, max_steps=5, learning_rate=1e-2, save_steps=5)
     train_reward_model.run(train_reward_model.prepare(argv))
     return folder

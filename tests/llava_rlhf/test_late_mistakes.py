@@ -63,14 +63,14 @@ def test_flash_attention_is_refused_where_it_cannot_run():
     ModelArguments().check_attention(bf16=False, fp16=False, use_cpu=True)
 
 
-def test_an_adapter_of_another_base_is_refused_by_its_header(policy_run, tiny_base, tiny_judge_base):
+def test_an_adapter_of_another_base_is_refused_by_its_header(policy_run, tiny_base, tiny_reward_base):
     adapter = policy_run / "lora_policy"
     check_adapter_fits(adapter, tiny_base)
     with pytest.raises(
         ValueError,
         match=r"was trained on another base than .*hidden size 128\), or is not whole. In .*: 28 of another",
     ):
-        check_adapter_fits(adapter, tiny_judge_base)
+        check_adapter_fits(adapter, tiny_reward_base)
 
 
 def test_a_head_that_was_cast_to_bfloat16_still_computes_in_float32():

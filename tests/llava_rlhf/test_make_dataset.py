@@ -75,7 +75,7 @@ def test_every_file_is_valid_and_says_what_the_tables_say(own):
         assert texts["Which?"].answer_type is AnswerType.B_IN_ABCD
         bonuses = sorted(row.length_bonus for row in asked)
         assert bonuses == [0, 0, 1, 1]
-        # The judge finds facts for every row, also for those whose rationale nobody wrote.
+        # The reward model finds facts for every row, also for those whose rationale nobody wrote.
         book = FactBook(captions, MissingCaptions.ERROR)
         assert all(book.find(row, row.answer_type) == captions[image] for row in asked)
     assert [row.images[0] for row in prompts] != sorted(row.images[0] for row in prompts)
@@ -180,24 +180,24 @@ def test_dialogues_end_with_the_preferred_answer(tmp_path):
     preferences, _ = read_preferences(data.preferences)
     dialogues, problems = read_dialogues(output)
     assert not problems and len(dialogues) == len(preferences) == 16
-    for dialogue, judged in zip(dialogues, preferences, strict=True):
-        assert dialogue.turns[:-1] == judged.turns and dialogue.images == judged.images
-        assert dialogue.turns[-1].text == judged.outputs[judged.preference - 1]
-    assert {judged.preference for judged in preferences} == {1, 2}
-    assert {len(judged.images) for judged in preferences} == {0, 1, 2}
+    for dialogue, pair in zip(dialogues, preferences, strict=True):
+        assert dialogue.turns[:-1] == pair.turns and dialogue.images == pair.images
+        assert dialogue.turns[-1].text == pair.outputs[pair.preference - 1]
+    assert {pair.preference for pair in preferences} == {1, 2}
+    assert {len(pair.images) for pair in preferences} == {0, 1, 2}
 
 
 def test_dialogues_of_no_or_bad_preferences_are_refused(tmp_path):
-    judged, output = tmp_path / "preferences.json", tmp_path / "dialogues.json"
+    preferences, output = tmp_path / "preferences.json", tmp_path / "dialogues.json"
     for text, message in (
         ("[]", "holds no preferences yet"),
         ('[{"preference": 3}]', "row 0, field 'conversations'"),
     ):
-        judged.write_text(text)
+        preferences.write_text(text)
         with pytest.raises(ValueError, match=message):
-            make("dialogues", preferences_file=judged, output_file=output)
+            make("dialogues", preferences_file=preferences, output_file=output)
     with pytest.raises(ValueError, match="is the preference file; choose another"):
-        make("dialogues", preferences_file=judged, output_file=judged)
+        make("dialogues", preferences_file=preferences, output_file=preferences)
     assert not output.exists()
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["train_rl_model", "--shape", "7b-v1.5-224", "--bf16", "True"]
 
 # These cover all programs, both bases and both ways to share gradients; the others cost seconds more.
-PLANNED = ("reward model, 13B", "policy init (SFT), 7B", "PPO, 7B judged by 13B")
+PLANNED = ("reward model, 13B", "policy init (SFT), 7B", "PPO, 7B with the 13B reward model")
 
 
 def planned(*argv: str) -> MemoryPlan:
@@ -58,9 +58,11 @@ def test_published_runs_are_planned_without_weights(published):
         (name, gpus) for name in PLANNED for gpus in (1, 8)
     ]
     for name, gpus, plan in published:
-        weights = {"reward model, 13B": 24.8, "policy init (SFT), 7B": 13.1, "PPO, 7B judged by 13B": 11.4}[
-            name
-        ]
+        weights = {
+            "reward model, 13B": 24.8,
+            "policy init (SFT), 7B": 13.1,
+            "PPO, 7B with the 13B reward model": 11.4,
+        }[name]
         assert weights * GIB < plan.held_bytes < plan.peak, (name, gpus)
         assert plan.total == plan.peak + CONTEXT
 

@@ -135,7 +135,7 @@ def test_an_unreadable_image_is_refused(prepare, tiny_data, tmp_path):
         ("ppo", {"resume": "no_such/checkpoint-3"}, "not a complete checkpoint"),
         ("ppo", {"base_model_name": "/no/such/base"}, "/no/such/base is not a model directory"),
         ("ppo", {"policy_model_name_or_path": "/no/such/policy"}, "/no/such/policy holds no policy adapter"),
-        ("ppo", {"reward_model_name_or_path": "/no/such/judge"}, "/no/such/judge is not a reward model"),
+        ("ppo", {"reward_model_name_or_path": "/no/such/reward"}, "/no/such/reward is not a reward model"),
         ("reward", {"model_name_or_path": "/no/such/base"}, "/no/such/base is not a model directory"),
         ("policy", {"query_len": 3}, "no row is left.*query longer than query_len 3"),
     ],
@@ -162,15 +162,15 @@ def test_a_wrong_resume_folder_is_refused(program, prepare):
         ({"image_aspect_ratio": "square"}, "image_aspect_ratio: trained with 'pad', now 'square'"),
     ],
 )
-def test_ppo_judges_as_the_reward_model_was_trained_or_says_so(settings, message, prepare):
+def test_ppo_scores_as_the_reward_model_was_trained_or_says_so(settings, message, prepare):
     with pytest.raises(ValueError, match=f"{message}.*--allow_prompt_change True"):
         prepare("ppo", **settings)
     assert len(prepare("ppo", **settings, allow_prompt_change=True).prompts) == 16
 
 
-def test_the_judges_base_must_have_the_weights_of_its_training(prepare, tiny_base, tmp_path):
+def test_the_reward_models_base_must_have_the_weights_of_its_training(prepare, tiny_base, tmp_path):
     moved = shutil.copytree(tiny_base, tmp_path / "moved")
-    assert prepare("ppo", reward_base_model_name=moved).judge_base == str(moved)
+    assert prepare("ppo", reward_base_model_name=moved).reward_base == str(moved)
     other = save_tiny_base(tmp_path / "other", TinyShape(seed=5))
     with pytest.raises(ValueError, match=r"other weights than .*other \(on .*tiny.*--reward_base_model_name"):
         prepare("ppo", reward_base_model_name=other)

@@ -156,13 +156,13 @@ def test_answers_score_as_in_ppo(answers, data, tiny_base, policy, reward, tmp_p
     lines, summary = scored(data, reward, tmp_path / "scores.jsonl", dataset_path=shuffled)
     ppo = ppo_command(data, tiny_base, policy, reward, tmp_path / "ppo", response_len=20)
     assembled = assemble(ppo)
-    encoder, judge = assembled.prepared.text.encoder, assembled.cast.reward
+    encoder, reward_model = assembled.prepared.text.encoder, assembled.roles.reward
     batch = assembled.batch([line["prompt_row"] for line in lines])
     responses = [
         (encoder.encode_response(line["answer"]) if line["answer"] else []) + [STOP] * line["stopped"]
         for line in lines
     ]
-    images = SeenImages().encode("judge", judge.bank.vlm, batch.images, batch.items)
+    images = SeenImages().encode("reward", reward_model.bank.vlm, batch.images, batch.items)
     with torch.no_grad():
         expected = assembled.trainer.collector._scores(batch.items, *right_pad(responses, PAD), images)
     got = torch.tensor([line["score"] for line in lines])

@@ -75,8 +75,8 @@ def test_saved_adapters_are_plain_peft(tiny_base, shared_bank, saved):
 
 
 def test_saving_and_loading_gives_identical_outputs(tiny_base, shared_bank, saved):
-    bank = AdapterBank(load_base(tiny_base, BaseSettings()), {"judge": AdapterSpec(saved, False)})
-    assert torch.equal(run(bank, "judge"), run(shared_bank, "policy"))
+    bank = AdapterBank(load_base(tiny_base, BaseSettings()), {"reward": AdapterSpec(saved, False)})
+    assert torch.equal(run(bank, "reward"), run(shared_bank, "policy"))
     other = build_bank(tiny_base)
     assert not torch.allclose(run(other, "value"), run(shared_bank, "policy"))
     other.load("value", saved)

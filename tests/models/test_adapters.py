@@ -41,8 +41,8 @@ def test_contexts_do_not_nest(shared_bank, inner):
 
 def test_an_unknown_adapter_is_named(shared_bank):
     with (
-        pytest.raises(KeyError, match="no adapter 'judge' in this bank; it has policy, value, reference"),
-        shared_bank.use("judge", False),
+        pytest.raises(KeyError, match="no adapter 'critic' in this bank; it has policy, value, reference"),
+        shared_bank.use("critic", False),
     ):
         pass
     assert shared_bank.active is None

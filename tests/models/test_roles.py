@@ -98,14 +98,14 @@ def test_a_reward_is_read_at_the_last_real_token(bank, head, side, extra):
 
 
 def test_a_reward_is_read_behind_a_padded_response(bank, head):
-    """Padding between prompt and judging prompt, as in PPO: holes do not matter, the last real token counts."""
+    """Padding between prompt and reward prompt, as in PPO: holes do not matter, the last real token counts."""
     batch, _ = sequences()
-    judged = batch._replace(
+    padded = batch._replace(
         input_ids=torch.cat([batch.input_ids, torch.tensor([[70, 71]] * 3)], dim=1),
         mask=torch.cat([batch.mask, torch.ones(3, 2, dtype=torch.bool)], dim=1),
     )
     with torch.no_grad():
-        found = RewardModel(bank, "reward", head)(*inputs(bank, judged))
+        found = RewardModel(bank, "reward", head)(*inputs(bank, padded))
     rows = [
         row._replace(ids=row.ids + response + [70, 71])
         for row, response in zip(PROMPTS, RESPONSES, strict=True)

@@ -203,7 +203,7 @@ def test_a_later_update_is_sampled_from(tiny_base):
 
 def test_rules_of_contexts_hold(shared_bank):
     modules = list(shared_bank.named_modules())
-    with pytest.raises(KeyError, match="no adapter 'judge'"), shared_bank.use_for_sampling("judge"):
+    with pytest.raises(KeyError, match="no adapter 'critic'"), shared_bank.use_for_sampling("critic"):
         pass
     assert shared_bank.active is None
     with shared_bank.use("value", training=False):

@@ -124,15 +124,15 @@ def test_features_carry_no_gradient_and_none_means_none(vlm):
     assert vlm.encode_images(PIXELS, torch.tensor([], dtype=torch.long)) is None
 
 
-def test_facts_of_a_base(vlm, tiny_base, tiny_judge_base):
-    facts, judge = read_base_facts(tiny_base), read_base_facts(tiny_judge_base)
-    assert (facts.image_token_id, facts.tokens_per_image, judge.tokens_per_image) == (IMAGE, 4, 9)
+def test_facts_of_a_base(vlm, tiny_base, tiny_reward_base):
+    facts, reward = read_base_facts(tiny_base), read_base_facts(tiny_reward_base)
+    assert (facts.image_token_id, facts.tokens_per_image, reward.tokens_per_image) == (IMAGE, 4, 9)
     assert (vlm.image_token_id, vlm.tokens_per_image, vlm.vocab_size) == (
         IMAGE,
         4,
         len(load_tokenizer(tiny_base)),
     )
-    assert load_image_processor(tiny_judge_base).crop_size == {"height": 42, "width": 42}
+    assert load_image_processor(tiny_reward_base).crop_size == {"height": 42, "width": 42}
 
 
 @pytest.mark.parametrize(

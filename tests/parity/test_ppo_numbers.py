@@ -1,6 +1,6 @@
 """Four PPO steps of the original, replayed from its recorded responses with `--numerics published`.
 
-Recorded are: which prompts, what was answered, in which order the judge saw the captions, and in which order the
+Recorded are: which prompts, what was answered, in which order the reward model saw the captions, and in which order the
 rollouts were taken. All numbers are ours: log-probabilities, values, scores, rewards, losses, norms, rates, weights.
 """
 
@@ -86,7 +86,7 @@ def recorded_batch(parts: Assembled, recording: Recording, step: int) -> PromptB
     prompts = [parts.prepared.prompts[row] for row in range(len(parts.prepared.prompts))]
     queries, query_mask = recording.of(step, "batch0/queries"), recording.of(step, "batch0/query_attn_masks")
     files = recording.of(step, "batch0/image_file_ids")
-    judged, judged_mask = (
+    scored, scored_mask = (
         recording.of(step, f"reward_call0/{name}") for name in ("input_ids", "attention_mask")
     )
     items = []
@@ -96,7 +96,7 @@ def recorded_batch(parts: Assembled, recording: Recording, step: int) -> PromptB
         name = f"{int(files[row]):012d}.jpg"
         (item,) = (it for it in prompts if list(it.query_ids) == query and it.image_names == (name,))
         response = [token for token in recording.of(step, "rollout/responses")[row].tolist() if token]
-        whole = judged[row][judged_mask[row]].tolist()
+        whole = scored[row][scored_mask[row]].tolist()
         tail = whole[len(query) + len(response) :]
         assert [IMAGE_ID if token == ORIGINAL_IMAGE_ID else token for token in whole[: -len(tail)]] == (
             query + response
@@ -186,10 +186,10 @@ def test_our_log_probabilities_of_likely_tokens_are_the_exact_ones(replay, comma
         experience.policy_images.select(range(ROWS)),
     )
     with torch.no_grad():
-        states = parts.cast.policy.response_states(*sequences)
+        states = parts.roles.policy.response_states(*sequences)
     recorded = recording.of(0, "rollout/logprobs")
     likely = (recorded.exp() > 0.5) & experience.response_mask
-    weight = parts.cast.policy.bank.vlm.model.lm_head.weight.detach()[:IMAGE_ID].double()
+    weight = parts.roles.policy.bank.vlm.model.lm_head.weight.detach()[:IMAGE_ID].double()
     logits = states[likely].double() @ weight.T
     exact = logits.log_softmax(dim=-1).gather(1, experience.responses[likely].unsqueeze(1)).squeeze(1)
     ours, theirs = distance(experience.log_probs[likely], exact), distance(recorded[likely], exact)

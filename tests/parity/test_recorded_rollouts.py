@@ -1,4 +1,4 @@
-"""Rollouts of the original on 32 hand-written responses, replayed: stops, the judge's input, scores, rewards, advantages.
+"""Rollouts of the original on 32 hand-written responses, replayed: stops, the reward model's input, scores, rewards, advantages.
 
 The same responses were rolled out with no reward prompt, with the plain one and with the factual one.
 """
@@ -30,7 +30,7 @@ REFERENCES = Path(__file__).parents[1] / "references"
 PROMPT_FILES = Path(__file__).parents[2] / "prompts"
 STOP, ROWS = 2, 32
 ENDLESS = [1, 15, 25]  # written without a stop
-# Judged otherwise here (docs/departures.md): the recorded bonus, ours.
+# Rated otherwise here (docs/departures.md): the recorded bonus, ours.
 OTHER_BONUSES = {"Nobody is there.": (0.5, 0.0), "Yesterday it was.": (-0.5, 0.0), "no": (0.0, 0.5)}
 
 
@@ -146,8 +146,8 @@ def test_a_sampled_id_0_is_a_token(roll_out, arrays):
     assert torch.equal(experience.lengths[others], there[others])
 
 
-def test_the_judge_reads_query_response_and_reward_prompt(played):
-    ids, mask = played.judged
+def test_the_reward_model_reads_query_response_and_reward_prompt(played):
+    ids, mask = played.scored
     there, there_mask = (played.recorded[f"reward_model_{name}"] for name in ("input_ids", "attention_mask"))
     for row in range(ROWS):
         assert ids[row][mask[row]].tolist() == there[row][there_mask[row]].tolist(), row
@@ -190,7 +190,7 @@ def test_scores_and_their_terms(played):
 def test_the_missing_stop_penalty_on_and_off(roll_out, arrays, penalize, relative):
     scores, responses = (arrays[f"post_reward/in/{name}"] for name in ("rewards", "responses"))
     experience, rows = roll_out("noprompt", Numerics.PUBLISHED).experience, len(scores)
-    names = {field.name for field in fields(Experience)} - {"policy_images", "judge_images"}
+    names = {field.name for field in fields(Experience)} - {"policy_images", "reward_images"}
     few = replace(experience, **{name: getattr(experience, name)[:rows] for name in names})
     few = replace(few, scores=scores, stopped=(responses == STOP).any(dim=1))
     settings = RewardArguments(
@@ -203,8 +203,8 @@ def test_the_missing_stop_penalty_on_and_off(roll_out, arrays, penalize, relativ
     assert torch.equal(found, arrays[f"post_reward/penalize{penalize}_relative{relative}"])
 
 
-def as_judged_there(played: Played) -> ShapedReward:
-    """Our rewards, with the recorded bonus of the three answers that are judged otherwise here."""
+def as_rated_there(played: Played) -> ShapedReward:
+    """Our rewards, with the recorded bonus of the three answers that are rated otherwise here."""
     rewards = played.shaped.rewards.clone()
     for row, text in enumerate(played.experience.texts):
         there, ours = OTHER_BONUSES.get(text, (0.0, 0.0))
@@ -214,7 +214,7 @@ def as_judged_there(played: Played) -> ShapedReward:
 
 
 def test_rewards_returns_and_advantages(played):
-    experience, recorded, shaped = played.experience, played.recorded, as_judged_there(played)
+    experience, recorded, shaped = played.experience, played.recorded, as_rated_there(played)
     lowered = LOWERED * experience.response_mask
     for ours, name in (
         (experience.log_probs + lowered, "logprobs"),
@@ -238,7 +238,7 @@ def test_rewards_returns_and_advantages(played):
 
 def test_the_default_numerics_keep_the_returns_of_real_tokens(roll_out):
     corrected = roll_out("fact", Numerics.CORRECTED)
-    experience, recorded, shaped = corrected.experience, corrected.recorded, as_judged_there(corrected)
+    experience, recorded, shaped = corrected.experience, corrected.recorded, as_rated_there(corrected)
     real = recorded["responses"] != PAD
     assert torch.equal(experience.counted, real)
     found = targets(experience, shaped)

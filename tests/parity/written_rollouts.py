@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from data_utils.batches import collate_prompts
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
-from llava_rlhf.assembly.roles import Cast, TextSide
+from llava_rlhf.assembly.roles import PPORoles, TextSide
 from llava_rlhf.ppo.actor_critic import ScoringSettings
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.assembly import stop_ids
@@ -155,12 +155,12 @@ class HandWrittenPolicy(Policy):
 
 @dataclass(frozen=True)
 class Played:
-    """A rollout batch: theirs under its recorded names, ours, and what our judge read (ids, mask)."""
+    """A rollout batch: theirs under its recorded names, ours, and what our reward model read (ids, mask)."""
 
     recorded: dict[str, Tensor]
     experience: Experience
     shaped: ShapedReward
-    judged: tuple[Tensor, Tensor]
+    scored: tuple[Tensor, Tensor]
 
 
 def play(
@@ -175,7 +175,7 @@ def play(
 
     Args:
         given, recorded: arrays of `rollout_stub/in/` and of one rollout, without their prefixes.
-        reward_prompts: what the judge reads behind each response.
+        reward_prompts: what the reward model reads behind each response.
         text: the tokenizer.
         numerics: which columns count.
         policy: the role that speaks.
@@ -187,20 +187,20 @@ def play(
         before_each(responses, given[name] - LOWERED, queries=lengths)
         for name in ("logprobs_unmasked", "ref_logprobs_unmasked")
     )
-    judge = WrittenModel(states=at_the_end(given["rewards_from_model"]))
-    cast = Cast(
+    reward_model = WrittenModel(states=at_the_end(given["rewards_from_model"]))
+    roles = PPORoles(
         policy(WrittenModel(given["raw_responses"], speaks), "policy"),
         Policy(WrittenModel(states=refers), "reference"),
         ValueModel(WrittenModel(states=before_each(given["values"], queries=lengths)), "value", _identity()),
-        WatchedReward(judge, "reward", _identity()),
+        WatchedReward(reward_model, "reward", _identity()),
         shared=True,
     )
     sampling = SamplingSettings(RESPONSE_LEN, stop_ids(text, at_question_mark=True), PAD)
     scoring = ScoringSettings(temperature=1.0, chunk_size=128, banned_ids=None)
     collector = RolloutCollector(
-        cast,
+        roles,
         text.tokenizer,
-        PolicyEngine(cast.policy, sampling),
+        PolicyEngine(roles.policy, sampling),
         scoring,
         InOrder(len(responses)),
         InOrder(len(responses)),
@@ -209,7 +209,10 @@ def play(
     uniforms = torch.rand(len(responses), RESPONSE_LEN, generator=torch.Generator().manual_seed(0))
     experience = collector.collect([collate_prompts(items)], uniforms)
     return Played(
-        recorded, experience, shape_rewards(experience, RESPONSE_LEN, RewardArguments(), 0.1), judge.read
+        recorded,
+        experience,
+        shape_rewards(experience, RESPONSE_LEN, RewardArguments(), 0.1),
+        reward_model.read,
     )
 
 

@@ -91,12 +91,12 @@ def test_data_may_move_but_not_change(data, prepare):
         prepare(PPO, dataset_path=other)
 
 
-def test_a_base_may_move_but_not_change(data, tiny_base, tiny_judge_base, prepare, tmp_path):
+def test_a_base_may_move_but_not_change(data, tiny_base, tiny_reward_base, prepare, tmp_path):
     moved = shutil.copytree(tiny_base, tmp_path / "moved")
     checkpoint, prepared = prepare(REWARD, model_name_or_path=moved)
     assert prepared.checkpoint == checkpoint
     with pytest.raises(ValueError, match="content of model_name_or_path: then weights"):
-        prepare(REWARD, model_name_or_path=tiny_judge_base)
+        prepare(REWARD, model_name_or_path=tiny_reward_base)
 
 
 def test_a_finished_run_with_more_steps_is_asked_about(command, uninterrupted, tmp_path):

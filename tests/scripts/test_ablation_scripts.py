@@ -30,27 +30,27 @@ def test_an_arm_uses_what_its_seed_prepared(size, facts, runner, tmp_path):
     shared, arm = str(tmp_path / "my study/seed-3"), str(tmp_path / "my study/seed-3/arms/one")
     given = {"SEED": "3", "RUN_DIR": shared, "DATA_DIR": str(tmp_path / "data")}
     before = runner.run(f"{size}/ablation_seed.sh", **given)
-    judges = {
+    reward_models = {
         call.value("facts") if "--facts" in call.words else "True": call
         for call in of(before, "train_reward_model")
     }
-    assert set(judges) == {"True", "False"}
+    assert set(reward_models) == {"True", "False"}
     *_, init = of(before, "initialize_policy_model")
     flags = ("--correct_bonus_score", "0", "--penalize_no_stop_token", "False", "--kl_estimator", "k3")
     after = runner.run(f"{size}/ablation_arm.sh", *flags, **given, FACTS=facts, OUTPUT_DIR=arm)
     (ppo,) = of(after, "train_rl_model")
-    for call in (*judges.values(), init, ppo):
+    for call in (*reward_models.values(), init, ppo):
         assert call.value("seed") == "3"
     assert ppo.value("output_dir") == arm
     assert ppo.value("policy_model_name_or_path") == init.value("output_dir") == f"{shared}/policy_init"
-    judge = judges[facts]
-    assert ppo.value("reward_model_name_or_path") == judge.value("output_dir")
-    assert ppo.value("reward_prompt_file") == judge.value("reward_prompt_file")
+    reward_model = reward_models[facts]
+    assert ppo.value("reward_model_name_or_path") == reward_model.value("output_dir")
+    assert ppo.value("reward_prompt_file") == reward_model.value("reward_prompt_file")
     assert ppo.value("facts") == facts
     plain = str(runner.checkout / "prompts" / PLAIN.get(size, "reward_prompt.txt"))
-    assert (judge.value("reward_prompt_file") == plain) == (facts == "False")
+    assert (reward_model.value("reward_prompt_file") == plain) == (facts == "False")
     if size == "7b-v1.5-224":
-        assert judge.value("model_name_or_path") == ppo.value("reward_base_model_name")
+        assert reward_model.value("model_name_or_path") == ppo.value("reward_base_model_name")
     if size == "tiny":
         settings = parsed(ppo, tmp_path)
         assert settings["correct_bonus_score"] == 0 and settings["kl_estimator"] == "k3"
@@ -58,10 +58,10 @@ def test_an_arm_uses_what_its_seed_prepared(size, facts, runner, tmp_path):
 
 
 @pytest.mark.parametrize("large", SIZES[1:])
-def test_the_base_of_the_judge_is_not_that_of_the_policy(large, runner, tmp_path):
-    given = {"SEED": "3", "RUN_DIR": str(tmp_path), "BASE_MODEL": "/policy", "REWARD_BASE_MODEL": "/judge"}
+def test_the_base_of_the_reward_model_is_not_that_of_the_policy(large, runner, tmp_path):
+    given = {"SEED": "3", "RUN_DIR": str(tmp_path), "BASE_MODEL": "/policy", "REWARD_BASE_MODEL": "/reward"}
     calls = runner.run(f"{large}/ablation_seed.sh", **given)
-    assert {call.value("model_name_or_path") for call in of(calls, "train_reward_model")} == {"/judge"}
+    assert {call.value("model_name_or_path") for call in of(calls, "train_reward_model")} == {"/reward"}
     assert {call.value("model_name_or_path") for call in of(calls, "initialize_policy_model")} == {"/policy"}
 
 

@@ -121,13 +121,13 @@ def test_large_ppo_batches_fit_8_gpus(script, runner, tmp_path):
     assert (plan.rollouts, plan.optimizer_steps, plan.ppo_steps) == (64, 2, 560)
 
 
-def test_the_7b_policy_is_judged_on_the_13b_base(runner):
+def test_the_7b_policy_has_a_reward_model_on_the_13b_base(runner):
     (small,) = runner.run("7b-v1.5-224/train_rl_model.sh")
     (large,) = runner.run("13b-v1.5-336/train_rl_model.sh")
-    (judge,) = runner.run("13b-v1.5-336/train_reward_model.sh")
+    (reward_model,) = runner.run("13b-v1.5-336/train_reward_model.sh")
     assert small.value("base_model_name") != small.value("reward_base_model_name")
-    assert small.value("reward_base_model_name") == judge.value("model_name_or_path")
+    assert small.value("reward_base_model_name") == reward_model.value("model_name_or_path")
     assert large.value("base_model_name") == large.value("reward_base_model_name")
     for call in (small, large):
-        assert call.value("reward_model_name_or_path") == judge.value("output_dir")
-        assert call.value("reward_prompt_file") == judge.value("reward_prompt_file")
+        assert call.value("reward_model_name_or_path") == reward_model.value("output_dir")
+        assert call.value("reward_prompt_file") == reward_model.value("reward_prompt_file")

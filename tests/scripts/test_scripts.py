@@ -34,16 +34,16 @@ def test_tiny_scripts_are_read_by_the_real_parsers(script, runner, tmp_path):
     ("facts", "prompt", "folder"),
     [("True", "tiny_fact_reward_prompt", "fact_"), ("False", "tiny_reward_prompt", "")],
 )
-def test_tiny_judge_with_and_without_facts(facts, prompt, folder, runner, tmp_path):
+def test_tiny_reward_model_with_and_without_facts(facts, prompt, folder, runner, tmp_path):
     run = str(tmp_path / "run")
-    (judge,) = runner.run("tiny/train_reward_model.sh", RUN_DIR=run, FACTS=facts)
+    (reward_model,) = runner.run("tiny/train_reward_model.sh", RUN_DIR=run, FACTS=facts)
     (policy,) = runner.run("tiny/train_rl_model.sh", RUN_DIR=run, FACTS=facts)
     assert (
-        judge.value("output_dir")
+        reward_model.value("output_dir")
         == policy.value("reward_model_name_or_path")
         == f"{run}/{folder}reward_model"
     )
-    for call in (judge, policy):
+    for call in (reward_model, policy):
         assert call.value("reward_prompt_file") == str(runner.checkout / "prompts" / f"{prompt}.txt")
 
 
@@ -151,8 +151,10 @@ def test_tiny_scripts_take_somebodys_own_files(runner, tmp_path):
         (calls[name],) = runner.run(f"tiny/{name}.sh", RUN_DIR=str(tmp_path / "run"), **own)
         assert calls[name].value("image_folder") == own["IMAGE_FOLDER"]
         assert not any("/world" in word for word in calls[name].words)
-    judge, dialogues, ppo = calls.values()
-    assert judge.value("dataset_path") == own["PREFERENCES"]
+    reward_model, dialogues, ppo = calls.values()
+    assert reward_model.value("dataset_path") == own["PREFERENCES"]
     assert dialogues.value("dataset_path") == own["DIALOGUES"]
     assert ppo.value("dataset_path") == own["PROMPTS"]
-    assert judge.value("image_to_caption_file") == ppo.value("image_to_caption_file") == own["CAPTIONS"]
+    assert (
+        reward_model.value("image_to_caption_file") == ppo.value("image_to_caption_file") == own["CAPTIONS"]
+    )

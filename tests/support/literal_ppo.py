@@ -36,18 +36,18 @@ class LiteralPPO:
     def __init__(
         self,
         policy_base: Path,
-        judge_base: Path,
+        reward_base: Path,
         policy: Path,
         reward: Path,
         ppo: PPOArguments,
         shaping: RewardArguments,
         response_len: int,
     ):
-        adapter, judge = policy / "lora_policy", reward / "lora_reward"
+        adapter, reward_adapter = policy / "lora_policy", reward / "lora_reward"
         self.policy = PlainRole(policy_base, adapter, trainable=True)
         self.reference = PlainRole(policy_base, adapter)
-        self.value = PlainRole(judge_base, judge, trainable=True)
-        self.reward = PlainRole(judge_base, judge, reward / "reward_head.safetensors")
+        self.value = PlainRole(reward_base, reward_adapter, trainable=True)
+        self.reward = PlainRole(reward_base, reward_adapter, reward / "reward_head.safetensors")
         self.groups = (
             self.policy.adapter_parameters(),
             [*self.value.adapter_parameters(), self.value.weight, self.value.bias],
@@ -85,16 +85,16 @@ class LiteralPPO:
     def _look(self, rows: list[Row]) -> dict[str, float]:
         kls, log_ratios, scores = [], [], []
         for row in rows:
-            item, judged = (
+            item, reward_images = (
                 row.item,
                 row.item.images if row.item.reward_images is None else row.item.reward_images,
             )
             asked = (item.query_ids, row.response, item.images, self.ppo.temperature)
             row.log_probs, _ = self.policy.response_log_probs(*asked)
             reference, _ = self.reference.response_log_probs(*asked)
-            row.values = self.value.response_values(item.query_ids, row.response, judged)
+            row.values = self.value.response_values(item.query_ids, row.response, reward_images)
             score = float(
-                self.reward.score([*item.query_ids, *row.response, *item.reward_prompt_ids], judged)
+                self.reward.score([*item.query_ids, *row.response, *item.reward_prompt_ids], reward_images)
             )
             if row.response[-1] != STOP:
                 score += self.shaping.penalty_reward_value
@@ -147,11 +147,11 @@ class LiteralPPO:
 
     def _losses(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         item = row.item
-        judged = item.images if item.reward_images is None else item.reward_images
+        reward_images = item.images if item.reward_images is None else item.reward_images
         log_probs, _ = self.policy.response_log_probs(
             item.query_ids, row.response, item.images, self.ppo.temperature
         )
-        values = self.value.response_values(item.query_ids, row.response, judged)
+        values = self.value.response_values(item.query_ids, row.response, reward_images)
         policy, value, approxkl = torch.zeros(()), torch.zeros(()), torch.zeros(())
         for t in range(len(row.response)):
             ratio = (log_probs[t] - row.log_probs[t]).exp()

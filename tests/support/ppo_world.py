@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_utils.batches import PromptBatch, collate_prompts
 from llava_rlhf import train_rl_model
-from llava_rlhf.assembly.roles import Cast, cast_for_ppo
+from llava_rlhf.assembly.roles import PPORoles, load_roles
 from llava_rlhf.ppo.assembly import assemble_trainer, make_accelerator
 from llava_rlhf.ppo.rollout import Experience, RolloutCollector
 from llava_rlhf.ppo.trainer import PPOTrainer
@@ -69,7 +69,7 @@ class Assembled:
     """The parts of a PPO run, before its first step."""
 
     prepared: PPORun
-    cast: Cast
+    roles: PPORoles
     trainer: PPOTrainer
 
     def batch(self, rows: list[int]) -> PromptBatch:
@@ -93,9 +93,9 @@ def assemble(argv: list[str], spread: float = 0.0) -> Assembled:
     prepared = train_rl_model.prepare(argv)
     ppo = prepared.settings.ppo
     accelerator = make_accelerator(ppo, prepared.plan)
-    cast = cast_for_ppo(
+    roles = load_roles(
         ppo.base_model_name,
-        prepared.judge_base,
+        prepared.reward_base,
         prepared.policy_adapter,
         Path(ppo.reward_model_name_or_path),
         prepared.settings.model.base_settings(False, False, "cpu"),
@@ -105,19 +105,19 @@ def assemble(argv: list[str], spread: float = 0.0) -> Assembled:
     if spread:
         generator = torch.Generator().manual_seed(11)
         with torch.no_grad():
-            for role in (cast.policy, cast.reference, cast.value, cast.reward):
+            for role in (roles.policy, roles.reference, roles.value, roles.reward):
                 for weight in role.bank.parameters_of(role.adapter).values():
                     weight += spread * torch.randn(weight.shape, generator=generator)
-            cast.value.head.linear.weight.normal_(std=0.1, generator=generator)
+            roles.value.head.linear.weight.normal_(std=0.1, generator=generator)
     trainer = assemble_trainer(
         accelerator,
         prepared.settings,
         prepared.plan,
-        cast,
+        roles,
         prepared.text,
         [len(ids) for ids in prepared.prompts.column("query_ids")],
-        prepared.judge_base,
+        prepared.reward_base,
         prepared.learning_rate,
         prepared.record,
     )
-    return Assembled(prepared, cast, trainer)
+    return Assembled(prepared, roles, trainer)

@@ -66,7 +66,7 @@ def changed(path: Path, name: str, change: Callable[[Any], Any]) -> Path:
 
 
 def preference_row(index: int) -> dict[str, Any]:
-    """A judged pair; outputs differ in length, and both preferences occur."""
+    """A preference pair; outputs differ in length, and both preferences occur."""
     turns = _turns(index, "what is in the picture?", ("a cat.",))
     if index % 3 == 0:  # an earlier exchange, so that the pair answers a second question
         turns += [_message("human", "how many?"), _message("gpt", "two.")]

@@ -1,4 +1,4 @@
-"""Numbers of what `score.py` wrote: a reward model's accuracy on judged pairs, and its best-of-n curve."""
+"""Numbers of what `score.py` wrote: a reward model's accuracy on preference pairs, and its best-of-n curve."""
 
 from __future__ import annotations
 

@@ -55,16 +55,16 @@ def test_a_grid_is_run_once_and_its_effects_are_known(grid, capsys):
     effects = {
         (entry["ingredient"], entry["measure"]): entry["over_the_grid"] for entry in written["effects"]
     }
-    facts = effects["facts in the judge's prompt", "sampled/error"]
+    facts = effects["facts in the reward prompt", "sampled/error"]
     assert facts["per_seed"] == pytest.approx({"0": -0.22, "1": -0.21, "2": -0.20})
     assert facts["interval"] == pytest.approx([-0.21 - 0.024841, -0.21 + 0.024841], abs=1e-6)
-    assert effects["facts in the judge's prompt", "sampled/odd"] is None
+    assert effects["facts in the reward prompt", "sampled/odd"] is None
     assert len(written["runs"]) == 144
     table = (grid.output_dir / "ablation.md").read_text()
     assert table.split("## Together")[0].strip() in capsys.readouterr().out
-    assert "| facts in the judge's prompt | **-0.210 [-0.235, -0.185]** | – |" in table
+    assert "| facts in the reward prompt | **-0.210 [-0.235, -0.185]** | – |" in table
     assert "| missing-stop penalty | +0.000 [+0.000, +0.000] | – |" in table
-    assert "| facts in the judge's prompt | sampled/error | correct-answer bonus | **-0.040" in table
+    assert "| facts in the reward prompt | sampled/error | correct-answer bonus | **-0.040" in table
     assert "| before PPO: sft | 0.900 ± 0.000 | – |" in table
     assert "| facts-bonus-length-stop-k1_clamped (the recipe) | 0.200 ± 0.006 | – |" in table
     assert (grid.output_dir / "ablation.png").read_bytes().startswith(b"\x89PNG")
@@ -192,13 +192,13 @@ def test_variables_that_change_no_number_are_not_recorded(study):
 
 @pytest.mark.parametrize("size", ["tiny", "7b-v1.5-224", "13b-v1.5-336"])
 def test_the_number_of_processes_is_recorded(size):
-    """Batches of the judges and of policy init are a process's times their number."""
+    """Batches of the reward models and of policy init are a process's times their number."""
     environment = {"NUM_GPUS": "4", "NUM_PROCESSES": "2", "NNODES": "2"}
     assert settings_of(ROOT / "scripts" / size, environment)["variables"] == environment
 
 
 def test_scripts_elsewhere_that_a_size_runs_are_recorded():
-    """The judge of the 7B policy is trained by a script of the 13B model."""
+    """The reward model of the 7B policy is trained by a script of the 13B model."""
     recorded = settings_of(ROOT / "scripts/7b-v1.5-224", {})["scripts"]
     elsewhere = {name for name in recorded if name.startswith("../")}
     assert elsewhere == {"../common.sh", "../13b-v1.5-336/train_reward_model.sh"}

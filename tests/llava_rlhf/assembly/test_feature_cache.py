@@ -28,12 +28,12 @@ from tests.support.tiny_data import policy_command, ppo_command, reward_command
 
 
 @pytest.fixture(scope="module")
-def command(tiny_data, tiny_base, policy_run, reward_run, judge_run):
-    """command(output_dir, two_towers, **changes): two PPO steps, with one shared base or with the judge's own."""
+def command(tiny_data, tiny_base, policy_run, reward_run, own_base_reward_run):
+    """command(output_dir, two_towers, **changes): two PPO steps, with one shared base or with the reward model's own."""
 
     def make(output_dir, two_towers=False, **changes):
-        judge = judge_run if two_towers else reward_run
-        return ppo_command(tiny_data, tiny_base, policy_run, judge, output_dir, **changes)
+        reward_model = own_base_reward_run if two_towers else reward_run
+        return ppo_command(tiny_data, tiny_base, policy_run, reward_model, output_dir, **changes)
 
     return make
 
@@ -184,7 +184,7 @@ def test_the_trainers_with_a_warm_cache_look_at_no_image(
     assert weights["cold"] and largest_difference(weights["warm"], weights["cold"]) == 0
 
 
-def test_every_ingredient_gives_other_files(tiny_base, tiny_judge_base, tmp_path):
+def test_every_ingredient_gives_other_files(tiny_base, tiny_reward_base, tmp_path):
     processor = load_image_processor(tiny_base)
 
     def folder(base=tiny_base, mode="pad", dtype=torch.float32, **settings):
@@ -199,7 +199,7 @@ def test_every_ingredient_gives_other_files(tiny_base, tiny_judge_base, tmp_path
     (other / "config.json").write_text(json.dumps({**config, "vision_feature_layer": -1}))
     folders = [
         folder(),
-        folder(tiny_judge_base),  # weights; every one of them: tests/models/test_vision_fingerprint.py
+        folder(tiny_reward_base),  # weights; every one of them: tests/models/test_vision_fingerprint.py
         folder(other),
         folder(mode="square"),
         folder(dtype=torch.bfloat16),

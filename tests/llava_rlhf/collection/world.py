@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llava_rlhf.collection.desk import Desk
+from llava_rlhf.collection.assignments import AssignmentQueue
 from llava_rlhf.collection.folder import CollectionFolder
 
 SOURCE = {"seed": 0}
@@ -35,13 +35,13 @@ class Clock:
         return self.now
 
 
-def open_desk(
+def open_queue(
     folder: Path, lines: list[dict] = (), shared_share: float = 0.0, seed: int = 0, clock: Clock | None = None
-) -> tuple[CollectionFolder, Desk]:
+) -> tuple[CollectionFolder, AssignmentQueue]:
     """A collection with some pairs more."""
     opened = CollectionFolder(folder, SOURCE)
     if lines:
         opened.pairs.add(lines)
-    return opened, Desk(
+    return opened, AssignmentQueue(
         opened.pairs, opened.journal, opened.preferences, shared_share, seed, clock or Clock()
     )

@@ -247,18 +247,18 @@ def test_a_base_of_another_shape_is_refused(field, value, message, small_base, c
 
 
 def test_the_value_model_may_have_another_base(small_base, checkpoints, tmp_path):
-    judge = save_tiny_base(tmp_path / "judge", TinyShape(hidden=64, layers=3))
+    reward = save_tiny_base(tmp_path / "reward", TinyShape(hidden=64, layers=3))
     source = shutil.copytree(checkpoints[PPO_KIND], tmp_path / "ppo")
     shutil.rmtree(source / "adapter_model" / "lora_value")
-    write_adapter(source / "adapter_model" / "lora_value", adapter_weights(judge))
+    write_adapter(source / "adapter_model" / "lora_value", adapter_weights(reward))
     write_head(source / "value_head.pt", 64)
     files = find_original(source)
     with pytest.raises(ValueError, match=r"lora_value/adapter_model.bin is not an adapter"):
         plan(source, small_base)
-    conversion = plan_to_ours(files, {"lora_policy": str(small_base), "lora_value": str(judge)})
+    conversion = plan_to_ours(files, {"lora_policy": str(small_base), "lora_value": str(reward)})
     conversion.write(tmp_path / "ours")
     config = json.loads((tmp_path / "ours" / "lora_value" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(judge)
+    assert config["base_model_name_or_path"] == str(reward)
 
 
 def test_the_way_back_checks_what_there_is(small_base, checkpoints, tmp_path):

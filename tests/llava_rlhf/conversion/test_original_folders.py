@@ -31,13 +31,13 @@ def command_in(text: str, **words: object) -> list[str]:
 
 
 def test_ppo_given_original_folders_tells_how_to_convert_them(checkpoints, small_base, data, tmp_path):
-    policy, judge = (
+    policy, reward = (
         shutil.move(checkpoints[kind], tmp_path / f"my {kind}") for kind in (POLICY_KIND, REWARD_KIND)
     )
     words = {"BASE": small_base, "FILE": data.fact_prompt}
 
     def prepare():
-        return train_rl_model.prepare(ppo_command(data, small_base, policy, judge, tmp_path / "run"))
+        return train_rl_model.prepare(ppo_command(data, small_base, policy, reward, tmp_path / "run"))
 
     with pytest.raises(ValueError, match="was written by the original LLaVA-RLHF code") as refused:
         prepare()
@@ -47,12 +47,12 @@ def test_ppo_given_original_folders_tells_how_to_convert_them(checkpoints, small
     policy = tmp_path / "policy"
     with pytest.raises(ValueError, match="was written by the original LLaVA-RLHF code") as refused:
         prepare()
-    argv = command_in(str(refused.value), **words, DIR=tmp_path / "judge")
-    assert argv[:2] == ["--input", str(judge)]
+    argv = command_in(str(refused.value), **words, DIR=tmp_path / "reward")
+    assert argv[:2] == ["--input", str(reward)]
     convert_checkpoint.run(convert_checkpoint.prepare([*argv, "--version", "tiny"]))
-    judge = tmp_path / "judge"
+    reward = tmp_path / "reward"
     prepared = prepare()
-    assert prepared.judge_base == str(small_base) and len(prepared.prompts) == 16
+    assert prepared.reward_base == str(small_base) and len(prepared.prompts) == 16
 
 
 @pytest.mark.parametrize("kind", [POLICY_KIND, PPO_KIND])

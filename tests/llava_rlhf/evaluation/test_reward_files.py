@@ -36,7 +36,7 @@ def answers(scores: list[list[float]], **changes) -> list[dict]:
 
 
 def test_the_curve_by_hand(tmp_path):
-    (tmp_path / "a.jsonl.summary.json").write_text(json.dumps({"reward_model": "runs/judge"}))
+    (tmp_path / "a.jsonl.summary.json").write_text(json.dumps({"reward_model": "runs/reward"}))
     benchmark = BestOfN(str(tmp_path / "a.jsonl"))
     scores = benchmark.score(answers([[1, 2, 5], [0, 0, 3]]), False)
     # best of 2 of 1 2 5: (2 + 5 + 5) / 3 = 4; of 0 0 3: (0 + 3 + 3) / 3 = 2
@@ -44,7 +44,7 @@ def test_the_curve_by_hand(tmp_path):
     assert {name: entry["value"] for name, entry in found.items()} == pytest.approx(
         {"best_of_1": (8 / 3 + 1) / 2, "best_of_2": 3, "best_of_3": 4}
     )
-    assert scores.conditions == {"reward_model": "runs/judge", "samples": 3}
+    assert scores.conditions == {"reward_model": "runs/reward", "samples": 3}
 
 
 def test_prompts_need_the_same_number_of_answers():

@@ -82,7 +82,7 @@ def test_all_differences_are_listed(prepare, data):
     )
 
 
-def test_a_judge_without_facts_reads_none(data, tiny_base, tmp_path):
+def test_a_reward_model_without_facts_reads_none(data, tiny_base, tmp_path):
     """Trained with --facts False on the factual prompt: the same file and flags fit, and so does no flag.
 
     The file alone asks for facts, as it does in training and PPO.
@@ -110,9 +110,9 @@ def test_a_judge_without_facts_reads_none(data, tiny_base, tmp_path):
         score.prepare(score_command(data, blind, tmp_path / "s.jsonl", reward_prompt_file=data.fact_prompt))
 
 
-def test_a_base_that_does_not_fit_is_refused(prepare, reward, tiny_base, tiny_judge_base, tmp_path):
+def test_a_base_that_does_not_fit_is_refused(prepare, reward, tiny_base, tiny_reward_base, tmp_path):
     with pytest.raises(ValueError, match="was trained on another base"):
-        prepare(base_model_name=tiny_judge_base)
+        prepare(base_model_name=tiny_reward_base)
     with pytest.raises(ValueError, match=r"/no/such/base, is no directory.*--base_model_name"):
         prepare(base_model_name="/no/such/base")
     gone = with_card(reward, tmp_path / "gone", base_model="/it/has/moved")

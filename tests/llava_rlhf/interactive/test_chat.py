@@ -13,7 +13,7 @@ import torch
 from data_utils.conversation import TEMPLATES, query_segments
 from data_utils.schema import Turn
 from llava_rlhf import answer_prompts, chat
-from llava_rlhf.interactive import speakers
+from llava_rlhf.interactive import answering_models
 from llava_rlhf.interactive.streaming import GrowingText, stream
 from models.generation import SamplingSettings, sample
 from models.vlm import BaseSettings, load_base
@@ -88,7 +88,7 @@ def test_later_turns_see_earlier_ones_and_reset_forgets_them(data, tiny_base, pr
 
 def literal(base: Path, image: Path, turns: list[Turn]) -> str:
     """The answer to a dialogue token by token, each from a forward pass over everything before it."""
-    text = speakers.load_text_side(base, "pad")
+    text = answering_models.load_text_side(base, "pad")
     vlm = load_base(base, BaseSettings())
     features = vlm.encode_images(text.pipeline(image.parent, [image.name]), torch.tensor([0]))
     ids = []

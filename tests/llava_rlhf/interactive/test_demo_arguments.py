@@ -46,21 +46,21 @@ def test_a_port_that_is_taken_is_refused(tiny_base):
 @pytest.mark.parametrize("seed", [-1, 1e30])
 def test_a_seed_that_no_generator_takes_is_said(seed):
     gr = pytest.importorskip("gradio")
-    from llava_rlhf.interactive.speakers import Stage
+    from llava_rlhf.interactive.answering_models import LoadedModels
     from llava_rlhf.pages.comparison_page import Comparison
 
     with pytest.raises(gr.Error, match="seed must be from 0"):
-        next(Comparison(Stage([], None)).compare(None, "what?", None, 0.0, seed))
+        next(Comparison(LoadedModels([], None)).compare(None, "what?", None, 0.0, seed))
 
 
 def test_a_picture_that_nobody_uploaded_is_not_looked_at(tmp_path, monkeypatch):
     gr = pytest.importorskip("gradio")
-    from llava_rlhf.interactive.speakers import Stage
+    from llava_rlhf.interactive.answering_models import LoadedModels
     from llava_rlhf.pages.comparison_page import Comparison
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     (tmp_path / "uploads").mkdir()
-    compare = Comparison(Stage([], None)).compare
+    compare = Comparison(LoadedModels([], None)).compare
     for folder in ("uploads", "."):
         Image.new("RGB", (8, 8)).save(tmp_path / folder / "picture.png")
     (tmp_path / "uploads" / "link.png").symlink_to(tmp_path / "picture.png")

@@ -13,7 +13,7 @@ from llava_rlhf.ppo.limits import GuardArguments, reward_drop
 from llava_rlhf.ppo.rollout import RolloutCollector
 from llava_rlhf.ppo.update import PPOUpdater
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
-from tests.support.poison import poisoned
+from tests.support.broken_models import with_broken_weight
 from tests.support.ppo_world import metrics_of, run_ppo, trained
 from tests.support.tiny_data import ppo_command
 
@@ -153,7 +153,9 @@ def test_a_bad_first_step_leaves_no_checkpoint(command, tmp_path, monkeypatch):
 
 def test_an_infinite_weight_of_the_policy_is_noticed_while_it_samples(command, policy_run, tmp_path):
     adapter = "lora_policy/adapter_model.safetensors"
-    broken = poisoned(policy_run, tmp_path / "broken", adapter, "lora_B", lambda w: w[0].fill_(float("inf")))
+    broken = with_broken_weight(
+        policy_run, tmp_path / "broken", adapter, "lora_B", lambda w: w[0].fill_(float("inf"))
+    )
     run_until_it_stops(
         command(policy_model_name_or_path=broken),
         "step 1: a logit while sampling is, a log-probability of the policy is, .* of the reference is not finite",
@@ -164,7 +166,9 @@ def test_an_infinite_weight_of_the_policy_is_noticed_while_it_samples(command, p
 
 def test_a_broken_head_of_the_reward_model_is_named(command, reward_run, tmp_path):
     head = "reward_head.safetensors"
-    broken = poisoned(reward_run, tmp_path / "broken", head, "weight", lambda w: w[0, :1].fill_(NAN))
+    broken = with_broken_weight(
+        reward_run, tmp_path / "broken", head, "weight", lambda w: w[0, :1].fill_(NAN)
+    )
     message = "step 1: a score of the reward model is not finite"
     run_until_it_stops(command(reward_model_name_or_path=broken), message)
 
@@ -172,8 +176,8 @@ def test_a_broken_head_of_the_reward_model_is_named(command, reward_run, tmp_pat
 def test_a_gradient_that_overflows_stops_before_it_reaches_the_weights(command, policy_run, tmp_path):
     """A ∝ 10³⁰ and B = 0: the policy is the base, its loss is finite, the gradient of B is not."""
     adapter = "lora_policy/adapter_model.safetensors"
-    broken = poisoned(policy_run, tmp_path / "broken", adapter, "lora_A", lambda w: w.mul_(1e30))
-    poisoned(broken, broken, adapter, "lora_B", lambda w: w.zero_())
+    broken = with_broken_weight(policy_run, tmp_path / "broken", adapter, "lora_A", lambda w: w.mul_(1e30))
+    with_broken_weight(broken, broken, adapter, "lora_B", lambda w: w.zero_())
     run_until_it_stops(command(policy_model_name_or_path=broken), "step 1: the gradient is not finite")
     assert not list((tmp_path / "run").glob("stopped-in-step-*")), "weights had moved"
 

@@ -75,12 +75,12 @@ def test_a_single_row_that_does_not_fit_is_an_error():
 
 
 @pytest.fixture
-def command(tiny_data, tiny_base, policy_run, judge_run, tmp_path):
+def command(tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path):
     """Two bases, answers of different lengths."""
 
     def build(name, **changes):
         settings = {"noptepochs": 2, "max_steps": 1, "step_batch_size": 8, "max_grad_norm": 1e9, **changes}
-        return ppo_command(tiny_data, tiny_base, policy_run, judge_run, tmp_path / name, **settings)
+        return ppo_command(tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path / name, **settings)
 
     return build
 

@@ -37,9 +37,19 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_steps_equal_ppo_written_out(
-    variant, tiny_base, tiny_judge_base, tiny_data, policy_run, reward_run, judge_run, tmp_path, monkeypatch
+    variant,
+    tiny_base,
+    tiny_reward_base,
+    tiny_data,
+    policy_run,
+    reward_run,
+    own_base_reward_run,
+    tmp_path,
+    monkeypatch,
 ):
-    judge_base, reward = (tiny_judge_base, judge_run) if variant == "two bases" else (tiny_base, reward_run)
+    reward_base, reward = (
+        (tiny_reward_base, own_base_reward_run) if variant == "two bases" else (tiny_base, reward_run)
+    )
     seen = record_experience(monkeypatch)
     argv = ppo_command(
         tiny_data, tiny_base, policy_run, reward, tmp_path, **{**ONE_BATCH, **VARIANTS[variant]}
@@ -48,7 +58,7 @@ def test_two_steps_equal_ppo_written_out(
     settings = prepared.settings
     prompts = {item.row: item for item in (prepared.prompts[row] for row in range(len(prepared.prompts)))}
     twin = LiteralPPO(
-        tiny_base, judge_base, policy_run, reward, settings.ppo, settings.reward, settings.data.response_len
+        tiny_base, reward_base, policy_run, reward, settings.ppo, settings.reward, settings.data.response_len
     )
     logged = metrics_of(tmp_path)
     assert len(logged) == 2

@@ -119,19 +119,19 @@ def test_the_same_base_under_two_paths_gives_the_same_run(
     assert largest_difference(trained(tmp_path / "run"), trained(plain_run)) < 1e-6
 
 
-def test_a_judge_with_other_images_and_width_changes_no_number_of_the_policy(
-    plain_run, tiny_data, tiny_base, policy_run, judge_run, tmp_path
+def test_a_reward_model_with_other_images_and_width_changes_no_number_of_the_policy(
+    plain_run, tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path
 ):
-    run_ppo(ppo_command(tiny_data, tiny_base, policy_run, judge_run, tmp_path, **ONE_STEP))
-    alone, judged = metrics_of(plain_run)[0], metrics_of(tmp_path)[0]
+    run_ppo(ppo_command(tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path, **ONE_STEP))
+    alone, other = metrics_of(plain_run)[0], metrics_of(tmp_path)[0]
     for name in (
         "objective/entropies",
         "objective/ref_entropies",
         "response/length_mean",
         "objective/kl_sum_seq",
     ):
-        assert judged[name] == pytest.approx(alone[name], rel=1e-6), name
-    assert judged["objective/reward_model"] != pytest.approx(alone["objective/reward_model"], abs=1e-3)
+        assert other[name] == pytest.approx(alone[name], rel=1e-6), name
+    assert other["objective/reward_model"] != pytest.approx(alone["objective/reward_model"], abs=1e-3)
     rollouts = [
         [line["response"] for line in read_json_lines(folder / "rollouts" / "000001.jsonl")]
         for folder in (plain_run, tmp_path)
@@ -141,27 +141,27 @@ def test_a_judge_with_other_images_and_width_changes_no_number_of_the_policy(
 
 def test_only_policy_value_and_value_head_move(command, tmp_path):
     parts = assemble(command(tmp_path, **ONE_STEP))
-    cast, trainer = parts.cast, parts.trainer
-    model = cast.policy.bank.vlm.model
+    roles, trainer = parts.roles, parts.trainer
+    model = roles.policy.bank.vlm.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    reward_head = cast.reward.head.linear.weight.clone()
+    reward_head = roles.reward.head.linear.weight.clone()
     trainer.train(iter([parts.batch(rows) for rows in trainer.stream.micro_batches(0, 1, 4)]), 0)
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {
         name for name in before if ".lora_policy." in name or ".lora_value." in name
     }  # every one of them, and nothing else
-    assert torch.equal(cast.reward.head.linear.weight, reward_head)
-    assert bool(cast.value.head.linear.weight.any())
+    assert torch.equal(roles.reward.head.linear.weight, reward_head)
+    assert bool(roles.value.head.linear.weight.any())
 
 
 @pytest.mark.parametrize("from_reward", [True, False])
 def test_where_the_value_model_starts(command, tmp_path, from_reward):
-    cast = assemble(command(tmp_path, init_value_with_reward=from_reward)).cast
-    source = cast.reward if from_reward else cast.policy
+    roles = assemble(command(tmp_path, init_value_with_reward=from_reward)).roles
+    source = roles.reward if from_reward else roles.policy
     weights = source.bank.parameters_of(source.adapter)
-    for name, value in cast.value.bank.parameters_of("lora_value").items():
+    for name, value in roles.value.bank.parameters_of("lora_value").items():
         assert torch.equal(value, weights[name.replace("lora_value", source.adapter)])
-    assert not cast.value.head.linear.weight.any() and not cast.value.head.linear.bias.any()
+    assert not roles.value.head.linear.weight.any() and not roles.value.head.linear.bias.any()
 
 
 def test_the_adaptive_controller_follows_the_kl_and_is_saved(command, tmp_path):

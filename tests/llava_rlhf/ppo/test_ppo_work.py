@@ -60,23 +60,26 @@ def one_step(parts: Assembled) -> None:
 
 
 @pytest.fixture(params=["one base", "two bases"])
-def parts(request, tiny_data, tiny_base, policy_run, reward_run, judge_run, tmp_path) -> Assembled:
-    judge = reward_run if request.param == "one base" else judge_run
+def parts(request, tiny_data, tiny_base, policy_run, reward_run, own_base_reward_run, tmp_path) -> Assembled:
+    reward = reward_run if request.param == "one base" else own_base_reward_run
     settings = {
         "max_steps": 1,
         "noptepochs": PASSES,
         "logits_chunk_size": CHUNK,
         "step_per_device_batch_size": 2,
     }
-    return assemble(ppo_command(tiny_data, tiny_base, policy_run, judge, tmp_path, **settings))
+    return assemble(ppo_command(tiny_data, tiny_base, policy_run, reward, tmp_path, **settings))
 
 
 def test_the_vocabulary_projection_sees_sampled_and_response_tokens_only(parts, monkeypatch):
     """Not the prompts, not the padding, and nothing at all for value and reward."""
     seen = record_experience(monkeypatch)
-    banks = {id(role.bank): role.bank for role in (parts.cast.policy, parts.cast.reward)}
+    banks = {id(role.bank): role.bank for role in (parts.roles.policy, parts.roles.reward)}
     heads = [bank.vlm.model.lm_head for bank in banks.values()]
-    with sizes_of_inputs(heads[0], "input", 1) as projected, sizes_of_inputs(heads[-1], "input", 1) as judged:
+    with (
+        sizes_of_inputs(heads[0], "input", 1) as projected,
+        sizes_of_inputs(heads[-1], "input", 1) as of_reward,
+    ):
         one_step(parts)
     lengths = seen[0].lengths
     tokens = int(lengths.sum())
@@ -84,12 +87,12 @@ def test_the_vocabulary_projection_sees_sampled_and_response_tokens_only(parts, 
     # Sampled; scored once each for policy and reference; once in every pass of the update.
     assert sum(projected) == tokens + 2 * tokens + PASSES * tokens
     assert max(projected) == max(ROWS, CHUNK) < tokens
-    assert len(heads) == 1 or judged == []
+    assert len(heads) == 1 or of_reward == []
 
 
 def test_no_table_of_logits_is_larger_than_a_chunk(parts, monkeypatch):
     seen = record_experience(monkeypatch)
-    bases = [role.bank.vlm for role in (parts.cast.policy, parts.cast.reward)]
+    bases = [role.bank.vlm for role in (parts.roles.policy, parts.roles.reward)]
     with TablesOfVocabularyWidth([vlm.model for vlm in bases], bases[0].vocab_size) as tables:
         one_step(parts)
     assert max(tables.rows) == max(ROWS, CHUNK) < int(seen[0].lengths.sum())
@@ -101,9 +104,9 @@ def test_each_image_is_encoded_once_a_step_and_base(parts):
     assert images < sum(len(parts.prepared.prompts[row].image_names) for row in rows), "none is shown twice"
     towers = {
         id(vlm): vlm.model.model.vision_tower
-        for vlm in (parts.cast.policy.bank.vlm, parts.cast.reward.bank.vlm)
+        for vlm in (parts.roles.policy.bank.vlm, parts.roles.reward.bank.vlm)
     }
-    assert len(towers) == (1 if parts.cast.shared else 2)
+    assert len(towers) == (1 if parts.roles.shared else 2)
     for tower in towers.values():
         with sizes_of_inputs(tower, "pixel_values", 3) as encoded:
             one_step(parts)

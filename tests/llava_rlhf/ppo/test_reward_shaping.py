@@ -53,7 +53,7 @@ def experience(texts=("", ""), types=(AnswerType.GENERAL, AnswerType.GENERAL), m
         values=nothing,
         scores=SCORES,
         policy_images=none,
-        judge_images=none,
+        reward_images=none,
         sequence_lengths=[4, 4],
     )
 

@@ -33,10 +33,10 @@ def parts(command):
 
 
 @pytest.fixture(scope="module")
-def two_bases(tiny_data, tiny_base, policy_run, judge_run, tmp_path_factory):
-    """Policy and judge see the same image at different sizes."""
+def two_bases(tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path_factory):
+    """Policy and reward model see the same image at different sizes."""
     folder = tmp_path_factory.mktemp("ppo")
-    return assemble(ppo_command(tiny_data, tiny_base, policy_run, judge_run, folder), spread=0.05)
+    return assemble(ppo_command(tiny_data, tiny_base, policy_run, own_base_reward_run, folder), spread=0.05)
 
 
 def favour(vlm, token, by=1e4):
@@ -84,9 +84,9 @@ def test_padding_holds_zeros_and_rows_keep_their_order(parts):
 @pytest.mark.parametrize("world", ["parts", "two_bases"])
 def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, tmp_path):
     assembled = request.getfixturevalue(world)
-    cast, experience = assembled.cast, assembled.collect(ROWS)
+    roles, experience = assembled.roles, assembled.collect(ROWS)
     plain = {}
-    for role in (cast.policy, cast.reference, cast.value, cast.reward):
+    for role in (roles.policy, roles.reference, roles.value, roles.reward):
         role.bank.save(role.adapter, tmp_path / role.adapter)
         head = None
         if hasattr(role, "head"):
@@ -98,7 +98,7 @@ def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, t
         for row, item in enumerate(assembled.batch(ROWS).items):
             response, numbers = rows_of(experience, row)
             assert experience.items[row].row == item.row and experience.items[row].images is None
-            judged = item.images if item.reward_images is None else item.reward_images
+            reward_images = item.images if item.reward_images is None else item.reward_images
             mine = plain["lora_policy"].response_log_probs(item.query_ids, response, item.images, 1.0)
             its = plain["lora_ref_policy"].response_log_probs(item.query_ids, response, item.images, 1.0)
             expected = {
@@ -106,9 +106,9 @@ def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, t
                 "entropies": mine[1],
                 "ref_log_probs": its[0],
                 "ref_entropies": its[1],
-                "values": plain["lora_value"].response_values(item.query_ids, response, judged),
+                "values": plain["lora_value"].response_values(item.query_ids, response, reward_images),
                 "scores": plain["lora_reward"].score(
-                    [*item.query_ids, *response, *item.reward_prompt_ids], judged
+                    [*item.query_ids, *response, *item.reward_prompt_ids], reward_images
                 ),
             }
             for name, value in expected.items():
@@ -118,7 +118,7 @@ def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, t
 
 def test_the_image_token_is_never_sampled_and_takes_no_probability(parts):
     plain = parts.collect(ROWS)
-    handle = favour(parts.cast.policy.bank.vlm, IMAGE)
+    handle = favour(parts.roles.policy.bank.vlm, IMAGE)
     try:
         favoured = parts.collect(ROWS)
     finally:
@@ -131,7 +131,7 @@ def test_the_image_token_is_never_sampled_and_takes_no_probability(parts):
 @pytest.mark.parametrize(("on", "length"), [(True, 1), (False, 6)])
 def test_a_question_mark_ends_a_response_only_when_asked_to(command, on, length):
     parts = assemble(command(stop_at_question_mark=on))
-    favour(parts.cast.policy.bank.vlm, QUESTION_MARK)
+    favour(parts.roles.policy.bank.vlm, QUESTION_MARK)
     experience = parts.collect(ROWS[:3])
     assert (experience.responses[experience.response_mask] == QUESTION_MARK).all()
     assert experience.lengths.tolist() == [length] * 3
@@ -140,7 +140,7 @@ def test_a_question_mark_ends_a_response_only_when_asked_to(command, on, length)
 
 def test_an_answer_that_is_only_the_stop_token_is_an_answer(command):
     parts = assemble(command())
-    favour(parts.cast.policy.bank.vlm, STOP)
+    favour(parts.roles.policy.bank.vlm, STOP)
     experience = parts.collect(ROWS[:3])
     assert experience.lengths.tolist() == [1, 1, 1] and bool(experience.stopped.all())
     assert experience.texts == ["", "", ""]
@@ -156,12 +156,12 @@ def test_temperature_divides_the_logits_of_every_log_probability(command):
         experience.items, experience.responses, experience.response_mask, experience.counted, features
     )
     with torch.no_grad():
-        states = parts.cast.policy.response_states(*sequences)
-        logits = parts.cast.policy.project(states) * 2.0
+        states = parts.roles.policy.response_states(*sequences)
+        logits = parts.roles.policy.project(states) * 2.0
         logits[..., IMAGE] = -torch.inf
         expected = logits.log_softmax(-1).gather(-1, experience.responses.unsqueeze(-1)).squeeze(-1)
         again, _ = response_log_probs(
-            parts.cast.policy, sequences, experience.response_mask, collector.scoring
+            parts.roles.policy, sequences, experience.response_mask, collector.scoring
         )
     real = experience.response_mask
     torch.testing.assert_close(experience.log_probs[real], expected[real], rtol=1e-5, atol=1e-5)
@@ -178,7 +178,7 @@ def test_the_same_random_numbers_give_the_same_answers(parts):
     )
 
 
-def test_the_judge_reads_the_reward_prompt_and_the_captions(parts, tiny_data, command):
+def test_the_reward_model_reads_the_reward_prompt_and_the_captions(parts, tiny_data, command):
     plain = assemble(command(facts=False, allow_prompt_change=True), spread=0.05)
     with_facts, without = parts.collect(ROWS), plain.collect(ROWS)
     assert torch.equal(with_facts.responses, without.responses), "the policy never sees the captions"
@@ -189,7 +189,7 @@ def test_the_judge_reads_the_reward_prompt_and_the_captions(parts, tiny_data, co
 
 def test_a_question_mark_ends_nothing_by_default(command):
     parts = assemble(command())
-    favour(parts.cast.policy.bank.vlm, QUESTION_MARK)
+    favour(parts.roles.policy.bank.vlm, QUESTION_MARK)
     experience = parts.collect(ROWS[:3])
     assert experience.lengths.tolist() == [6, 6, 6]
 

@@ -51,14 +51,14 @@ class Parrot:
 
 def test_the_policy_answers_by_default(parts):
     engine = parts.trainer.collector.engine
-    assert isinstance(engine, PolicyEngine) and engine.policy is parts.cast.policy and engine.merge_adapter
-    batch, vlm = parts.batch(ROWS), parts.cast.policy.bank.vlm
+    assert isinstance(engine, PolicyEngine) and engine.policy is parts.roles.policy and engine.merge_adapter
+    batch, vlm = parts.batch(ROWS), parts.roles.policy.bank.vlm
     features = vlm.encode_images(batch.images.pixel_values, batch.images.image_index)
     queries = [
         expand_image_tokens(i.query_ids, vlm.image_token_id, vlm.tokens_per_image) for i in batch.items
     ]
     prompts = left_pad(queries, engine.settings.pad_id)
-    expected = parts.cast.policy.sample(*prompts, features, engine.settings, random_numbers(ROWS), False)
+    expected = parts.roles.policy.sample(*prompts, features, engine.settings, random_numbers(ROWS), False)
     for merge in (True, False):
         found = replace(engine, merge_adapter=merge).sample(batch, random_numbers(ROWS), features)
         assert torch.equal(found.ids, expected.ids) and torch.equal(found.mask, expected.mask)

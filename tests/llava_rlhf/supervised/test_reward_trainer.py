@@ -50,11 +50,13 @@ def evaluated(tiny_data, tiny_base, tmp_path_factory):
 
 def plain_scores(base, folder, dataset):
     """For each pair the scores of outputs 1 and 2, and which of them is preferred (1 or 2)."""
-    judge = PlainRole(base, folder / "lora_reward", folder / "reward_head.safetensors")
+    reward_model = PlainRole(base, folder / "lora_reward", folder / "reward_head.safetensors")
     rows = []
     with torch.no_grad():
         for item in (dataset[index] for index in range(len(dataset))):
-            rows.append((*(float(judge.score(ids, item.images)) for ids in item.input_ids), item.preference))
+            rows.append(
+                (*(float(reward_model.score(ids, item.images)) for ids in item.input_ids), item.preference)
+            )
     return rows
 
 

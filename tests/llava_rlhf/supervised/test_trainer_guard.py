@@ -10,7 +10,7 @@ import pytest
 from llava_rlhf import initialize_policy_model, train_reward_model
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from llava_rlhf.runs.stopping import NonFiniteError
-from tests.support.poison import poisoned
+from tests.support.broken_models import with_broken_weight
 from tests.support.tiny_data import policy_command, reward_command
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -30,7 +30,7 @@ def broken_base(tiny_base, tmp_path_factory):
     """A base that can't read one word."""
     (token,) = tiny_tokenizer()(WORD, add_special_tokens=False).input_ids
     folder = tmp_path_factory.mktemp("broken") / "base"
-    return poisoned(
+    return with_broken_weight(
         tiny_base, folder, "model.safetensors", "embed_tokens", lambda w: w[token].fill_(float("inf"))
     )
 
@@ -61,7 +61,7 @@ def test_a_gradient_that_overflows_leaves_the_checkpoint(name, tiny_data, tiny_b
     (tmp_path / "finished.json").unlink()
     checkpoint = tmp_path / "checkpoint-1"
     adapter = f"{role}/adapter_model.safetensors"
-    poisoned(checkpoint, checkpoint, adapter, "lora_A", lambda weight: weight.mul_(1e30))
+    with_broken_weight(checkpoint, checkpoint, adapter, "lora_A", lambda weight: weight.mul_(1e30))
     before = (checkpoint / adapter).read_bytes()
     with pytest.raises(NonFiniteError, match="step 2: the gradient is not finite"):
         run(program, argv)

@@ -167,7 +167,7 @@ def test_naming_is_learned_and_then_frozen_while_the_language_model_learns(teach
     before = {name: value.clone() for name, value in model.state_dict().items()}
     reports = list(lesson_plan.learn_language())
     assert [step for step, _ in reports] == [1, 3]
-    assert set(reports[-1][1]) == {"dialogue", "check", "judge", "judge_facts"}
+    assert set(reports[-1][1]) == {"dialogue", "check", "grades", "grades_facts"}
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any("vision_tower" in name or "projector" in name for name in changed)
@@ -179,7 +179,7 @@ def test_lessons_go_through_the_model_as_the_programs_feed_it(teacher):
     model = LlavaForConditionalGeneration.from_pretrained(BASE)
     rng = np.random.default_rng(4)
     scenes = [sample_scene(rng) for _ in range(3)]
-    batch = lessons.batch_lessons([teacher.judged(scene, rng, with_facts=True) for scene in scenes])
+    batch = lessons.batch_lessons([teacher.graded(scene, rng, with_facts=True) for scene in scenes])
     with torch.no_grad():
         mine = new_curriculum(teacher, model)._hidden(scenes, batch, (0.0, 0.0))
     pixels = build_image_processor()(

@@ -184,12 +184,12 @@ def page(world) -> str:
     for step, text in ((1, ONE_FALSE), (2, BOTH)):
         rollout = {"answer_type": "GENERAL", "image": ["a.png"], "response": text}
         write_lines(world / f"ppo/rollouts/{step:06d}.jsonl", [rollout])
-    write_lines(world / "judge/metrics.jsonl", [{"step": 4, "final_accuracy": 0.8125}])
+    write_lines(world / "reward/metrics.jsonl", [{"step": 4, "final_accuracy": 0.8125}])
     argv = command_line(
         world=world,
         ppo=world / "ppo",
         answers=[f"SFT={before}", f"PPO={after}"],
-        reward_models=[f"factual={world / 'judge'}"],
+        reward_models=[f"factual={world / 'reward'}"],
         output_file=world / "report.html",
         ppo_report_file=world / "ppo_report.html",
     )
@@ -226,9 +226,9 @@ def test_the_report_marks_true_and_false_objects(page):
 
 
 def test_the_report_wants_an_evaluated_reward_model(world):
-    write_lines(world / "judge/metrics.jsonl", [{"step": 4, "loss": 0.5}])
+    write_lines(world / "reward/metrics.jsonl", [{"step": 4, "loss": 0.5}])
     with pytest.raises(ValueError, match="final_accuracy"):
-        report.reward_model_accuracy(world / "judge")
+        report.reward_model_accuracy(world / "reward")
 
 
 def test_the_rollout_curves_by_hand(world):

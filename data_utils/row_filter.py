@@ -42,7 +42,7 @@ class Limits:
 
 
 @dataclass
-class Sieve:
+class RowFilter:
     """Collects the rows of one file that can be used, and counts the others by reason."""
 
     file: str
@@ -92,7 +92,7 @@ class Sieve:
         seed: int,
         row: int,
     ) -> tuple[str, ...] | None:
-        """The facts the judge reads, in a random order that `seed` and `row` give.
+        """The facts the reward model reads, in a random order that `seed` and `row` give.
 
         () for none; None when the record is dropped.
         """

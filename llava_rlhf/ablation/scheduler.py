@@ -32,7 +32,7 @@ class Running:
     since: float
 
 
-class Lanes:
+class Scheduler:
     """Starts stages in order, each as soon as what it needs is done.
 
     Args:

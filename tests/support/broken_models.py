@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def poisoned(source: Path, target: Path, file: str, name: str, change: Callable[[Tensor], object]) -> Path:
+def with_broken_weight(
+    source: Path, target: Path, file: str, name: str, change: Callable[[Tensor], object]
+) -> Path:
     """A copy of `source` (or itself, if that is `target`) in which `change` was applied, in place, to the first weight of `file` that has `name` in its name."""
     if target != source:
         shutil.copytree(source, target)

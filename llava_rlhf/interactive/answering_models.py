@@ -34,7 +34,7 @@ from models.heads import ScalarHead
 from models.roles import Policy, RewardModel
 from models.vlm import BaseSettings, load_base
 
-# The base as it is: an adapter that changes nothing. A bank then treats all its speakers alike.
+# The base as it is: an adapter that changes nothing. A bank then treats all its policies alike.
 NO_CHANGE = LoraSettings(r=1, layers=("q_proj",))
 
 
@@ -67,7 +67,7 @@ def check_checkpoint(name: str, base: str, adapter: str | None) -> Checkpoint:
 
 
 @dataclass(frozen=True)
-class Judge:
+class RewardCheckpoint:
     """A reward model on disk: its folder, its card and the base to load it on."""
 
     folder: Path
@@ -75,7 +75,7 @@ class Judge:
     base: str
 
 
-def find_judge(folder: str, base: str | None, base_flag: str) -> Judge:
+def find_reward_model(folder: str, base: str | None, base_flag: str) -> RewardCheckpoint:
     """The reward model in `folder` on `base` (None: the one of its card). Raises ValueError where they do not fit."""
     card = read_reward_card(folder)
     base = base or card.base_model
@@ -88,7 +88,7 @@ def find_judge(folder: str, base: str | None, base_flag: str) -> Judge:
     check_adapter_fits(Path(folder) / REWARD, base)
     check_weights(base)
     card.check_base(folder, base, base_flag)
-    return Judge(Path(folder), card, base)
+    return RewardCheckpoint(Path(folder), card, base)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Answer:
     stopped: bool = False
 
 
-class Speaker:
+class AnsweringModel:
     """One checkpoint that answers dialogues.
 
     Args:
@@ -189,65 +189,67 @@ class Scorer:
     def score(
         self, turns: Sequence[Turn], image: Path | None, answer: Answer, captions: Sequence[str]
     ) -> float:
-        """Score of an answer to a dialogue; the judge reads `captions` in their order."""
+        """Score of an answer to a dialogue; the reward model reads `captions` in their order."""
         encoder = self._text.encoder
         segments = query_segments(self._template, turns, int(image is not None))
         segments += answer_segments(answer.text, answer.stopped, self._template)
-        judge = encoder.encode_reward_prompt(self._prompt.render(captions))
+        reward_prompt = encoder.encode_reward_prompt(self._prompt.render(captions))
         folder, names = (image.parent, [image.name]) if image is not None else ("", [])
         pixels: Tensor = self._text.pipeline(folder, names)
-        item = AnswerItem(([*encoder.encode(segments).ids, *judge],), pixels)
+        item = AnswerItem(([*encoder.encode(segments).ids, *reward_prompt],), pixels)
         with self._lock:
             scores = score_items(self._model, [item], self._text.tokenizer.pad_token_id)
         return float(scores[0, 0])
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Loaded speakers, in the order they were named, and the scorer if there is a reward model."""
+class LoadedModels:
+    """Loaded checkpoints, in the order they were named, and the scorer if there is a reward model."""
 
-    speakers: list[Speaker]
+    answering: list[AnsweringModel]
     scorer: Scorer | None
 
 
-def load_stage(
+def load_models(
     checkpoints: Sequence[Checkpoint],
-    judge: Judge | None,
+    reward_model: RewardCheckpoint | None,
     settings: BaseSettings,
     version: str,
     image_aspect_ratio: str,
     lengths: tuple[int, int],
-) -> Stage:
+) -> LoadedModels:
     """Load every base once, with the adapters of all who stand on it.
 
     Args:
         checkpoints: who answers; their names differ.
-        judge: the reward model, or None.
+        reward_model: the reward model, or None.
         settings: how to load the bases.
         version: name of the conversation template.
-        image_aspect_ratio: how the speakers' images are made square; the judge's is on its card.
+        image_aspect_ratio: how images are made square for those who answer; the reward model's way is on its card.
         lengths: longest answer, and longest dialogue with it, in tokens.
     """
     wanted: dict[Path, dict[str, AdapterSpec]] = {}
     for number, checkpoint in enumerate(checkpoints):
         spec = AdapterSpec(checkpoint.adapter or NO_CHANGE, trainable=False)
-        wanted.setdefault(Path(checkpoint.base).resolve(), {})[f"speaker_{number}"] = spec
-    if judge is not None:
-        spec = AdapterSpec(judge.folder / REWARD, trainable=False)
-        wanted.setdefault(Path(judge.base).resolve(), {})[REWARD] = spec
+        wanted.setdefault(Path(checkpoint.base).resolve(), {})[f"policy_{number}"] = spec
+    if reward_model is not None:
+        spec = AdapterSpec(reward_model.folder / REWARD, trainable=False)
+        wanted.setdefault(Path(reward_model.base).resolve(), {})[REWARD] = spec
     banks = {base: AdapterBank(load_base(base, settings), adapters) for base, adapters in wanted.items()}
     locks = {base: threading.Lock() for base in banks}
-    speakers = []
+    answering = []
     for number, checkpoint in enumerate(checkpoints):
         base = Path(checkpoint.base).resolve()
         text = load_text_side(base, image_aspect_ratio)
-        policy = Policy(banks[base], f"speaker_{number}")
-        speakers.append(Speaker(checkpoint.name, policy, text, TEMPLATES[version], locks[base], lengths))
-    if judge is None:
-        return Stage(speakers, None)
-    base = Path(judge.base).resolve()
+        policy = Policy(banks[base], f"policy_{number}")
+        answering.append(
+            AnsweringModel(checkpoint.name, policy, text, TEMPLATES[version], locks[base], lengths)
+        )
+    if reward_model is None:
+        return LoadedModels(answering, None)
+    base = Path(reward_model.base).resolve()
     head = ScalarHead(banks[base].vlm.hidden_size).to(banks[base].vlm.device)
-    head.load(judge.folder / REWARD_HEAD)
+    head.load(reward_model.folder / REWARD_HEAD)
     model = RewardModel(banks[base], REWARD, head.requires_grad_(False))
-    text = load_text_side(base, judge.card.image_aspect_ratio)
-    return Stage(speakers, Scorer(model, judge.card, text, locks[base]))
+    text = load_text_side(base, reward_model.card.image_aspect_ratio)
+    return LoadedModels(answering, Scorer(model, reward_model.card, text, locks[base]))

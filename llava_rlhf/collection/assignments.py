@@ -34,7 +34,7 @@ class Showing:
         return self.pair.outputs if self.left == 1 else self.pair.outputs[::-1]
 
 
-class Desk:
+class AssignmentQueue:
     """Hands pairs out and takes judgements in; threads may share it.
 
     Args:
