@@ -91,8 +91,8 @@ def _words(count: int) -> str:
     return " ".join(["cat"] * count)
 
 
-def _turn(speaker: str, text: str) -> dict[str, str]:
-    return {"from": speaker, "value": text}
+def _turn(role: str, text: str) -> dict[str, str]:
+    return {"from": role, "value": text}
 
 
 def _write_base(folder: Path, hidden: int, layers: int, dtype: torch.dtype) -> LlavaForConditionalGeneration:

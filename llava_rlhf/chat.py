@@ -83,7 +83,7 @@ def run(prepared: ChatRun) -> None:
     note(HELP)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are no text end no chat
-    chat.listen(sys.stdin)
+    chat.read(sys.stdin)
 
 
 class Chat:
@@ -100,7 +100,7 @@ class Chat:
         self.turns: list[Turn] = []
         self.image: Path | None = None
 
-    def listen(self, lines: Iterable[str]) -> None:
+    def read(self, lines: Iterable[str]) -> None:
         """Take messages and commands until `/quit` or the end; Ctrl-C cuts an answer off, or leaves."""
         interactive = sys.stdin.isatty()
         lines = iter(lines)
@@ -114,9 +114,9 @@ class Chat:
             if line == "/quit":
                 return
             if line:
-                self.hear(line)
+                self.handle(line)
 
-    def hear(self, line: str) -> None:
+    def handle(self, line: str) -> None:
         """Follow a command or answer a message. What can't be done is said, and changes nothing."""
         command, _, rest = line.partition(" ")
         if command == "/image":

@@ -158,13 +158,13 @@ class AnsweringModel:
         uniforms = torch.rand(1, self._response_len, generator=torch.Generator().manual_seed(seed))
         growing = GrowingText(self._text.tokenizer, (eos,))
 
-        def work(hear) -> None:
+        def work(on_tokens) -> None:
             vlm = self._policy.bank.vlm
             with self._lock:
                 features = None if pixels is None else vlm.encode_images(pixels, torch.tensor([0]))
                 query = expanded_queries([ids], vlm, pad)
                 # One answer does not pay for a merged copy of the weights.
-                self._policy.sample(*query, features, settings, uniforms, False, on_tokens=hear)
+                self._policy.sample(*query, features, settings, uniforms, False, on_tokens=on_tokens)
 
         for text in stream(work, growing):
             yield Answer(text)

@@ -54,7 +54,7 @@ def stream(work: Callable[[Callable[[Tensor, Tensor], None]], None], growing: Gr
     left = threading.Event()
     failure: list[BaseException] = []
 
-    def hear(rows: Tensor, token: Tensor) -> None:
+    def on_tokens(rows: Tensor, token: Tensor) -> None:
         if left.is_set():
             raise Stopped
         text = growing.add(int(token[0])) if len(token) else None
@@ -63,7 +63,7 @@ def stream(work: Callable[[Callable[[Tensor, Tensor], None]], None], growing: Gr
 
     def run() -> None:
         try:
-            work(hear)
+            work(on_tokens)
         except Stopped:
             pass
         except BaseException as error:

@@ -162,7 +162,8 @@ class FactArguments:
         },
     )
     facts: bool = field(
-        default=True, metadata={"help": "False leaves {factual_prompt} empty: the reward model sees no captions."}
+        default=True,
+        metadata={"help": "False leaves {factual_prompt} empty: the reward model sees no captions."},
     )
 
     def __post_init__(self):

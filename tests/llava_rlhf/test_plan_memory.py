@@ -120,6 +120,7 @@ def test_the_table_names_the_peak_and_the_gpu():
         (["train_rl_model", "--base_model_name", "nowhere"], "nowhere is no directory"),
         (["train_rl_model", "--shape", "7b-v1.5-224", "--response_len", "0"], "--response_len 0"),
         (["--shape", "7b-v1.5-224"], "first name a script"),
+        ([*SMALL, "--judge_shape", "13b-v1.5-336"], "--judge_shape is now called --reward_shape"),
     ],
 )
 def test_what_is_wrong_is_named(argv, message):

@@ -112,11 +112,13 @@ def test_tokens_are_told_while_they_are_drawn(tiny_base):
     stop = int(sample(vlm, ids, ids > 0, None, SamplingSettings(6, (), 0, temperature=0)).ids[1, 2])
     told: dict[int, list[int]] = {0: [], 1: [], 2: []}
 
-    def hear(rows, tokens):
+    def on_tokens(rows, tokens):
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             told[row].append(token)
 
-    answer = sample(vlm, ids, ids > 0, None, SamplingSettings(6, (stop,), 0, temperature=0), on_tokens=hear)
+    answer = sample(
+        vlm, ids, ids > 0, None, SamplingSettings(6, (stop,), 0, temperature=0), on_tokens=on_tokens
+    )
     assert [told[row] for row in range(3)] == [answer.ids[row][answer.mask[row]].tolist() for row in range(3)]
 
 
@@ -127,16 +129,16 @@ class Letters:
         return bytes(index for index in ids if index).decode(errors="replace")
 
 
-def test_half_a_character_is_not_shown_and_a_failure_reaches_the_listener():
-    def work(hear):
+def test_half_a_character_is_not_shown_and_a_failure_reaches_the_caller():
+    def work(on_tokens):
         for byte in "zwölf".encode() + b"\0":
-            hear(torch.tensor([0]), torch.tensor([byte]))
+            on_tokens(torch.tensor([0]), torch.tensor([byte]))
 
     growing = GrowingText(Letters(), (0,))
     assert list(stream(work, growing)) == ["z", "zw", "zwö", "zwöl", "zwölf", "zwölf"] and growing.ended
 
-    def fail(hear):
-        hear(torch.tensor([0]), torch.tensor([ord("a")]))
+    def fail(on_tokens):
+        on_tokens(torch.tensor([0]), torch.tensor([ord("a")]))
         raise RuntimeError("no memory")
 
     heard = []
@@ -147,10 +149,10 @@ def test_half_a_character_is_not_shown_and_a_failure_reaches_the_listener():
 def test_sampling_ends_when_nobody_listens():
     drawn = []
 
-    def work(hear):
+    def work(on_tokens):
         for byte in b"abcdefgh" * 1000:
             drawn.append(byte)
-            hear(torch.tensor([0]), torch.tensor([byte]))
+            on_tokens(torch.tensor([0]), torch.tensor([byte]))
 
     texts = stream(work, GrowingText(Letters(), (0,)))
     assert next(texts) == "a"
