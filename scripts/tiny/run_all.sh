@@ -15,9 +15,13 @@ if [ $# -gt 0 ]; then
     echo "error: run_all.sh takes no arguments ($*): set variables, or run the script of one stage" >&2
     exit 2
 fi
+if [ -n "${LANES:-}" ]; then
+    echo "error: LANES is now called JOBS" >&2
+    exit 2
+fi
 
 export RUN_DIR
-LANES="${LANES:-2}" # 2: two programs at a time; 1: one after the other
+JOBS="${JOBS:-2}" # 2: two programs at a time; 1: one after the other
 
 # stage NAME [VARIABLE=VALUE...]: run one script of this folder.
 stage() {
@@ -36,7 +40,7 @@ beside() {
     stage train_reward_model FACTS=False ${REWARD_MODEL_STEPS:+MAX_STEPS="$REWARD_MODEL_STEPS"}
     for temperature in 1.0 0; do stage evaluate TEMPERATURE="$temperature"; done
 }
-if [ "$LANES" = 2 ]; then
+if [ "$JOBS" = 2 ]; then
     mkdir -p "$RUN_DIR/logs"
     echo "== beside the following, in $RUN_DIR/logs/beside.log: the reward model without facts, the SFT model's answers"
     beside >"$RUN_DIR/logs/beside.log" 2>&1 &
@@ -53,7 +57,7 @@ stage evaluate TEMPERATURE=1.0 ADAPTER="$RUN_DIR/policy_init"
 for temperature in 1.0 0; do
     stage evaluate TEMPERATURE="$temperature" ADAPTER="$RUN_DIR/fact_rl_model"
 done
-if [ "$LANES" = 2 ]; then
+if [ "$JOBS" = 2 ]; then
     wait "$beside_pid" || { tail -n 20 "$RUN_DIR/logs/beside.log" >&2; exit 1; }
     trap - EXIT
 fi

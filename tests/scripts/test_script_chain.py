@@ -27,7 +27,7 @@ print(json.dumps({"config": config.config, "stage": training.deepspeed_plugin.ze
 def chain(tmp_path):
     """The calls of `run_all.sh`."""
     runner = ScriptRunner(ROOT, tmp_path)
-    return runner, runner.run("tiny/run_all.sh", RUN_DIR="my run", LANES="1")
+    return runner, runner.run("tiny/run_all.sh", RUN_DIR="my run", JOBS="1")
 
 
 def test_run_all_runs_every_stage_in_order(chain):
@@ -79,12 +79,14 @@ def test_run_all_hands_every_result_to_the_next_stage(chain):
 
 def test_run_all_passes_shared_variables_on_and_refuses_those_of_one_stage(tmp_path):
     runner = ScriptRunner(ROOT, tmp_path)
-    calls = runner.run("tiny/run_all.sh", SEED="7", MAX_STEPS="3", LANES="1")
+    calls = runner.run("tiny/run_all.sh", SEED="7", MAX_STEPS="3", JOBS="1")
     assert {call.value("seed") for call in calls if "--seed" in call.words} == {"7"}
     assert [call.value("max_steps") for call in calls if "--max_steps" in call.words] == ["3"] * 5
     for wrong in ({"OUTPUT_DIR": "x"}, {"FACTS": "False"}, {"IMAGE_FOLDER": "x"}):
         done = runner.start("tiny/run_all.sh", **wrong)
         assert done.returncode == 2 and next(iter(wrong)) in done.stderr and not runner.calls()
+    done = runner.start("tiny/run_all.sh", LANES="1")
+    assert done.returncode == 2 and "LANES is now called JOBS" in done.stderr and not runner.calls()
     done = runner.start("tiny/run_all.sh", "--seed", "1")
     assert done.returncode == 2 and "takes no arguments (--seed 1)" in done.stderr and not runner.calls()
 
