@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts, not run: where the repository is, which Python, and the one way a program is started.
 #
 # LAUNCHER     torchrun (default); deepspeed; none: one process without a launcher; else the path of a program that takes

@@ -33,9 +33,11 @@ def launch_lines(script: str | Path, extra: Sequence[str] = ()) -> list[LaunchLi
     if not Path(script).is_file():
         raise ValueError(f"{script} is no file; name a script or one of {', '.join(PROGRAMS)}")
     # Another script would not only print what it starts.
-    if not re.search(r"^launch ", Path(script).read_text(encoding="utf-8"), re.MULTILINE):
+    calls = rf"^(launch|{'|'.join(PROGRAMS)}) "
+    if not re.search(calls, Path(script).read_text(encoding="utf-8"), re.MULTILINE):
         raise ValueError(
-            f"{script} does not start one of {', '.join(PROGRAMS)} by `launch` of scripts/common.sh"
+            f"{script} does not start one of {', '.join(PROGRAMS)} by `launch` of scripts/common.sh or by the function "
+            "of that name in scripts/launch/training.sh"
         )
     environment = {"PYTHON": sys.executable, **os.environ, "DRY_RUN": "1", "LAUNCHER": "torchrun"}
     done = subprocess.run(

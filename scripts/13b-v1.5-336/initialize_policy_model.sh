@@ -3,9 +3,10 @@
 #
 # Hardware: 8 GPUs of 80 GB. Memory: about 50 GB a GPU (estimated). Time: about 1 hour (estimated).
 # Several nodes: run it on every node with NNODES=2 NODE_RANK=0 (1, ...) MASTER_ADDR=<address of node 0>.
-# Every variable below can be set in the environment; flags on the command line are passed on and win.
+# Variables written as "${NAME:-value}" can be set in the environment; flags on the command line are passed on and win.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
 
 # Paths: the SFT LLaVA (13B, 336 px) in Hugging Face format, the published data, COCO train2017 images.
 DATA_DIR="${DATA_DIR:-$ROOT/data}"
@@ -14,7 +15,6 @@ DIALOGUES="${DIALOGUES:-$DATA_DIR/llava_reward10k-aokvqa5k.json}"
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
 OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/13b-v1.5-336/policy_init}"
 DEEPSPEED="${DEEPSPEED:-$ROOT/scripts/zero2.json}"
-absolute DATA_DIR BASE_MODEL DIALOGUES IMAGE_FOLDER OUTPUT_DIR DEEPSPEED
 
 # Processes
 NUM_PROCESSES="${NUM_GPUS:-8}"
@@ -48,36 +48,11 @@ EVAL_STEPS="${EVAL_STEPS:-50}"
 REPORT_TO="${REPORT_TO:-tensorboard}"
 DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, for each GPU
 
-launch llava_rlhf.initialize_policy_model \
-    --deepspeed "$DEEPSPEED" \
-    --model_name_or_path "$BASE_MODEL" \
-    --dataset_path "$DIALOGUES" \
-    --image_folder "$IMAGE_FOLDER" \
-    --output_dir "$OUTPUT_DIR" \
-    --version v1 \
-    --image_aspect_ratio pad \
-    --query_len "$QUERY_LEN" \
-    --response_len "$RESPONSE_LEN" \
-    --model_max_length "$MODEL_MAX_LENGTH" \
-    --bits "$BITS" \
-    --bf16 "$BF16" \
-    --lora_r "$LORA_R" \
-    --lora_alpha "$LORA_ALPHA" \
-    --gradient_checkpointing "$GRADIENT_CHECKPOINTING" \
-    --learning_rate "$LEARNING_RATE" \
-    --lr_scheduler_type "$LR_SCHEDULER" \
-    --warmup_steps "$WARMUP" \
-    --num_train_epochs "$EPOCHS" \
-    --max_steps "$MAX_STEPS" \
-    --per_device_train_batch_size "$BATCH_SIZE" \
-    --per_device_eval_batch_size "$EVAL_BATCH_SIZE" \
-    --gradient_accumulation_steps "$ACCUMULATION" \
-    --eval_size "$EVAL_SIZE" \
-    --eval_strategy steps \
-    --eval_steps "$EVAL_STEPS" \
-    --save_strategy epoch \
-    --save_total_limit 1 \
-    --report_to "$REPORT_TO" \
-    --dataloader_num_workers "$DATALOADER_WORKERS" \
-    --seed "$SEED" \
-    "$@"
+# Fixed, whatever the environment says
+VERSION=v1 # template of the prompts
+IMAGE_ASPECT_RATIO=pad
+SAVE_STRATEGY=epoch
+SAVE_TOTAL_LIMIT=1
+MAX_GRAD_NORM="" LOGGING_STEPS="" USE_CPU="" # empty: the program's default
+
+initialize_policy_model "$@"

@@ -5,9 +5,10 @@
 # Early stop: the published policies were trained with checkpoint-200 of this run. Every checkpoint is evaluated; the run
 # folder itself holds the one with the best accuracy in the end, and OUTPUT_DIR/checkpoint-200 is the published choice.
 # Several nodes: run it on every node with NNODES=2 NODE_RANK=0 (1, ...) MASTER_ADDR=<address of node 0>.
-# Every variable below can be set in the environment; flags on the command line are passed on and win.
+# Variables written as "${NAME:-value}" can be set in the environment; flags on the command line are passed on and win.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
 
 # Paths: the SFT LLaVA (13B, 336 px) in Hugging Face format, the published data, COCO train2017 images.
 DATA_DIR="${DATA_DIR:-$ROOT/data}"
@@ -17,7 +18,6 @@ CAPTIONS="${CAPTIONS:-$DATA_DIR/image_to_caption.json}"
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
 REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/fact_rlhf_reward_prompt.txt}"
 OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/13b-v1.5-336/reward_model}"
-absolute DATA_DIR BASE_MODEL PREFERENCES CAPTIONS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
 
 # Processes
 NUM_PROCESSES="${NUM_GPUS:-8}"
@@ -53,40 +53,9 @@ SAVE_TOTAL_LIMIT="${SAVE_TOTAL_LIMIT:-10}"
 REPORT_TO="${REPORT_TO:-tensorboard}"
 DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, for each GPU
 
-launch llava_rlhf.train_reward_model \
-    --model_name_or_path "$BASE_MODEL" \
-    --dataset_path "$PREFERENCES" \
-    --image_folder "$IMAGE_FOLDER" \
-    --image_to_caption_file "$CAPTIONS" \
-    --reward_prompt_file "$REWARD_PROMPT" \
-    --output_dir "$OUTPUT_DIR" \
-    --version v1 \
-    --image_aspect_ratio pad \
-    --query_len "$QUERY_LEN" \
-    --response_len "$RESPONSE_LEN" \
-    --model_max_length "$MODEL_MAX_LENGTH" \
-    --bits "$BITS" \
-    --bf16 "$BF16" \
-    --lora_r "$LORA_R" \
-    --lora_alpha "$LORA_ALPHA" \
-    --gradient_checkpointing "$GRADIENT_CHECKPOINTING" \
-    --learning_rate "$LEARNING_RATE" \
-    --lr_scheduler_type "$LR_SCHEDULER" \
-    --warmup_steps "$WARMUP" \
-    --num_train_epochs "$EPOCHS" \
-    --max_steps "$MAX_STEPS" \
-    --per_device_train_batch_size "$BATCH_SIZE" \
-    --per_device_eval_batch_size "$EVAL_BATCH_SIZE" \
-    --gradient_accumulation_steps "$ACCUMULATION" \
-    --eval_size "$EVAL_SIZE" \
-    --eval_strategy steps \
-    --eval_steps "$EVAL_STEPS" \
-    --save_strategy steps \
-    --save_steps "$SAVE_STEPS" \
-    --save_total_limit "$SAVE_TOTAL_LIMIT" \
-    --load_best_model_at_end True \
-    --metric_for_best_model accuracy \
-    --report_to "$REPORT_TO" \
-    --dataloader_num_workers "$DATALOADER_WORKERS" \
-    --seed "$SEED" \
-    "$@"
+# Fixed, whatever the environment says
+VERSION=v1 # template of the prompts
+IMAGE_ASPECT_RATIO=pad
+FACTS="" MAX_GRAD_NORM="" LOGGING_STEPS="" USE_CPU="" # empty: the program's default
+
+train_reward_model "$@"

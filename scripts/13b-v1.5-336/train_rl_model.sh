@@ -6,9 +6,10 @@
 # Before it: initialize_policy_model.sh here and train_reward_model.sh here; REWARD_MODEL may also name a
 # checkpoint of it, such as the published checkpoint-200.
 # Several nodes: run it on every node with NNODES=2 NODE_RANK=0 (1, ...) MASTER_ADDR=<address of node 0>.
-# Every variable below can be set in the environment; flags on the command line are passed on and win.
+# Variables written as "${NAME:-value}" can be set in the environment; flags on the command line are passed on and win.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
 
 # Paths: the SFT LLaVA (13B, 336 px) in Hugging Face format, earlier results, the published data, COCO train2017 images.
 DATA_DIR="${DATA_DIR:-$ROOT/data}"
@@ -21,8 +22,6 @@ CAPTIONS="${CAPTIONS:-$DATA_DIR/image_to_caption.json}"
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
 REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/fact_rlhf_reward_prompt.txt}"
 OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/13b-v1.5-336/rl_model}"
-absolute DATA_DIR BASE_MODEL REWARD_BASE_MODEL POLICY_MODEL REWARD_MODEL PROMPTS CAPTIONS IMAGE_FOLDER REWARD_PROMPT \
-    OUTPUT_DIR
 
 # Processes
 NUM_PROCESSES="${NUM_GPUS:-8}"
@@ -71,51 +70,9 @@ SAVE_STEPS="${SAVE_STEPS:-10}"
 REPORT_TO="${REPORT_TO:-tensorboard}"
 DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, for each GPU
 
-launch llava_rlhf.train_rl_model \
-    --base_model_name "$BASE_MODEL" \
-    --reward_base_model_name "$REWARD_BASE_MODEL" \
-    --policy_model_name_or_path "$POLICY_MODEL" \
-    --reward_model_name_or_path "$REWARD_MODEL" \
-    --dataset_path "$PROMPTS" \
-    --image_folder "$IMAGE_FOLDER" \
-    --image_to_caption_file "$CAPTIONS" \
-    --reward_prompt_file "$REWARD_PROMPT" \
-    --output_dir "$OUTPUT_DIR" \
-    --version v1 \
-    --image_aspect_ratio pad \
-    --query_len "$QUERY_LEN" \
-    --response_len "$RESPONSE_LEN" \
-    --model_max_length "$MODEL_MAX_LENGTH" \
-    --total_epochs "$EPOCHS" \
-    --max_steps "$MAX_STEPS" \
-    --rollout_batch_size "$ROLLOUT_BATCH_SIZE" \
-    --step_batch_size "$STEP_BATCH_SIZE" \
-    --rollout_per_device_batch_size "$ROLLOUT_PER_DEVICE_BATCH_SIZE" \
-    --reward_model_per_device_batch_size "$REWARD_MODEL_PER_DEVICE_BATCH_SIZE" \
-    --step_per_device_batch_size "$STEP_PER_DEVICE_BATCH_SIZE" \
-    --noptepochs "$NOPTEPOCHS" \
-    --learning_rate "$LEARNING_RATE" \
-    --lr_scheduler_type "$LR_SCHEDULER" \
-    --warmup_steps "$WARMUP_STEPS" \
-    --max_grad_norm "$MAX_GRAD_NORM" \
-    --optim "$OPTIM" \
-    --vf_coef "$VF_COEF" \
-    --cliprange "$CLIPRANGE" \
-    --cliprange_value "$CLIPRANGE_VALUE" \
-    --init_value_with_reward "$INIT_VALUE_WITH_REWARD" \
-    --kl_coef "$KL_COEF" \
-    --penalize_no_stop_token True \
-    --relative_stop_token_penalty True \
-    --penalty_reward_value "$PENALTY" \
-    --length_bonus_score "$LENGTH_BONUS" \
-    --correct_bonus_score "$CORRECT_BONUS" \
-    --whiten_rewards False \
-    --temperature "$TEMPERATURE" \
-    --bits "$BITS" \
-    --bf16 "$BF16" \
-    --gradient_checkpointing "$GRADIENT_CHECKPOINTING" \
-    --save_steps "$SAVE_STEPS" \
-    --report_to "$REPORT_TO" \
-    --dataloader_num_workers "$DATALOADER_WORKERS" \
-    --seed "$SEED" \
-    "$@"
+# Fixed, whatever the environment says
+VERSION=v1 # template of the prompts
+IMAGE_ASPECT_RATIO=pad
+FACTS="" SAVE_TOTAL_LIMIT="" USE_CPU="" # empty: the program's default
+
+train_rl_model "$@"

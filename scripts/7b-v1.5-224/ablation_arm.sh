@@ -8,19 +8,12 @@
 set -euo pipefail
 HERE="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 source "$HERE/../common.sh"
-: "${RUN_DIR:?the folder of this seed}" "${OUTPUT_DIR:?the folder of this arm}"
+source "$HERE/../launch/ablation.sh"
+: "${RUN_DIR:?the folder of this seed}" "${OUTPUT_DIR:?the folder of this arm}" "${FACTS:?True or False}"
 absolute RUN_DIR OUTPUT_DIR
 
-case "${FACTS:?True or False}" in
-    True) export REWARD_MODEL="$RUN_DIR/fact_reward_model" ;;
-    False)
-        export REWARD_MODEL="$RUN_DIR/reward_model" REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}"
-        ;;
-    *) echo "error: FACTS=$FACTS: True or False" >&2; exit 2 ;;
-esac
-env ${PPO_STEPS:+MAX_STEPS="$PPO_STEPS"} POLICY_MODEL="$RUN_DIR/policy_init" OUTPUT_DIR="$OUTPUT_DIR" \
-    bash "$HERE/train_rl_model.sh" --facts "$FACTS" "$@"
-for benchmark in ${BENCHMARKS:-pope}; do
-    env -u IMAGE_FOLDER -u TEMPERATURE BENCHMARK="$benchmark" ADAPTER="$OUTPUT_DIR" OUTPUT_DIR="$OUTPUT_DIR/evaluation" \
-        bash "$HERE/evaluate.sh"
-done
+BENCHMARKS="${BENCHMARKS:-pope}"
+PLAIN_REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}" # of the judge without facts
+PPO_STEPS="${PPO_STEPS:-}" # empty: MAX_STEPS
+
+train_arm "$@"

@@ -7,8 +7,7 @@
 set -euo pipefail
 HERE="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 source "$HERE/common.sh"
-not_for_all BASE_MODEL SFT_MODEL TEMPERATURE IMAGE_FOLDER CAPTIONS PREFERENCES DIALOGUES PROMPTS WORLD_DIR POLICY_MODEL \
-    REWARD_MODEL REWARD_PROMPT
+not_for_an_ablation
 export RUN_DIR
 
 bash "$HERE/make_world.sh"

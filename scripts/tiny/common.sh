@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034 # scripts and ../launch/training.sh read its variables
 # Sourced by the scripts of the tiny world, not run: everything on the CPU, one thread a process, one run folder.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
@@ -9,8 +10,36 @@ if [ "$NUM_PROCESSES" = 1 ] && [ "${NNODES:-1}" = 1 ]; then LAUNCHER="${LAUNCHER
 RUN_DIR="${RUN_DIR:-$ROOT/runs/tiny}"
 absolute RUN_DIR
 
+# In every stage, whatever the environment says
+VERSION=tiny # template of the prompts
+USE_CPU=True
+IMAGE_ASPECT_RATIO="" BF16="" REPORT_TO="" DATALOADER_WORKERS="" # empty: the program's default
+
 # tool MODULE ARGUMENT...: run a program that needs no launcher.
 tool() { start "$PYTHON" -m "$@"; }
+
+# answer PROMPTS ARGUMENT...: let SFT_MODEL, or it with ADAPTER on top, answer a file of the world, to OUTPUT_DIR.
+answer() {
+    tool llava_rlhf.answer_prompts \
+        --base_model_name "$SFT_MODEL" \
+        ${ADAPTER:+--adapter "$ADAPTER"} \
+        --dataset_path "$WORLD_DIR/$1" \
+        --image_folder "$WORLD_DIR/images" \
+        --output_file "$OUTPUT_DIR/answers.jsonl" \
+        --version "$VERSION" \
+        --query_len "$QUERY_LEN" \
+        --response_len "$RESPONSE_LEN" \
+        --temperature "$TEMPERATURE" \
+        --batch_size "$BATCH_SIZE" \
+        --use_cpu "$USE_CPU" \
+        --seed "$SEED" \
+        "${@:2}"
+}
+
+# set_kind: from FACTS the KIND of reward model, with which its names begin: fact_ or nothing.
+set_kind() {
+    case "$FACTS" in True) KIND=fact_ ;; False) KIND= ;; *) echo "error: FACTS=$FACTS: True or False" >&2; exit 2 ;; esac
+}
 
 # not_for_all NAME...: refuse variables that mean something else in every stage.
 not_for_all() {
@@ -21,4 +50,10 @@ not_for_all() {
             exit 2
         fi
     done
+}
+
+# not_for_an_ablation: refuse the variables that would put a path of one stage into all of them.
+not_for_an_ablation() {
+    not_for_all BASE_MODEL SFT_MODEL TEMPERATURE IMAGE_FOLDER CAPTIONS PREFERENCES DIALOGUES PROMPTS WORLD_DIR POLICY_MODEL \
+        REWARD_MODEL REWARD_PROMPT
 }

@@ -4,7 +4,8 @@
 #
 # Hardware: CPU, one core, 2 GB of memory. Time: 15 s (estimated).
 # The SFT model is asked, or it with an ADAPTER on top: ADAPTER=runs/tiny/fact_rl_model bash scripts/tiny/evaluate.sh
-# Every variable below can be set in the environment; flags on the command line are passed on to answer_prompts and win.
+# Variables written as "${NAME:-value}" can be set in the environment; flags on the command line are passed on to
+# answer_prompts and win.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -21,20 +22,7 @@ BATCH_SIZE="${BATCH_SIZE:-256}"
 QUERY_LEN="${QUERY_LEN:-40}"
 RESPONSE_LEN="${RESPONSE_LEN:-28}"
 
-tool llava_rlhf.answer_prompts \
-    --base_model_name "$SFT_MODEL" \
-    ${ADAPTER:+--adapter "$ADAPTER"} \
-    --dataset_path "$WORLD_DIR/eval.json" \
-    --image_folder "$WORLD_DIR/images" \
-    --output_file "$OUTPUT_DIR/answers.jsonl" \
-    --version tiny \
-    --query_len "$QUERY_LEN" \
-    --response_len "$RESPONSE_LEN" \
-    --temperature "$TEMPERATURE" \
-    --batch_size "$BATCH_SIZE" \
-    --use_cpu True \
-    --seed "$SEED" \
-    "$@"
+answer eval.json "$@"
 
 tool llava_rlhf.evaluate score \
     --benchmark tiny_world \

@@ -3,7 +3,8 @@
 #
 # Hardware: CPU, one core, 2 GB of memory. Time: 30 s (estimated).
 # Needs: make_world.sh, train_sft.sh.
-# Every variable below can be set in the environment; flags on the command line are passed on to answer_prompts and win.
+# Variables written as "${NAME:-value}" can be set in the environment; flags on the command line are passed on to
+# answer_prompts and win.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -20,20 +21,9 @@ RESPONSE_LEN="${RESPONSE_LEN:-28}"
 SYNTHETIC_SHARE="${SYNTHETIC_SHARE:-0.25}" # pairs with one made-up side
 FALSE_WEIGHT="${FALSE_WEIGHT:-0.5}" # cost of a false object, in units of full recall
 
-tool llava_rlhf.answer_prompts \
-    --base_model_name "$SFT_MODEL" \
-    --dataset_path "$WORLD_DIR/preference_prompts.json" \
-    --image_folder "$WORLD_DIR/images" \
-    --output_file "$OUTPUT_DIR/answers.jsonl" \
-    --version tiny \
-    --query_len "$QUERY_LEN" \
-    --response_len "$RESPONSE_LEN" \
-    --samples 2 \
-    --temperature "$TEMPERATURE" \
-    --batch_size "$BATCH_SIZE" \
-    --use_cpu True \
-    --seed "$SEED" \
-    "$@"
+ADAPTER="" # the SFT model itself, whatever the environment says
+
+answer preference_prompts.json --samples 2 "$@"
 
 tool llava_rlhf.tiny_world.label_preferences \
     --world "$WORLD_DIR" \

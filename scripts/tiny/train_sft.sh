@@ -6,15 +6,15 @@
 #
 # Hardware: CPU, one core a process, 2 GB of memory. Time: 1 minute (estimated).
 # Two processes: NUM_PROCESSES=2 BATCH_SIZE=16. Needs: make_world.sh.
-# Every variable below can be set in the environment; flags on the command line are passed on and win.
+# Variables written as "${NAME:-value}" can be set in the environment; flags on the command line are passed on and win.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
 
 WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"
 BASE_MODEL="${BASE_MODEL:-$ROOT/scripts/tiny/base}"
 OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/sft}"
 SEED="${SEED:-0}"
-absolute WORLD_DIR BASE_MODEL OUTPUT_DIR
 
 LEARNING_RATE="${LEARNING_RATE:-2e-3}"
 LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
@@ -30,32 +30,16 @@ BITS="${BITS:-16}"
 MODEL_MAX_LENGTH="${MODEL_MAX_LENGTH:-256}"
 LOGGING_STEPS="${LOGGING_STEPS:-10}"
 
-launch llava_rlhf.initialize_policy_model \
-    --model_name_or_path "$BASE_MODEL" \
-    --dataset_path "$WORLD_DIR/sft.json" \
-    --image_folder "$WORLD_DIR/images" \
-    --output_dir "$OUTPUT_DIR" \
-    --version tiny \
-    --model_max_length "$MODEL_MAX_LENGTH" \
-    --query_len "$MODEL_MAX_LENGTH" \
-    --response_len "$MODEL_MAX_LENGTH" \
-    --bits "$BITS" \
-    --lora_r "$LORA_R" \
-    --lora_alpha "$LORA_ALPHA" \
-    --learning_rate "$LEARNING_RATE" \
-    --lr_scheduler_type "$LR_SCHEDULER" \
-    --warmup_steps "$WARMUP" \
-    --max_grad_norm "$MAX_GRAD_NORM" \
-    --num_train_epochs "$EPOCHS" \
-    --max_steps "$MAX_STEPS" \
-    --per_device_train_batch_size "$BATCH_SIZE" \
-    --gradient_accumulation_steps "$ACCUMULATION" \
-    --eval_size 0 \
-    --save_strategy no \
-    --logging_steps "$LOGGING_STEPS" \
-    --use_cpu True \
-    --seed "$SEED" \
-    "$@"
+# Fixed, whatever the environment says
+DIALOGUES="$WORLD_DIR/sft.json"
+IMAGE_FOLDER="$WORLD_DIR/images"
+QUERY_LEN="$MODEL_MAX_LENGTH"
+RESPONSE_LEN="$MODEL_MAX_LENGTH"
+EVAL_SIZE=0
+SAVE_STRATEGY=no
+DEEPSPEED="" GRADIENT_CHECKPOINTING="" EVAL_BATCH_SIZE="" EVAL_STEPS="" SAVE_TOTAL_LIMIT="" # empty: the program's default
+
+initialize_policy_model "$@"
 
 start rm -rf -- "$OUTPUT_DIR/merged" # of an earlier training
 tool llava_rlhf.export_policy \

@@ -201,7 +201,8 @@ def test_scripts_elsewhere_that_a_size_runs_are_recorded():
     """The reward model of the 7B policy is trained by a script of the 13B model."""
     recorded = settings_of(ROOT / "scripts/7b-v1.5-224", {})["scripts"]
     elsewhere = {name for name in recorded if name.startswith("../")}
-    assert elsewhere == {"../common.sh", "../13b-v1.5-336/train_reward_model.sh"}
+    launch = {f"../launch/{name}.sh" for name in ("training", "evaluation", "ablation")}
+    assert elsewhere == {"../common.sh", "../13b-v1.5-336/train_reward_model.sh", *launch}
 
 
 def test_a_dry_run_is_not_taken_for_a_run(study, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 
@@ -205,13 +206,9 @@ def test_help_is_readable_and_shows_every_setting_of_ours(program, capsys, monke
 def test_help_of_a_trainer_program_shows_the_flags_of_its_scripts(capsys):
     """And `--help_all` shows the rest."""
     text = help_text(capsys, initialize_policy_model.ARGUMENTS)
-    scripts = [
-        ROOT / "scripts" / folder / "initialize_policy_model.sh"
-        for folder in ("7b-v1.5-224", "13b-v1.5-336", "tiny")
-    ]
-    used = {
-        line.split()[0] for path in scripts for line in path.read_text().splitlines() if line[:6] == "    --"
-    }
+    scripts = (ROOT / "scripts" / "launch" / "training.sh").read_text()
+    (function,) = re.findall(r"^initialize_policy_model\(\) \{\n(.*?)^\}", scripts, re.DOTALL | re.MULTILINE)
+    used = set(re.findall(r"[ (](--\w+) ", function))
     assert len(used) > 20 and [flag for flag in sorted(used) if f"{flag} " not in text] == []
     assert "--ddp_backend " in help_text(capsys, initialize_policy_model.ARGUMENTS, "--help_all")
 
