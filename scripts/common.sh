@@ -20,6 +20,7 @@ export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 absolute() {
     local name
     for name in "$@"; do
+        if [ -z "${!name+set}" ]; then echo "error: $name is not set" >&2; exit 2; fi
         case "${!name}" in "" | /*) ;; *) printf -v "$name" '%s/%s' "$PWD" "${!name}" ;; esac
     done
 }

@@ -13,7 +13,7 @@ source "$HERE/../launch/ablation.sh"
 absolute RUN_DIR OUTPUT_DIR
 
 BENCHMARKS="${BENCHMARKS:-pope}"
-PLAIN_REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}" # of the judge without facts
+PLAIN_REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}" # without facts
 PPO_STEPS="${PPO_STEPS:-}" # empty: MAX_STEPS
 
 train_arm "$@"

@@ -14,10 +14,10 @@ source "$HERE/../launch/ablation.sh"
 absolute RUN_DIR
 
 BENCHMARKS="${BENCHMARKS:-pope}"
-PLAIN_REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}" # of the judge without facts
+PLAIN_REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}" # without facts
 REWARD_MODEL_STEPS="${REWARD_MODEL_STEPS:-}" # empty: MAX_STEPS, as in every other stage
 # On the base that PPO will put them on.
-JUDGE_SCRIPT="$HERE/train_reward_model.sh"
-JUDGE_BASE_MODEL="${REWARD_BASE_MODEL:-${BASE_MODEL:-}}" # empty: the one that the script names
+REWARD_SCRIPT="$HERE/train_reward_model.sh"
+REWARD_BASE_MODEL="${REWARD_BASE_MODEL:-${BASE_MODEL:-}}" # empty: the one that the script names
 
 prepare_seed

@@ -14,10 +14,10 @@ source "$HERE/../launch/ablation.sh"
 absolute RUN_DIR
 
 BENCHMARKS="${BENCHMARKS:-pope}"
-PLAIN_REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}" # of the judge without facts
+PLAIN_REWARD_PROMPT="${PLAIN_REWARD_PROMPT:-$ROOT/prompts/reward_prompt.txt}" # without facts
 REWARD_MODEL_STEPS="${REWARD_MODEL_STEPS:-}" # empty: MAX_STEPS, as in every other stage
-# The judge is the 13B model.
-JUDGE_SCRIPT="$HERE/../13b-v1.5-336/train_reward_model.sh"
-JUDGE_BASE_MODEL="${REWARD_BASE_MODEL:-}" # empty: the one that its script names
+# The reward model is the 13B one: BASE_MODEL, if set, is the policy's and not its.
+REWARD_SCRIPT="$HERE/../13b-v1.5-336/train_reward_model.sh"
+REWARD_BASE_MODEL="${REWARD_BASE_MODEL:-}" # empty: the one that its script names
 
 prepare_seed

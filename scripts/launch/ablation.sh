@@ -24,17 +24,17 @@ score_policy() {
     done
 }
 
-# prepare_seed: policy init, the judges with and without facts, the scores of SFT and policy init, all in RUN_DIR.
+# prepare_seed: policy init, the reward models with and without facts, the scores of SFT and policy init, all in RUN_DIR.
 prepare_seed() {
     benchmarks_give_scores
     score_policy none "$RUN_DIR/before/sft" # first: if a benchmark is not there, it shows now and not after the training
     OUTPUT_DIR="$RUN_DIR/policy_init" bash "$HERE/initialize_policy_model.sh"
     score_policy "$RUN_DIR/policy_init" "$RUN_DIR/before/policy_init"
-    # BASE_MODEL, if set, is the policy's.
-    local judge=(env -u BASE_MODEL ${JUDGE_BASE_MODEL:+BASE_MODEL="$JUDGE_BASE_MODEL"})
-    judge+=(${REWARD_MODEL_STEPS:+MAX_STEPS="$REWARD_MODEL_STEPS"})
-    "${judge[@]}" OUTPUT_DIR="$RUN_DIR/fact_reward_model" bash "$JUDGE_SCRIPT"
-    "${judge[@]}" OUTPUT_DIR="$RUN_DIR/reward_model" REWARD_PROMPT="$PLAIN_REWARD_PROMPT" bash "$JUDGE_SCRIPT" --facts False
+    local reward=(env -u BASE_MODEL) # that is the policy's, if it is set
+    if [ -n "$REWARD_BASE_MODEL" ]; then reward+=(BASE_MODEL="$REWARD_BASE_MODEL"); fi
+    if [ -n "$REWARD_MODEL_STEPS" ]; then reward+=(MAX_STEPS="$REWARD_MODEL_STEPS"); fi
+    "${reward[@]}" OUTPUT_DIR="$RUN_DIR/fact_reward_model" bash "$REWARD_SCRIPT"
+    "${reward[@]}" OUTPUT_DIR="$RUN_DIR/reward_model" REWARD_PROMPT="$PLAIN_REWARD_PROMPT" bash "$REWARD_SCRIPT" --facts False
 }
 
 # train_arm ARGUMENT...: PPO with these flags from what prepare_seed left in RUN_DIR, and its scores, in OUTPUT_DIR.

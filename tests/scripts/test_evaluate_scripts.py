@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,14 @@ def test_the_base_alone_and_other_benchmarks(runner, tmp_path):
     assert "--adapter" not in answer.words
     done = runner.start(SCRIPTS[0], BENCHMARK="vqa")
     assert done.returncode == 2 and "BENCHMARK=vqa: pope, mmhal or chair" in done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_dry_run_prints_what_it_would_start(script, runner, tmp_path):
+    expected = [call.words for call in run(runner, script, tmp_path)]
+    folders = {"DATA_DIR": str(tmp_path / "my data"), "OUTPUT_DIR": str(tmp_path / "my run")}
+    done = runner.start(script, DRY_RUN="1", PYTHON=sys.executable, **folders)
+    assert done.returncode == 0 and not (tmp_path / "my run").exists()
+    assert [tuple(shlex.split(line)[1:]) for line in done.stdout.splitlines()] == expected
+    done = runner.start(script, DRY_RUN="1", PYTHON=sys.executable, BENCHMARK="mmhal", **folders)
+    assert [shlex.split(line)[0] for line in done.stdout.splitlines()] == [sys.executable, "echo"]
