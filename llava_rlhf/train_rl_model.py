@@ -101,7 +101,7 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
     first_step, metrics_lines = _steps_done(prepared)
     if accelerator.is_main_process:
         logger.info("%d of %d PPO steps are done", first_step, plan.ppo_steps)
-    # Drawing a random number, so before the random state is restored.
+    # It draws a random number, so before the random state is restored.
     prompts = _batches(prepared, trainer, first_step)
     if prepared.checkpoint is not None:
         trainer.state.load(prepared.checkpoint)
