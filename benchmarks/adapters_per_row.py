@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.ppo_world import IMAGE, SIZES, Size, random_model
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
+from models.settings import LoraSettings
 
 ADAPTERS = ("policy", "reference")
 

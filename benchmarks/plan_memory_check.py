@@ -29,9 +29,9 @@ from tqdm import trange
 
 from benchmarks.planned_world import World, write_world
 from llava_rlhf.assembly import roles as assemble
+from llava_rlhf.memory_planning.names import POLICY_INIT, PPO, REWARD_MODEL
 from llava_rlhf.memory_planning.plan import MIB
 from llava_rlhf.memory_planning.programs import plan_for, request_of
-from llava_rlhf.memory_planning.request import POLICY_INIT, PPO, REWARD_MODEL
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import write_text_whole
 from llava_rlhf.runs.run_record import environment

@@ -21,10 +21,11 @@ from transformers import (
 from llava_rlhf.initialize_policy_model import save_policy
 from llava_rlhf.runs.role_files import POLICY, REWARD, RewardModelCard
 from llava_rlhf.train_reward_model import save_reward_model
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
 from models.base_fingerprint import base_fingerprint
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel
+from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 from tests.support.tiny_models import BOS, IMAGE, PAD, STOP, tiny_tokenizer
 

@@ -30,10 +30,11 @@ from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
 from llava_rlhf.ppo.assembly import PPOSettings, assemble_trainer, make_accelerator
 from llava_rlhf.ppo.trainer import PPOTrainer
 from llava_rlhf.runs.role_files import POLICY, REFERENCE, REWARD, VALUE
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
 from models.heads import ScalarHead
 from models.quantized import compute_alike_in_both_modes
 from models.roles import Policy, RewardModel, ValueModel
+from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 
 VOCABULARY = 32000

@@ -9,12 +9,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from transformers.image_processing_utils import BaseImageProcessor
+
+if TYPE_CHECKING:  # heavy, and who only checks or copies pictures needs neither
+    import torch
+    from transformers.image_processing_utils import BaseImageProcessor
 
 ASPECT_RATIOS = ("pad", "square")
 # Pillow reads more, some of it by starting other programs. Pictures of several views (MPO) are opened as JPEG.
@@ -111,6 +113,8 @@ class ImagePipeline:
     def __call__(self, folder: str | Path, names: Sequence[str]) -> torch.Tensor:
         """Pixels float32 [n, 3, H, W] of n images, in order; n may be 0."""
         if not names:
+            import torch
+
             return torch.zeros(0, 3, *self.size)
         images = [self._open(folder, name) for name in names]
         return self.processor(images=images, return_tensors="pt")["pixel_values"].float()

@@ -3,67 +3,17 @@
 A run that was stopped continues where it was; one that is complete is not done again.
 """
 
-# No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from data_utils.datasets import PromptDataset
-from llava_rlhf.assembly.roles import TextSide, load_text_side
-from llava_rlhf.evaluation.answer_files import AnswerFile, content_hash
-from llava_rlhf.evaluation.answering import Answerer, load_prompts
+from llava_rlhf.evaluation.arguments import AnswerArguments
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
-from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.runs.role_files import check_template, find_policy_adapter
-from llava_rlhf.supervised.training import start_logging
-from models.adapter_files import check_adapter_fits
-from models.base_fingerprint import base_fingerprint, check_weights
 
-
-@dataclass
-class AnswerArguments:
-    """Who answers, and how."""
-
-    _argument_group_name = "answering"
-
-    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format."})
-    output_file: str = field(
-        metadata={"help": "JSON Lines file; while answers are missing they are in OUTPUT_FILE.partial."}
-    )
-    adapter: str | None = field(
-        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder."}
-    )
-    temperature: float = field(default=0.0, metadata={"help": "0: the most likely token; else sample."})
-    samples: int = field(default=1, metadata={"help": "Answers per prompt."})
-    batch_size: int = field(default=64, metadata={"help": "Answers at once."})
-    seed: int = field(default=0, metadata={"help": "Of sampling."})
-    bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where CUDA is present."})
-
-    def __post_init__(self):
-        if self.temperature < 0 or self.samples < 1 or self.batch_size < 1:
-            raise ValueError("--temperature must be at least 0, --samples and --batch_size at least 1")
-        if self.samples > 1 and not self.temperature:
-            raise ValueError(
-                f"--samples {self.samples} with --temperature 0: all would be alike; set a temperature, or one sample"
-            )
-
-
-@dataclass(frozen=True)
-class AnswerRun:
-    """A checked answering run."""
-
-    arguments: AnswerArguments
-    data: DataArguments
-    model: ModelArguments
-    adapter: Path | None
-    text: TextSide
-    prompts: PromptDataset
-    output: AnswerFile
+if TYPE_CHECKING:
+    from llava_rlhf.evaluation.answer_runs import AnswerRun
 
 
 def prepare(argv: Sequence[str]) -> AnswerRun:
@@ -71,63 +21,16 @@ def prepare(argv: Sequence[str]) -> AnswerRun:
     arguments, data, model = StrictParser(
         (AnswerArguments, DataArguments, ModelArguments), description=__doc__
     ).parse(argv)
+    from llava_rlhf.evaluation.answer_runs import prepare_answers
+
     return prepare_answers(arguments, data, model)
-
-
-def prepare_answers(arguments: AnswerArguments, data: DataArguments, model: ModelArguments) -> AnswerRun:
-    """Check prompts, adapter and what is already answered. Raises ValueError."""
-    start_logging(main_process=True)
-    if Path(arguments.output_file).is_dir():
-        raise ValueError(f"--output_file {arguments.output_file} is a directory; name a file")
-    check_writable("--output_file", Path(arguments.output_file).parent)
-    adapter = find_policy_adapter(arguments.adapter) if arguments.adapter else None
-    if adapter is not None:
-        check_adapter_fits(adapter, arguments.base_model_name)
-    check_weights(arguments.base_model_name)
-    check_template(arguments.base_model_name, adapter, data.version)
-    text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
-    prompts = load_prompts(data, text, arguments.seed)
-    output = AnswerFile(arguments.output_file, answer_settings(arguments, data, model, adapter))
-    return AnswerRun(arguments, data, model, adapter, text, prompts, output)
-
-
-def answer_settings(
-    arguments: AnswerArguments, data: DataArguments, model: ModelArguments, adapter: Path | None
-) -> dict[str, Any]:
-    """All that the answers depend on: flags, and the contents of base, adapter and prompts. The batch size is not there."""
-    flags = {**asdict(arguments), **asdict(data), **asdict(model)}
-    for name in ("output_file", "batch_size"):
-        del flags[name]
-    return {
-        **flags,
-        "device": _device(arguments),
-        "base_fingerprint": base_fingerprint(arguments.base_model_name),
-        "adapter_sha256": {path.name: content_hash(path) for path in sorted(adapter.glob("adapter_*"))}
-        if adapter
-        else None,
-        "dataset_sha256": content_hash(data.dataset_path),
-    }
 
 
 def run(prepared: AnswerRun) -> None:
     """Load, answer what is not answered yet, and write the file whole."""
-    arguments, text, output = prepared.arguments, prepared.text, prepared.output
-    if output.complete:
-        print(f"{output.path} is complete and was made under these settings: nothing to do")
-        return
-    base_settings = prepared.model.base_settings(arguments.bf16, False, _device(arguments))
-    answerer = Answerer(arguments.base_model_name, prepared.adapter, base_settings)
-    sampling = answerer.sampling(text, prepared.data.response_len, arguments.temperature)
-    output.write(
-        lambda first: answerer.answers(
-            prepared.prompts, text, sampling, arguments.batch_size, arguments.samples, arguments.seed, first
-        )
-    )
-    print(f"wrote {output.path}")
+    from llava_rlhf.evaluation.answer_runs import write_answers
 
-
-def _device(arguments: AnswerArguments) -> str:
-    return "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
+    write_answers(prepared)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,19 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_utils.conversation import TEMPLATES
 from data_utils.images import check_image
 from data_utils.schema import IMAGE_MARKER, Turn
-from llava_rlhf.assembly.roles import check_stop, load_text_side
-from llava_rlhf.interactive.answering_models import AnsweringModel, Checkpoint, check_checkpoint, load_models
 from llava_rlhf.interactive.arguments import GenerationArguments
 from llava_rlhf.runs.arguments import ModelArguments
+from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import check_template
-from llava_rlhf.supervised.training import start_logging
+
+if TYPE_CHECKING:
+    from llava_rlhf.interactive.answering_models import AnsweringModel, Checkpoint
 
 HELP = "/image PATH: another image, from the start; /reset: from the start; /quit: leave"
 
@@ -45,7 +47,7 @@ class ChatRun:
     arguments: ChatArguments
     generation: GenerationArguments
     model: ModelArguments
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint"
 
 
 def prepare(argv: Sequence[str]) -> ChatRun:
@@ -53,6 +55,9 @@ def prepare(argv: Sequence[str]) -> ChatRun:
     arguments, generation, model = StrictParser(
         (ChatArguments, GenerationArguments, ModelArguments), description=__doc__
     ).parse(argv)
+    from llava_rlhf.assembly.roles import check_stop, load_text_side
+    from llava_rlhf.interactive.answering_models import check_checkpoint
+
     start_logging(main_process=False)
     model.check_attention(generation.bf16, False, generation.use_cpu)
     checkpoint = check_checkpoint("model", arguments.base_model_name, arguments.adapter)
@@ -68,6 +73,8 @@ def prepare(argv: Sequence[str]) -> ChatRun:
 
 def run(prepared: ChatRun) -> None:
     """Load, then answer line after line."""
+    from llava_rlhf.interactive.answering_models import load_models
+
     generation = prepared.generation
     models = load_models(
         [prepared.checkpoint],
@@ -95,7 +102,7 @@ class Chat:
         seed: of the first answer; each further one counts it up.
     """
 
-    def __init__(self, model: AnsweringModel, temperature: float, seed: int):
+    def __init__(self, model: "AnsweringModel", temperature: float, seed: int):
         self._model, self._temperature, self._seed = model, temperature, seed
         self.turns: list[Turn] = []
         self.image: Path | None = None

@@ -10,7 +10,7 @@ program goes on where it was. See docs/pages.md.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_utils.facts import FactBook, MissingCaptions
 from data_utils.problems import DataError
@@ -19,14 +19,15 @@ from llava_rlhf.collection.ai_annotator import AIAnnotator, read_prompt
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments, PreferenceJudgeArguments
 from llava_rlhf.collection.assignments import AssignmentQueue
 from llava_rlhf.collection.folder import CollectionFolder
-from llava_rlhf.collection.sampling import Lines, filled_in_background
-from llava_rlhf.collection.sources import Source, find_source
 from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, JudgeError, ReplyCache
 from llava_rlhf.pages.arguments import PageArguments
-from llava_rlhf.pages.serving import serve
 from llava_rlhf.runs.arguments import ModelArguments
+from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.supervised.training import start_logging
+
+if TYPE_CHECKING:
+    from llava_rlhf.collection.sampling import Lines
+    from llava_rlhf.collection.sources import Source
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class CollectRun:
     arguments: CollectArguments
     image_folder: Path
     page: PageArguments
-    source: Source
+    source: "Source"
     folder: CollectionFolder
     facts: FactBook
     endpoint: Endpoint | None
@@ -50,6 +51,8 @@ def prepare(argv: Sequence[str]) -> CollectRun:
         (CollectArguments, CollectedDataArguments, PreferenceJudgeArguments, PageArguments, ModelArguments),
         description=__doc__,
     ).parse(argv)
+    from llava_rlhf.collection.sources import find_source
+
     start_logging(main_process=True)
     model.check_attention(arguments.bf16, False, arguments.use_cpu)
     endpoint = None
@@ -70,6 +73,9 @@ def prepare(argv: Sequence[str]) -> CollectRun:
 
 def run(prepared: CollectRun) -> None:
     """Sample a little ahead of whoever judges, and keep the preference file up to date."""
+    from llava_rlhf.collection.sampling import filled_in_background
+    from llava_rlhf.pages.serving import serve
+
     arguments, folder = prepared.arguments, prepared.folder
     try:
         queue = folder.queue(arguments.shared_share, arguments.seed)
@@ -99,7 +105,7 @@ def labelling(prepared: CollectRun, queue: AssignmentQueue) -> Any:
     return labelling_page(queue, prepared.image_folder, prepared.folder.summarise)
 
 
-def label_with_judge(prepared: CollectRun, queue: AssignmentQueue, batches: Iterable[Lines]) -> None:
+def label_with_judge(prepared: CollectRun, queue: AssignmentQueue, batches: "Iterable[Lines]") -> None:
     """Let the AI annotator judge every pair that it has not judged, batch by batch.
 
     Raises:

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from data_utils.conversation import TEMPLATES
 from data_utils.facts import RewardPrompt
@@ -23,14 +23,16 @@ from llava_rlhf.conversion.adapter_layouts import (
     find_original,
     find_ours,
 )
-from llava_rlhf.conversion.adapters import AdapterConversion, plan_to_original, plan_to_ours
-from llava_rlhf.conversion.base_model import BaseConversion, plan_base
 from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import POLICY, VALUE, RewardModelCard
 from models.adapter_files import original_adapter_folders
 from models.base_files import check_base
 from models.base_fingerprint import base_fingerprint
+
+if TYPE_CHECKING:
+    from llava_rlhf.conversion.adapters import AdapterConversion
+    from llava_rlhf.conversion.base_model import BaseConversion
 
 BASE_KIND = "base (SFT) model"
 BACK = "original"
@@ -104,7 +106,7 @@ class Conversion:
 
     arguments: ConvertArguments
     kind: str
-    plan: AdapterConversion | BaseConversion
+    plan: "AdapterConversion | BaseConversion"
 
 
 def prepare(argv: Sequence[str]) -> Conversion:
@@ -119,6 +121,9 @@ def prepare(argv: Sequence[str]) -> Conversion:
 
 def find_conversion(arguments: ConvertArguments) -> Conversion:
     """What there is to convert, checked. Raises ValueError."""
+    from llava_rlhf.conversion.adapters import plan_to_original, plan_to_ours
+    from llava_rlhf.conversion.base_model import plan_base
+
     source = Path(os.path.abspath(arguments.input))
     if not source.is_dir():
         raise ValueError(f"--input {source} is no directory")
@@ -206,6 +211,9 @@ def base_aspect_ratio(base: str) -> str:
 
 def run(conversion: Conversion) -> None:
     """Write the result, whole or not at all, and say how to go on."""
+    from llava_rlhf.conversion.adapters import AdapterConversion
+    from llava_rlhf.conversion.base_model import BaseConversion
+
     arguments, plan = conversion.arguments, conversion.plan
     target = Path(arguments.output)
     print(f"{arguments.input} is a {conversion.kind}")

@@ -6,23 +6,18 @@ python -m llava_rlhf.demo --checkpoints SFT=BASE RLHF=BASE,RUN --reward_model_na
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from data_utils.conversation import TEMPLATES
-from llava_rlhf.assembly.roles import check_stop, load_text_side
-from llava_rlhf.interactive.answering_models import (
-    Checkpoint,
-    RewardCheckpoint,
-    find_reward_model,
-    load_models,
-    parse_checkpoint,
-)
 from llava_rlhf.interactive.arguments import GenerationArguments
 from llava_rlhf.pages.arguments import PageArguments
-from llava_rlhf.pages.serving import serve
 from llava_rlhf.runs.arguments import ModelArguments
+from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import check_template
-from llava_rlhf.supervised.training import start_logging
+
+if TYPE_CHECKING:
+    from llava_rlhf.interactive.answering_models import Checkpoint, RewardCheckpoint
 
 
 @dataclass
@@ -48,8 +43,8 @@ class DemoArguments:
 class DemoRun:
     """A checked comparison."""
 
-    checkpoints: list[Checkpoint]
-    reward_model: RewardCheckpoint | None
+    checkpoints: list["Checkpoint"]
+    reward_model: "RewardCheckpoint | None"
     generation: GenerationArguments
     model: ModelArguments
     page: PageArguments
@@ -60,6 +55,9 @@ def prepare(argv: Sequence[str]) -> DemoRun:
     arguments, generation, page, model = StrictParser(
         (DemoArguments, GenerationArguments, PageArguments, ModelArguments), description=__doc__
     ).parse(argv)
+    from llava_rlhf.assembly.roles import check_stop, load_text_side
+    from llava_rlhf.interactive.answering_models import find_reward_model, parse_checkpoint
+
     start_logging(main_process=True)
     model.check_attention(generation.bf16, False, generation.use_cpu)
     checkpoints = [parse_checkpoint("--checkpoints", text) for text in arguments.checkpoints]
@@ -83,6 +81,9 @@ def prepare(argv: Sequence[str]) -> DemoRun:
 
 def run(prepared: DemoRun) -> None:
     """Load everybody and serve the page until Ctrl-C."""
+    from llava_rlhf.interactive.answering_models import load_models
+    from llava_rlhf.pages.serving import serve
+
     generation = prepared.generation
     models = load_models(
         prepared.checkpoints,

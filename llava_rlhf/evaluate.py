@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from llava_rlhf import answer_prompts
-from llava_rlhf.answer_prompts import AnswerArguments, AnswerRun, prepare_answers
 from llava_rlhf.evaluation.answer_files import read_settings
 from llava_rlhf.evaluation.arguments import (
+    AnswerArguments,
     BenchmarkArguments,
     BenchmarkDataArguments,
     CompareArguments,
@@ -38,6 +37,9 @@ from llava_rlhf.evaluation.tables import as_json, latex, markdown
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
 from llava_rlhf.runs.parsing import StrictParser, run_program, split_action
 from llava_rlhf.runs.run_folder import read_json_lines, write_text_whole
+
+if TYPE_CHECKING:
+    from llava_rlhf.evaluation.answer_runs import AnswerRun
 
 ARGUMENTS = {
     "answer": (
@@ -94,6 +96,8 @@ def prepare_answer(
     model: ModelArguments,
 ) -> AnswerRun:
     """Write the prompts of the benchmark beside the answers, and check them like any file of prompts."""
+    from llava_rlhf.evaluation.answer_runs import prepare_answers
+
     items = make_benchmark(benchmark).items()
     prompts = Path(f"{arguments.output_file}.prompts.json")
     write_prompts(items, questions.question_suffix, prompts)
@@ -125,7 +129,14 @@ def prepare_compare(arguments: CompareArguments) -> CompareRun:
 def run(prepared: tuple[str, Any]) -> None:
     """Do what was prepared."""
     action, checked = prepared
-    {"answer": answer_prompts.run, "score": run_score, "compare": run_compare}[action](checked)
+    {"answer": run_answer, "score": run_score, "compare": run_compare}[action](checked)
+
+
+def run_answer(prepared: AnswerRun) -> None:
+    """Load the model and answer."""
+    from llava_rlhf.evaluation.answer_runs import write_answers
+
+    write_answers(prepared)
 
 
 def run_score(prepared: ScoreRun) -> None:

@@ -5,15 +5,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import load_file
-from transformers import AutoConfig, GenerationConfig
-
-from data_utils.items import PromptItem
-from llava_rlhf.exporting.merging import check_plain, dequantize, is_quantized, merge_files
-from llava_rlhf.exporting.model_card import Origin, write_card
-from llava_rlhf.exporting.parity import measure_parity, read_check_prompts
 from llava_rlhf.runs.checkpoints import new_folder
 from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
@@ -21,7 +14,12 @@ from llava_rlhf.runs.role_files import find_policy_adapter
 from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits, read_adapter_config, save_adapter
 from models.base_files import check_base
 from models.base_fingerprint import check_weights, weight_files
-from models.vlm import DTYPES, load_tokenizer
+from models.settings import DTYPE_NAMES
+
+if TYPE_CHECKING:
+    import torch
+
+    from data_utils.items import PromptItem
 
 AS_STORED = "auto"
 DEQUANTIZED = "dequantized_base"  # beside the merged model while it is being made
@@ -40,7 +38,7 @@ class ExportArguments:
         default=AS_STORED,
         metadata={
             "help": "Number format of the weights; auto: as they are stored.",
-            "choices": [AS_STORED, *DTYPES],
+            "choices": [AS_STORED, *DTYPE_NAMES],
         },
     )
     adapter_only: bool = field(
@@ -75,17 +73,22 @@ class Export:
 
     arguments: ExportArguments
     adapter: Path
-    prompts: list[PromptItem]
+    prompts: "list[PromptItem]"
 
     @property
-    def dtype(self) -> torch.dtype | None:
+    def dtype(self) -> "torch.dtype | None":
         """Of the written weights; None: as stored."""
+        from models.vlm import DTYPES
+
         return DTYPES.get(self.arguments.dtype)
 
 
 def prepare(argv: Sequence[str]) -> Export:
     """Parse and check paths, adapter, prompts and room on the disk. Raises ValueError when they do not fit."""
     (arguments,) = StrictParser((ExportArguments,), description=__doc__).parse(argv)
+    from llava_rlhf.exporting.merging import check_plain, is_quantized
+    from llava_rlhf.exporting.parity import read_check_prompts
+
     base = arguments.base_model_name
     check_base(base)
     check_weights(base)
@@ -116,6 +119,8 @@ def prepare(argv: Sequence[str]) -> Export:
 
 def run(prepared: Export) -> None:
     """Write the folder, whole or not at all."""
+    from llava_rlhf.exporting.model_card import Origin, write_card
+
     target = Path(prepared.arguments.output_dir)
     with new_folder(target) as folder:
         if prepared.arguments.adapter_only:
@@ -136,6 +141,8 @@ def run(prepared: Export) -> None:
 
 
 def _write_adapter(prepared: Export, folder: Path) -> None:
+    from safetensors.torch import load_file
+
     state = load_file(prepared.adapter / ADAPTER_WEIGHTS)
     if prepared.dtype is not None:
         state = {name: tensor.to(prepared.dtype) for name, tensor in state.items()}
@@ -144,6 +151,13 @@ def _write_adapter(prepared: Export, folder: Path) -> None:
 
 
 def _write_model(prepared: Export, folder: Path) -> str | None:
+    import torch
+    from transformers import GenerationConfig
+
+    from llava_rlhf.exporting.merging import dequantize, merge_files
+    from llava_rlhf.exporting.parity import measure_parity
+    from models.vlm import load_tokenizer
+
     base = Path(prepared.arguments.base_model_name)
     if prepared.arguments.dequantize:
         unpacked = folder / DEQUANTIZED
@@ -168,8 +182,11 @@ def _write_model(prepared: Export, folder: Path) -> str | None:
     return parity
 
 
-def _stored_dtype(folder: Path) -> torch.dtype:
+def _stored_dtype(folder: Path) -> "torch.dtype":
     """The number format in which plain transformers loads a model directory."""
+    import torch
+    from transformers import AutoConfig
+
     return AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype or torch.float32
 
 

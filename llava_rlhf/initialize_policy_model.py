@@ -6,29 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_utils.batches import DialogueCollator, WholeStepsCollator
-from data_utils.building import build_dialogues
-from data_utils.conversation import TEMPLATES
-from data_utils.datasets import DialogueDataset, WholeSteps
-from data_utils.feature_files import FeatureFiles
-from llava_rlhf.assembly.feature_cache import with_feature_cache
-from llava_rlhf.assembly.roles import TextSide, load_text_side, new_policy, unsampled_ids
-from llava_rlhf.memory_planning.programs import announce_plan
-from llava_rlhf.memory_planning.request import POLICY_INIT
-from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, LlavaTrainingArguments, RunArguments
+from llava_rlhf.memory_planning.names import POLICY_INIT
+from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, RunArguments
+from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import POLICY
 from llava_rlhf.runs.run_record import base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import starting_point
-from llava_rlhf.supervised.sft_trainer import DialogueLoss, SFTTrainer
-from llava_rlhf.supervised.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from llava_rlhf.runs.training_flags import TrainingFlags
 from models.base_fingerprint import check_weights
-from models.roles import Policy
 
-ARGUMENTS = (LlavaTrainingArguments, DataArguments, AdapterArguments, RunArguments)
+if TYPE_CHECKING:
+    from data_utils.datasets import DialogueDataset
+    from data_utils.feature_files import FeatureFiles
+    from llava_rlhf.assembly.roles import TextSide
+    from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
+    from models.roles import Policy
+
+ARGUMENTS = (TrainingFlags, DataArguments, AdapterArguments, RunArguments)
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,12 @@ class PolicyRun:
 def prepare(argv: Sequence[str]) -> PolicyRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    from data_utils.building import build_dialogues
+    from data_utils.conversation import TEMPLATES
+    from llava_rlhf.assembly.feature_cache import with_feature_cache
+    from llava_rlhf.assembly.roles import load_text_side
+    from llava_rlhf.supervised.training import announce_and_split
+
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
     check_weights(training.model_name_or_path)
@@ -82,6 +86,13 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
 
 def run(prepared: PolicyRun) -> None:
     """Load the model, train it and save the adapter."""
+    from data_utils.batches import DialogueCollator, WholeStepsCollator
+    from data_utils.datasets import WholeSteps
+    from llava_rlhf.assembly.roles import new_policy, unsampled_ids
+    from llava_rlhf.memory_planning.programs import announce_plan
+    from llava_rlhf.supervised.sft_trainer import DialogueLoss, SFTTrainer
+    from llava_rlhf.supervised.training import begin_run, train_to_the_end
+
     training, text = prepared.training, prepared.text
     if prepared.run.summary_only:
         return

@@ -11,14 +11,15 @@ counted, not measured (docs/memory.md says how well); rows are as long as the fl
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from llava_rlhf.memory_planning.bases import PUBLISHED
 from llava_rlhf.memory_planning.launch_lines import LaunchLine, launch_lines
+from llava_rlhf.memory_planning.names import PROGRAMS, SHAPES
 from llava_rlhf.memory_planning.plan import GIB, MemoryPlan
-from llava_rlhf.memory_planning.programs import describe, plan_for
-from llava_rlhf.memory_planning.request import PROGRAMS, Request
-from llava_rlhf.memory_planning.settings import Lengths
 from llava_rlhf.runs.parsing import ArgumentError, StrictParser, run_program
+
+if TYPE_CHECKING:
+    from llava_rlhf.memory_planning.request import Request
 
 # Flags of the programs that must be positive: `parse_values` does not build the objects that check them.
 COUNTS = (
@@ -42,7 +43,7 @@ class PlanArguments:
     )
     shape: str | None = field(
         default=None,
-        metadata={"help": f"Published base to plan with, wherever it lies: {', '.join(PUBLISHED)}."},
+        metadata={"help": f"Published base to plan with, wherever it lies: {', '.join(SHAPES)}."},
     )
     reward_shape: str | None = field(
         default=None, metadata={"help": "The same for the base of reward and value, if it is another one."}
@@ -53,31 +54,35 @@ class PlanArguments:
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 0")
         for name in ("shape", "reward_shape"):
-            if getattr(self, name) not in (None, *PUBLISHED):
-                raise ValueError(f"--{name} {getattr(self, name)}: choose from {', '.join(PUBLISHED)}")
+            if getattr(self, name) not in (None, *SHAPES):
+                raise ValueError(f"--{name} {getattr(self, name)}: choose from {', '.join(SHAPES)}")
 
 
 @dataclass(frozen=True)
 class PlanRun:
     """Plans with what was asked, and the memory of a GPU in bytes, None where it was not said."""
 
-    planned: list[tuple[Request, MemoryPlan]]
+    planned: list[tuple["Request", MemoryPlan]]
     gpu_bytes: float | None
 
 
 def prepare(argv: Sequence[str]) -> PlanRun:
     """Plan what a command line asks for. Raises ValueError for what a user can get wrong."""
     found, gpu_gib = requests(argv)
+    from llava_rlhf.memory_planning.programs import plan_for  # traces layers, with torch
+
     return PlanRun([(request, plan_for(request)) for request in found], gpu_gib * GIB or None)
 
 
 def run(prepared: PlanRun) -> None:
     """Print the plans."""
+    from llava_rlhf.memory_planning.programs import describe
+
     for request, plan in prepared.planned:
         print(describe(request, plan, prepared.gpu_bytes))
 
 
-def requests(argv: Sequence[str]) -> tuple[list[Request], float]:
+def requests(argv: Sequence[str]) -> tuple[list["Request"], float]:
     """Parse the command line, and run a script that is named as far as its launch lines; what to plan, and `--gpu_gib`."""
     parser = StrictParser((PlanArguments,), description=__doc__)
     if {"-h", "--help", "--help_all"} & set(argv[:1]):
@@ -93,7 +98,10 @@ def requests(argv: Sequence[str]) -> tuple[list[Request], float]:
     return [_request(line, plan) for line in lines], plan.gpu_gib
 
 
-def _request(line: LaunchLine, plan: PlanArguments) -> Request:
+def _request(line: LaunchLine, plan: PlanArguments) -> "Request":
+    from llava_rlhf.memory_planning.request import Request
+    from llava_rlhf.memory_planning.settings import Lengths
+
     classes = importlib.import_module(f"llava_rlhf.{line.program}").ARGUMENTS
     flags = StrictParser(classes).parse_values(line.arguments)
     for name in COUNTS:

@@ -6,42 +6,26 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
-from data_utils.answers import AnswerDataset, build_answers, file_kind
-from data_utils.building import build_preferences
 from data_utils.conversation import TEMPLATES
-from data_utils.datasets import PreferenceDataset
 from data_utils.facts import MissingCaptions, RewardPrompt
 from data_utils.schema import AnswerType
-from llava_rlhf.assembly.roles import TextSide, load_fact_book, load_text_side, trained_reward_model
-from llava_rlhf.evaluation.reward_scoring import score_dataset
-from llava_rlhf.evaluation.reward_summary import (
-    answer_numbers,
-    by_answer_type,
-    format_answers,
-    format_pairs,
-    pair_numbers,
-)
-from llava_rlhf.evaluation.score_records import (
-    describe_answers,
-    describe_pairs,
-    json_line,
-    with_answer_score,
-    with_pair_scores,
-)
 from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments
+from llava_rlhf.runs.logs import announce, start_logging
 from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard, read_reward_card
 from llava_rlhf.runs.run_folder import write_text_whole
-from llava_rlhf.supervised.training import announce, start_logging
 from models.adapter_files import check_adapter_fits
-from models.heads import check_head_fits
-from models.vlm import read_base_facts
+from models.base_files import read_base_facts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from data_utils.answers import AnswerDataset
+    from data_utils.datasets import PreferenceDataset
+    from llava_rlhf.assembly.roles import TextSide
 
 logger = logging.getLogger(__name__)
 
@@ -123,14 +107,19 @@ class ScoreRun:
     arguments: ScoringArguments
     model: ModelArguments
     base: str
-    text: TextSide
-    dataset: PreferenceDataset | AnswerDataset
+    text: "TextSide"
+    dataset: "PreferenceDataset | AnswerDataset"
     records: list[dict[str, Any]]
 
 
 def prepare(argv: Sequence[str]) -> ScoreRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     arguments, data, facts, model = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    from data_utils.answers import build_answers, file_kind
+    from data_utils.building import build_preferences
+    from llava_rlhf.assembly.roles import load_fact_book, load_text_side
+    from llava_rlhf.evaluation.score_records import describe_answers, describe_pairs
+
     start_logging(main_process=True)
     model.check_attention(arguments.bf16, False, arguments.use_cpu)
     if Path(arguments.output_file).resolve() == Path(data.dataset_path).resolve():
@@ -163,6 +152,13 @@ def prepare(argv: Sequence[str]) -> ScoreRun:
 
 def run(prepared: ScoreRun) -> None:
     """Load, score, write both files whole and print the numbers."""
+    import torch
+
+    from data_utils.datasets import PreferenceDataset
+    from llava_rlhf.assembly.roles import trained_reward_model
+    from llava_rlhf.evaluation.reward_scoring import score_dataset
+    from llava_rlhf.evaluation.score_records import json_line, with_answer_score, with_pair_scores
+
     arguments, report = prepared.arguments, prepared.dataset.report
     device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
     base_settings = prepared.model.base_settings(arguments.bf16, False, device)
@@ -189,8 +185,19 @@ def run(prepared: ScoreRun) -> None:
     print(f"wrote {path} and {arguments.summary_file}")
 
 
-def summarise(prepared: ScoreRun, scores: Tensor) -> tuple[dict[str, Any], str]:
+def summarise(prepared: ScoreRun, scores: "Tensor") -> tuple[dict[str, Any], str]:
     """Numbers of the scores float32[N, k], over all rows and for each answer type, and the table that shows them."""
+    import torch
+
+    from data_utils.datasets import PreferenceDataset
+    from llava_rlhf.evaluation.reward_summary import (
+        answer_numbers,
+        by_answer_type,
+        format_answers,
+        format_pairs,
+        pair_numbers,
+    )
+
     dataset = prepared.dataset
     answer_types = [record.get("answer_type", AnswerType.GENERAL.name) for record in prepared.records]
     if isinstance(dataset, PreferenceDataset):
@@ -242,6 +249,8 @@ def find_base(arguments: ScoringArguments, card: RewardModelCard) -> str:
             f"the base of the reward model, {base}, is no directory (reward_model.json of {folder} names "
             f"{card.base_model}); name it with --base_model_name"
         )
+    from models.heads import check_head_fits
+
     check_adapter_fits(Path(folder) / REWARD, base)
     check_head_fits(Path(folder) / REWARD_HEAD, base)
     card.check_base(folder, base, "--base_model_name")

@@ -6,35 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_utils.batches import PairCollator, WholeStepsCollator
-from data_utils.building import build_preferences
-from data_utils.conversation import TEMPLATES
-from data_utils.datasets import PreferenceDataset, WholeSteps
-from data_utils.feature_files import FeatureFiles
-from llava_rlhf.assembly.feature_cache import with_feature_cache
-from llava_rlhf.assembly.roles import TextSide, load_facts, load_text_side, new_reward_model
-from llava_rlhf.memory_planning.programs import announce_plan
-from llava_rlhf.memory_planning.request import REWARD_MODEL
-from llava_rlhf.runs.arguments import (
-    AdapterArguments,
-    DataArguments,
-    FactArguments,
-    LlavaTrainingArguments,
-    RunArguments,
-)
+from llava_rlhf.memory_planning.names import REWARD_MODEL
+from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, FactArguments, RunArguments
+from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard
 from llava_rlhf.runs.run_record import base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import starting_point
-from llava_rlhf.supervised.reward_trainer import PairScorer, RewardTrainer
-from llava_rlhf.supervised.training import announce_and_split, begin_run, start_logging, train_to_the_end
+from llava_rlhf.runs.training_flags import TrainingFlags
 from models.base_fingerprint import base_fingerprint
-from models.roles import RewardModel
 
-ARGUMENTS = (LlavaTrainingArguments, DataArguments, FactArguments, AdapterArguments, RunArguments)
+if TYPE_CHECKING:
+    from data_utils.datasets import PreferenceDataset
+    from data_utils.facts import FactBook, RewardPrompt
+    from data_utils.feature_files import FeatureFiles
+    from llava_rlhf.assembly.roles import TextSide
+    from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
+    from models.roles import RewardModel
+
+ARGUMENTS = (TrainingFlags, DataArguments, FactArguments, AdapterArguments, RunArguments)
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,10 @@ class RewardRun:
 def prepare(argv: Sequence[str]) -> RewardRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    from llava_rlhf.assembly.feature_cache import with_feature_cache
+    from llava_rlhf.assembly.roles import load_facts, load_text_side
+    from llava_rlhf.supervised.training import announce_and_split
+
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
     inputs = {
@@ -73,21 +70,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     check_writable("--output_dir", training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
-    dataset = build_preferences(
-        data.dataset_path,
-        image_folder=data.image_folder,
-        encoder=text.encoder,
-        template=TEMPLATES[data.version],
-        pipeline=text.pipeline,
-        facts=facts,
-        prompt=prompt,
-        query_len=data.query_len,
-        response_len=data.response_len,
-        model_max_length=data.model_max_length,
-        seed=training.seed,
-        skip_invalid=data.skip_invalid,
-        image_checks=data.image_checks(),
-    )
+    dataset = _read_pairs(training, data, text, facts, prompt)
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
     train_set, eval_set = announce_and_split(dataset, training)
     card = RewardModelCard(
@@ -114,8 +97,42 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     )
 
 
+def _read_pairs(
+    training: LlavaTrainingArguments,
+    data: DataArguments,
+    text: TextSide,
+    facts: FactBook,
+    prompt: RewardPrompt,
+) -> PreferenceDataset:
+    from data_utils.building import build_preferences
+    from data_utils.conversation import TEMPLATES
+
+    return build_preferences(
+        data.dataset_path,
+        image_folder=data.image_folder,
+        encoder=text.encoder,
+        template=TEMPLATES[data.version],
+        pipeline=text.pipeline,
+        facts=facts,
+        prompt=prompt,
+        query_len=data.query_len,
+        response_len=data.response_len,
+        model_max_length=data.model_max_length,
+        seed=training.seed,
+        skip_invalid=data.skip_invalid,
+        image_checks=data.image_checks(),
+    )
+
+
 def run(prepared: RewardRun) -> None:
     """Load the model, train it and save adapter, head and card."""
+    from data_utils.batches import PairCollator, WholeStepsCollator
+    from data_utils.datasets import WholeSteps
+    from llava_rlhf.assembly.roles import new_reward_model
+    from llava_rlhf.memory_planning.programs import announce_plan
+    from llava_rlhf.supervised.reward_trainer import PairScorer, RewardTrainer
+    from llava_rlhf.supervised.training import begin_run, train_to_the_end
+
     training, text = prepared.training, prepared.text
     if prepared.run.summary_only:
         return

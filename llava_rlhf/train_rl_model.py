@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch.utils.data import DataLoader
-
-from data_utils.batches import collate_prompts
-from data_utils.building import build_prompts
-from data_utils.conversation import TEMPLATES
-from data_utils.datasets import PromptDataset
-from data_utils.feature_files import FeatureFiles
-from llava_rlhf.assembly.feature_cache import open_feature_cache
-from llava_rlhf.assembly.roles import TextSide, check_stop, load_facts, load_roles, load_text_side
-from llava_rlhf.memory_planning.programs import announce_plan
-from llava_rlhf.memory_planning.request import PPO
-from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, RewardArguments, plan_batches
-from llava_rlhf.ppo.assembly import PPOSettings, assemble_trainer, make_accelerator
-from llava_rlhf.ppo.checkpoints import read_state
+from llava_rlhf.memory_planning.names import PPO
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.limits import GuardArguments
-from llava_rlhf.ppo.optimization import check_optimizer, learning_rate_schedule
 from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
 from llava_rlhf.runs.checkpoints import step_of
-from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.runs.role_files import (
-    REWARD,
-    REWARD_HEAD,
-    RewardModelCard,
-    find_policy_adapter,
-    read_reward_card,
-)
-from llava_rlhf.runs.run_record import adapter_identity, base_identity, file_identity, run_record
-from llava_rlhf.runs.starting import mark_finished, open_run_folder, starting_point
+from llava_rlhf.runs.starting import mark_finished, open_run_folder
 from llava_rlhf.runs.stopping import shield_workers_from_signals
-from llava_rlhf.runs.watchdog import Watchdog
-from llava_rlhf.supervised.training import announce, start_logging
-from models.adapter_files import check_adapter_fits
-from models.base_fingerprint import check_weights
-from models.heads import check_head_fits
-from models.vlm import read_base_facts
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from data_utils.batches import PromptBatch
+    from llava_rlhf.ppo.preparation import PPORun
+    from llava_rlhf.ppo.trainer import PPOTrainer
+    from llava_rlhf.runs.watchdog import Watchdog
 
 ARGUMENTS = (
     PPOArguments,
@@ -61,69 +37,20 @@ ARGUMENTS = (
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PPORun:
-    """A checked PPO run: settings, prompts, batch sizes and where everything starts from."""
-
-    settings: PPOSettings
-    text: TextSide
-    prompts: PromptDataset
-    plan: BatchPlan
-    learning_rate: Callable[[int], float]
-    policy_adapter: Path
-    reward_base: str
-    record: Mapping[str, Any]
-    checkpoint: Path | None
-    caches: dict[str, FeatureFiles]
-
-
 def prepare(argv: Sequence[str]) -> PPORun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
-    settings = PPOSettings(*StrictParser(ARGUMENTS, description=__doc__).parse(argv))
-    ppo, data = settings.ppo, settings.data
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    start_logging(rank == 0)
-    check_optimizer(ppo.optim)
-    settings.model.check_attention(ppo.bf16, ppo.fp16, ppo.use_cpu)
-    policy_adapter = find_policy_adapter(ppo.policy_model_name_or_path)
-    check_adapter_fits(policy_adapter, ppo.base_model_name)
-    card = read_reward_card(ppo.reward_model_name_or_path)
-    reward_base = ppo.reward_base_model_name or card.base_model
-    check_reward_base(ppo, reward_base)
-    check_adapter_fits(Path(ppo.reward_model_name_or_path) / REWARD, reward_base)
-    check_head_fits(Path(ppo.reward_model_name_or_path) / REWARD_HEAD, reward_base)
-    card.check_base(ppo.reward_model_name_or_path, reward_base, "--reward_base_model_name")
-    inputs = identify_inputs(settings, policy_adapter, reward_base)
-    record = run_record(vars(settings).values(), inputs, world_size, ppo.step_batch_size)
-    checkpoint = starting_point(settings.run, ppo.output_dir, record, rank == 0)
-    check_writable("--output_dir", ppo.output_dir)
-    text, reward_text = load_text_sides(ppo.base_model_name, reward_base, data.image_aspect_ratio)
-    check_weights(ppo.base_model_name)
-    check_stop(text, TEMPLATES[data.version])
-    prompts = load_prompts(settings, text, reward_text, card)
-    announce(prompts.report, rank == 0)
-    plan = plan_batches(ppo, world_size, len(prompts))
-    learning_rate = learning_rate_schedule(
-        ppo.lr_scheduler_type, ppo.learning_rate, ppo.warmup_steps, plan.ppo_steps
-    )
-    caches = open_feature_caches(settings, text, reward_text, reward_base, rank == 0)
-    prompts = prompts.with_features(caches.get("policy"), caches.get("reward"))
-    return PPORun(
-        settings,
-        text,
-        prompts,
-        plan,
-        learning_rate,
-        policy_adapter,
-        reward_base,
-        record,
-        checkpoint,
-        caches,
-    )
+    parsed = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    from llava_rlhf.ppo.assembly import PPOSettings
+    from llava_rlhf.ppo.preparation import check_run
+
+    return check_run(PPOSettings(*parsed))
 
 
 def run(prepared: PPORun) -> None:
     """Load the roles, run the loop and save policy and value."""
+    from llava_rlhf.ppo.assembly import make_accelerator
+    from llava_rlhf.runs.watchdog import Watchdog
+
     settings = prepared.settings
     if settings.run.summary_only:
         return
@@ -133,6 +60,12 @@ def run(prepared: PPORun) -> None:
 
 
 def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> None:
+    from accelerate.utils import set_seed
+
+    from llava_rlhf.assembly.roles import load_roles
+    from llava_rlhf.memory_planning.programs import announce_plan
+    from llava_rlhf.ppo.assembly import assemble_trainer
+
     settings, plan = prepared.settings, prepared.plan
     ppo = settings.ppo
     # 1. Seeds, the record of the arguments.
@@ -164,13 +97,42 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
         prepared.record,
         prepared.caches,
     )
-    checkpoint = prepared.checkpoint
-    first_step, metrics_lines = 0, 0
-    if checkpoint is not None:
-        first_step, metrics_lines = step_of(checkpoint), read_state(checkpoint)["metrics_lines"]
+    # 4. From where the run stands, to the end.
+    first_step, metrics_lines = _steps_done(prepared)
     if accelerator.is_main_process:
         logger.info("%d of %d PPO steps are done", first_step, plan.ppo_steps)
-    batches = trainer.stream.micro_batches(first_step, plan.ppo_steps, ppo.rollout_per_device_batch_size)
+    # It draws a random number, so before the random state is restored.
+    prompts = _batches(prepared, trainer, first_step)
+    if prepared.checkpoint is not None:
+        trainer.state.load(prepared.checkpoint)
+    trainer.on_progress = watchdog.progress
+    trainer.train(prompts, first_step, metrics_lines)
+    # 5. The result.
+    trainer.state.save_roles(Path(ppo.output_dir))
+    if accelerator.is_main_process:
+        mark_finished(ppo.output_dir, plan.ppo_steps)
+    accelerator.end_training()
+
+
+def _steps_done(prepared: PPORun) -> tuple[int, int]:
+    """Finished steps, and lines of metrics, of the checkpoint that the run continues from."""
+    from llava_rlhf.ppo.checkpoints import read_state
+
+    if prepared.checkpoint is None:
+        return 0, 0
+    return step_of(prepared.checkpoint), read_state(prepared.checkpoint)["metrics_lines"]
+
+
+def _batches(prepared: PPORun, trainer: PPOTrainer, first_step: int) -> Iterator[PromptBatch]:
+    """The prompts of the steps that are left, as this process samples them."""
+    from torch.utils.data import DataLoader
+
+    from data_utils.batches import collate_prompts
+
+    ppo = prepared.settings.ppo
+    batches = trainer.stream.micro_batches(
+        first_step, prepared.plan.ppo_steps, ppo.rollout_per_device_batch_size
+    )
     loader = DataLoader(
         prepared.prompts,
         batch_sampler=list(batches),
@@ -178,126 +140,7 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
         num_workers=ppo.dataloader_num_workers,
     )
     shield_workers_from_signals(loader)
-    prompts = iter(loader)  # draws a random number, so before the random state is restored
-    if checkpoint is not None:
-        trainer.state.load(checkpoint)
-    trainer.on_progress = watchdog.progress
-    trainer.train(prompts, first_step, metrics_lines)
-    # 4. The result.
-    trainer.state.save_roles(Path(ppo.output_dir))
-    if accelerator.is_main_process:
-        mark_finished(ppo.output_dir, plan.ppo_steps)
-    accelerator.end_training()
-
-
-def identify_inputs(settings: PPOSettings, policy_adapter: Path, reward_base: str) -> dict[str, str | None]:
-    """What the files hold that a run is made from, by their flags."""
-    ppo = settings.ppo
-    reward_model = Path(ppo.reward_model_name_or_path)
-    return {
-        "dataset_path": file_identity(settings.data.dataset_path),
-        "image_to_caption_file": file_identity(settings.facts.image_to_caption_file),
-        "reward_prompt_file": file_identity(settings.facts.reward_prompt_file),
-        "deepspeed": file_identity(ppo.deepspeed),
-        "base_model_name": base_identity(ppo.base_model_name),
-        "reward_base_model_name": base_identity(reward_base),
-        "policy_model_name_or_path": adapter_identity(policy_adapter),
-        "reward_model_name_or_path": f"{adapter_identity(reward_model / REWARD)}; {file_identity(reward_model / REWARD_HEAD)}",
-    }
-
-
-def check_reward_base(ppo: PPOArguments, reward_base: str) -> None:
-    """Raise ValueError when the reward model's base is not there, or the value model can't start from the policy adapter."""
-    if not Path(reward_base).is_dir():
-        raise ValueError(
-            f"the base of the reward model, {reward_base}, is no directory (named by reward_model.json of "
-            f"{ppo.reward_model_name_or_path}); name it with --reward_base_model_name"
-        )
-    reward, policy = read_base_facts(reward_base), read_base_facts(ppo.base_model_name)
-    if not ppo.init_value_with_reward and (reward.layers, reward.hidden_size) != (
-        policy.layers,
-        policy.hidden_size,
-    ):
-        raise ValueError(
-            f"--init_value_with_reward False: the policy's adapter ({policy.layers} layers of {policy.hidden_size}) does "
-            f"not fit the reward model's base ({reward.layers} layers of {reward.hidden_size}); use True"
-        )
-
-
-def load_text_sides(policy_base: str, reward_base: str, image_aspect_ratio: str) -> tuple[TextSide, TextSide]:
-    """Tokenizers and image pipelines of both bases. Raises ValueError when their vocabularies differ."""
-    text = load_text_side(policy_base, image_aspect_ratio)
-    if Path(reward_base).resolve() == Path(policy_base).resolve():
-        return text, text
-    reward = load_text_side(reward_base, image_aspect_ratio)
-    if (
-        reward.tokenizer.get_vocab() != text.tokenizer.get_vocab()
-        or reward.image_token_id != text.image_token_id
-    ):
-        raise ValueError(
-            f"{policy_base} and {reward_base} have different tokenizers; the reward model reads the policy's token ids, "
-            "so both must share one vocabulary"
-        )
-    return text, reward
-
-
-def load_prompts(
-    settings: PPOSettings, text: TextSide, reward_text: TextSide, card: RewardModelCard
-) -> PromptDataset:
-    """The prompts, to be scored as the reward model was trained to score.
-
-    Raises:
-        ValueError: other conditions of scoring than the reward model's, without --allow_prompt_change; bad data.
-    """
-    ppo, data = settings.ppo, settings.data
-    facts, prompt = load_facts(settings.facts, data.skip_invalid)
-    now = replace(
-        card,
-        prompt=prompt.text,
-        facts=prompt.uses_facts,
-        template=data.version,
-        image_aspect_ratio=data.image_aspect_ratio,
-    )
-    differences = card.differences(now)
-    if differences and not ppo.allow_prompt_change:
-        raise ValueError(
-            f"{ppo.reward_model_name_or_path} was trained under other conditions: "
-            + "; ".join(differences)
-            + ". Use the same, or --allow_prompt_change True."
-        )
-    return build_prompts(
-        data.dataset_path,
-        image_folder=data.image_folder,
-        encoder=text.encoder,
-        template=TEMPLATES[data.version],
-        pipeline=text.pipeline,
-        reward_pipeline=None if reward_text is text else reward_text.pipeline,
-        facts=facts,
-        prompt=prompt,
-        query_len=data.query_len,
-        response_len=data.response_len,
-        model_max_length=data.model_max_length,
-        seed=ppo.seed,
-        skip_invalid=data.skip_invalid,
-        image_checks=data.image_checks(),
-    )
-
-
-def open_feature_caches(
-    settings: PPOSettings, text: TextSide, reward_text: TextSide, reward_base: str, main_process: bool
-) -> dict[str, FeatureFiles]:
-    """The feature caches that `--feature_cache` asks for, by tower. Raises ValueError when there can be none."""
-    ppo, directory = settings.ppo, settings.run.feature_cache
-    if directory is None:
-        return {}
-    dtype = settings.model.base_settings(ppo.bf16, ppo.fp16, "cpu").compute_dtype
-    bases = {"policy": (ppo.base_model_name, text)}
-    if reward_text is not text:
-        bases["reward"] = (reward_base, reward_text)
-    return {
-        tower: open_feature_cache(directory, base, side.pipeline, dtype, main_process)
-        for tower, (base, side) in bases.items()
-    }
+    return iter(loader)
 
 
 if __name__ == "__main__":

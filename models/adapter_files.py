@@ -7,12 +7,9 @@ import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from models.adapter_shapes import (
     LayerSizes,
@@ -24,6 +21,10 @@ from models.adapter_shapes import (
     natural_order,
     read_layer_sizes,
 )
+
+if TYPE_CHECKING:  # heavy, and who only asks for names or what a folder is needs neither
+    from peft import LoraConfig
+    from torch import Tensor
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -50,7 +51,7 @@ def is_original_adapter(directory: str | Path) -> bool:
     if not weights.is_file():
         return (Path(directory) / ORIGINAL_ADAPTER_WEIGHTS).is_file()
     try:
-        with safe_open(weights, framework="pt") as file:
+        with safe_open(weights, framework="numpy") as file:  # names only
             return any(key.startswith(ORIGINAL_LAYERS) for key in file.keys())  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise ValueError(f"{weights} is cut off or no safetensors file ({error})") from error
@@ -97,6 +98,8 @@ def read_adapter_config(directory: str | Path) -> LoraConfig:
         ValueError: the folder is not a LoRA adapter in safetensors format, or is one of the original (which is told how
             to convert it).
     """
+    from peft import LoraConfig
+
     refuse_original(directory)
     directory = Path(directory)
     missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
@@ -147,6 +150,8 @@ def check_scale(file: Path, rank: object, alpha: object) -> None:
 
 def _expected(config: LoraConfig, sizes: LayerSizes) -> dict[str, Shape]:
     """Name → shape of the tensors that PEFT makes on a base; ranks that differ by layer are not looked at."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
     rank = None if config.rank_pattern else config.r
     shapes: dict[str, Shape] = {}
     for layer in range(sizes.layers):
@@ -180,6 +185,8 @@ def save_adapter(
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path) -> None:
     """Write tensors as safetensors (contiguous copies on the CPU)."""
+    from safetensors.torch import save_file
+
     save_file(
         {key: value.detach().cpu().contiguous() for key, value in state.items()},
         path,

@@ -9,10 +9,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from models.base_files import read_base_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 SHOWN_KEYS = 6  # of each kind in an error
 Shape = tuple[int | None, ...]  # None is any size

@@ -25,17 +25,8 @@ from torch import Tensor, nn
 
 from models.adapter_files import ADAPTER_WEIGHTS, read_adapter_config, save_adapter
 from models.sampling_layers import lora_places, stand_ins
-from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, VisionLanguageModel, lora_target_pattern
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Shape of a new adapter (arXiv 2106.09685): rank, scale numerator (scale = alpha / r), dropout, layers."""
-
-    r: int = 64
-    alpha: float = 16.0
-    dropout: float = 0.0
-    layers: tuple[str, ...] = LANGUAGE_MODEL_LINEAR_LAYERS
+from models.settings import LoraSettings
+from models.vlm import VisionLanguageModel, lora_target_pattern
 
 
 @dataclass(frozen=True)

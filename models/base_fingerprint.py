@@ -9,7 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, read_base_facts
+from models.base_files import read_base_facts
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS
 
 ROWS = 8  # of each weight
 _MLP = ("gate_proj", "up_proj", "down_proj")

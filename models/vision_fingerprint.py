@@ -10,8 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
+from models.base_files import check_base
 from models.base_fingerprint import present_name, weight_files
-from models.vlm import check_base
 
 _VISION = re.compile(r"(vision_tower|multi_modal_projector)\.")
 _SETTINGS = (

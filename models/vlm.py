@@ -20,23 +20,21 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     CLIPImageProcessorPil,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerBase,
 )
 from transformers.cache_utils import Cache
 
-from models.base_files import check_base, read_base_config
+from models.base_files import check_base, positions_of_one_image
 from models.matrix_products import use_frozen_products
 from models.quantized import compute_alike_in_both_modes
-
-LANGUAGE_MODEL_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from models.settings import DTYPE_NAMES
 
 # bitsandbytes matches these against the start of the full module name; without them it would quantise the vision
 # tower and the projector too.
 FULL_PRECISION_MODULES = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class VisionLanguageModel(nn.Module):
         self.compute_dtype = compute_dtype
         config = model.config
         self.image_token_id: int = config.image_token_id
-        self.tokens_per_image: int = _positions_of_one_image(config)
+        self.tokens_per_image: int = positions_of_one_image(config)
         self.hidden_size: int = config.get_text_config().hidden_size
         self.vocab_size: int = config.get_text_config().vocab_size
 
@@ -241,34 +239,3 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 def load_image_processor(path: str | Path) -> CLIPImageProcessorPil:
     """The image processor of a base (the Pillow one: it equals the original's pixels and needs no torchvision)."""
     return CLIPImageProcessorPil.from_pretrained(path)
-
-
-@dataclass(frozen=True)
-class BaseFacts:
-    """What the data side must know of a base, readable without its weights.
-
-    Attributes:
-        image_token_id: id of the image placeholder.
-        tokens_per_image: positions that one image takes in the model.
-        layers, hidden_size: shape of the language model, which an adapter must fit.
-    """
-
-    image_token_id: int
-    tokens_per_image: int
-    layers: int
-    hidden_size: int
-
-
-def read_base_facts(path: str | Path) -> BaseFacts:
-    """Read `BaseFacts` from `config.json`. Raises ValueError for a directory that is not a LLaVA base."""
-    config = read_base_config(path)
-    text = config.get_text_config()
-    return BaseFacts(
-        config.image_token_id, _positions_of_one_image(config), text.num_hidden_layers, text.hidden_size
-    )
-
-
-def _positions_of_one_image(config: LlavaConfig) -> int:
-    vision = config.vision_config
-    class_token = config.vision_feature_select_strategy == "full"
-    return (vision.image_size // vision.patch_size) ** 2 + class_token

@@ -15,9 +15,10 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from data_utils.datasets import ExampleDataset, ItemT
 from data_utils.feature_files import FeatureFiles
 from data_utils.images import ImagePipeline
-from llava_rlhf.runs.arguments import LlavaTrainingArguments, ModelArguments
+from llava_rlhf.runs.arguments import ModelArguments
+from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
+from models.base_files import read_base_facts
 from models.vision_fingerprint import vision_fingerprint
-from models.vlm import read_base_facts
 
 FORMAT = 1
 

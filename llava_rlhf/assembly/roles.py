@@ -24,6 +24,7 @@ from data_utils.tokens import SegmentEncoder
 from llava_rlhf.runs.arguments import AdapterArguments, FactArguments
 from llava_rlhf.runs.role_files import POLICY, REFERENCE, REWARD, REWARD_HEAD, VALUE
 from models.adapters import AdapterBank, AdapterSpec
+from models.base_files import read_base_facts
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel, ValueModel
 from models.vlm import (
@@ -32,7 +33,6 @@ from models.vlm import (
     load_base,
     load_image_processor,
     load_tokenizer,
-    read_base_facts,
 )
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArgum
 from llava_rlhf.collection.sampling import lines_from_answers, sampled_batches
 from llava_rlhf.evaluation.answering import Answerer, load_prompts
 from llava_rlhf.runs.arguments import ModelArguments
+from llava_rlhf.runs.logs import announce
 from llava_rlhf.runs.role_files import check_template, find_policy_adapter
-from llava_rlhf.supervised.training import announce
 from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits
 from models.base_fingerprint import base_fingerprint, check_weights
 

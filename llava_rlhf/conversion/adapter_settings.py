@@ -18,8 +18,8 @@ from transformers import LlamaConfig
 from llava_rlhf.conversion.original_config import read_original_config
 from models.adapter_files import ADAPTER_CONFIG, check_scale
 from models.adapter_shapes import LayerSizes, layer_sizes, read_layer_sizes
-from models.adapters import LoraSettings
-from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, lora_target_pattern
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
+from models.vlm import lora_target_pattern
 
 # Settings that are taken over, replaced, or without effect on trained weights.
 _FREE = frozenset(

@@ -35,7 +35,7 @@ from models.adapter_shapes import (
     module_name,
     natural_order,
 )
-from models.adapters import LoraSettings
+from models.settings import LoraSettings
 from models.vlm import lora_target_pattern
 
 

@@ -1,4 +1,4 @@
-"""Settings of `llava_rlhf.evaluate`: the benchmark, the judge, what is scored and what is compared."""
+"""Settings of `llava_rlhf.evaluate` and `answer_prompts`: who answers, the benchmark, the judge, what is compared."""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import json
@@ -12,6 +12,35 @@ from llava_rlhf.runs.output_place import check_writable
 
 DEFAULT_JUDGE_OPTIONS = '{"temperature": 0, "max_tokens": 512}'
 JUDGE_PROMPT = Path(__file__).parents[2] / "prompts" / "mmhal_judge_prompt.txt"
+
+
+@dataclass
+class AnswerArguments:
+    """Who answers, and how."""
+
+    _argument_group_name = "answering"
+
+    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format."})
+    output_file: str = field(
+        metadata={"help": "JSON Lines file; while answers are missing they are in OUTPUT_FILE.partial."}
+    )
+    adapter: str | None = field(
+        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder."}
+    )
+    temperature: float = field(default=0.0, metadata={"help": "0: the most likely token; else sample."})
+    samples: int = field(default=1, metadata={"help": "Answers per prompt."})
+    batch_size: int = field(default=64, metadata={"help": "Answers at once."})
+    seed: int = field(default=0, metadata={"help": "Of sampling."})
+    bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where CUDA is present."})
+
+    def __post_init__(self):
+        if self.temperature < 0 or self.samples < 1 or self.batch_size < 1:
+            raise ValueError("--temperature must be at least 0, --samples and --batch_size at least 1")
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(
+                f"--samples {self.samples} with --temperature 0: all would be alike; set a temperature, or one sample"
+            )
 
 
 @dataclass

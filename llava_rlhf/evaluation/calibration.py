@@ -56,3 +56,8 @@ def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     """Mean of |observed − predicted| over all cases, bin by bin (Guo et al., arXiv 1706.04599, equation 3)."""
     filled = [(item.count, abs(item.observed - item.predicted)) for item in bins if item.count]
     return sum(count * gap for count, gap in filled) / sum(count for count, _ in filled)
+
+
+def pair_outcome(chosen_margin: float) -> float:
+    """1 where the preferred response scores higher, 0 where the other does, ½ for a tie."""
+    return (np.sign(chosen_margin) + 1) / 2

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import openai
 from tqdm import tqdm
 
 from data_utils.images import image_data_url
@@ -172,6 +171,8 @@ class JudgeClient:
     """
 
     def __init__(self, endpoint: Endpoint, cache: ReplyCache):
+        import openai  # most of a second, which settings of a judge can do without
+
         self.name = endpoint.model
         self.settings = {"url": endpoint.url, "options": dict(endpoint.options)}
         self.usage = Usage()
@@ -233,6 +234,8 @@ class JudgeClient:
         }
 
     def _request(self, question: Question) -> Reply:
+        import openai
+
         system = [] if question.system is None else [{"role": "system", "content": question.system}]
         user = {"role": "user", "content": _content(question)}
         place = f"the judge {self._endpoint.model} at {self._endpoint.url}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from llava_rlhf.evaluation.arguments import BenchmarkArguments, JudgeArguments, ScoreArguments
 from llava_rlhf.evaluation.benchmarks.chair import Chair
 from llava_rlhf.evaluation.benchmarks.items import Benchmark
@@ -14,7 +12,6 @@ from llava_rlhf.evaluation.benchmarks.pope import Pope
 from llava_rlhf.evaluation.benchmarks.reward_files import BestOfN, RewardAccuracy
 from llava_rlhf.evaluation.benchmarks.tiny_world import TinyWorld
 from llava_rlhf.evaluation.judge_client import Judge, JudgeClient, ReplyCache
-from llava_rlhf.evaluation.local_judge import LocalJudge
 
 
 def make_benchmark(
@@ -51,6 +48,10 @@ def _make_judge(arguments: JudgeArguments, scoring: ScoreArguments) -> Judge:
     cache = ReplyCache(arguments.judge_cache or Path(scoring.output_file).parent / "judge_cache.jsonl")
     if endpoint is not None:
         return JudgeClient(endpoint, cache)
+    import torch  # only a judge of one's own needs it
+
+    from llava_rlhf.evaluation.local_judge import LocalJudge
+
     device = scoring.judge_device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,15 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llava_rlhf.evaluation.calibration import expected_calibration_error, reliability_bins
+from llava_rlhf.evaluation.calibration import expected_calibration_error, pair_outcome, reliability_bins
 from llava_rlhf.functional.losses import pairwise_reward_loss
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-
-
-def pair_outcome(chosen_margin: float) -> float:
-    """1 where the preferred response scores higher, 0 where the other does, ½ for a tie."""
-    return (np.sign(chosen_margin) + 1) / 2
 
 
 def pair_numbers(scores: Tensor, choice: Tensor) -> dict[str, Any]:

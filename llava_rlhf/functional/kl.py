@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 import torch
 from torch import Tensor
 
-
-class KLEstimator(str, Enum):
-    """Which estimate; with d = log p_ref - log p: (names k1 and k3 after http://joschu.net/blog/kl-approx.html)."""
-
-    K1_CLAMPED = "k1_clamped"
-    """max(-d, 0): as published; biased upwards."""
-    K1 = "k1"
-    """-d: unbiased, may be negative."""
-    K3 = "k3"
-    """exp(d) - 1 - d: unbiased, never negative."""
+from llava_rlhf.functional.estimators import KLEstimator
 
 
 def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, estimator: KLEstimator) -> Tensor:
@@ -25,7 +14,7 @@ def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, estimator: KLEstimator
     Args:
         log_probs: float[B, T], of the sampled tokens under the policy that sampled them.
         ref_log_probs: float[B, T], of the same tokens under the reference.
-        estimator: see :class:`KLEstimator`.
+        estimator: see :class:`~llava_rlhf.functional.estimators.KLEstimator`.
 
     Returns:
         float[B, T] in nats; meaningless on padding.

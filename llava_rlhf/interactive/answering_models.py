@@ -26,12 +26,13 @@ from llava_rlhf.runs.role_files import (
     read_reward_card,
 )
 from models.adapter_files import check_adapter_fits
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
 from models.base_files import check_base
 from models.base_fingerprint import check_weights
 from models.generation import SamplingSettings
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 
 # The base as it is: an adapter that changes nothing. A bank then treats all its policies alike.

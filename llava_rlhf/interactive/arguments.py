@@ -2,13 +2,13 @@
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 from dataclasses import dataclass, field
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from data_utils.conversation import TEMPLATES
-from llava_rlhf.runs.arguments import ModelArguments
-from models.vlm import BaseSettings
+from llava_rlhf.runs.arguments import ModelArguments, cuda_is_available
+
+if TYPE_CHECKING:
+    from models.vlm import BaseSettings
 
 
 @dataclass
@@ -50,7 +50,7 @@ class GenerationArguments:
         """Longest answer, and longest conversation with it."""
         return self.response_len, self.model_max_length
 
-    def base_settings(self, model: ModelArguments) -> BaseSettings:
+    def base_settings(self, model: ModelArguments) -> "BaseSettings":
         """How the bases are loaded."""
-        device = "cuda" if torch.cuda.is_available() and not self.use_cpu else "cpu"
+        device = "cuda" if cuda_is_available() and not self.use_cpu else "cpu"
         return model.base_settings(self.bf16, False, device)

@@ -13,8 +13,11 @@ from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.modeling_utils import set_zero3_state
 
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
-from models.vlm import VisionLanguageModel, check_base
+from llava_rlhf.memory_planning.names import SHAPES
+from models.adapters import AdapterBank, AdapterSpec
+from models.base_files import check_base
+from models.settings import LoraSettings
+from models.vlm import VisionLanguageModel
 
 ONLY = "only"  # name of the one adapter of a model without contents
 LAYER = re.compile(r"(language_model|vision_tower).*\.layers\.(\d+)\.")
@@ -46,10 +49,7 @@ def _published(hidden: int, intermediate: int, layers: int, heads: int, image: i
     )
 
 
-PUBLISHED = {
-    "7b-v1.5-224": _published(4096, 11008, 32, 32, 224),
-    "13b-v1.5-336": _published(5120, 13824, 40, 40, 336),
-}
+PUBLISHED = {name: _published(*sizes) for name, sizes in SHAPES.items()}
 
 
 @dataclass(frozen=True)

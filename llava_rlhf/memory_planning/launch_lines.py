@@ -13,7 +13,7 @@ from itertools import pairwise
 from math import prod
 from pathlib import Path
 
-from llava_rlhf.memory_planning.request import PROGRAMS
+from llava_rlhf.memory_planning.names import PROGRAMS
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from llava_rlhf.functional.log_probs import head_log_probs
 from llava_rlhf.memory_planning.bases import ONLY, BaseSpec, meta_bank, meta_model
 from llava_rlhf.memory_planning.tracing import LiveBytes, at_depth, fake_weights
-from models.adapters import LoraSettings
 from models.decoding_cache import GROWTH, DecodingCache
 from models.heads import ScalarHead
+from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 
 TRACED_CHUNKS = 3  # chunks of the vocabulary projection are alike

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from data_utils.datasets import ExampleDataset
+from llava_rlhf.memory_planning.names import PPO
 from llava_rlhf.memory_planning.plan import GIB, MemoryPlan, format_plan
 from llava_rlhf.memory_planning.ppo import plan_ppo
-from llava_rlhf.memory_planning.request import PPO, Request
+from llava_rlhf.memory_planning.request import Request
 from llava_rlhf.memory_planning.settings import Lengths, flags_of
 from llava_rlhf.memory_planning.trainers import plan_trainer
 
@@ -50,7 +51,7 @@ def request_of(
     """What to plan for a prepared run.
 
     Args:
-        program: one of `request.PROGRAMS`.
+        program: one of `names.PROGRAMS`.
         settings: everything that was parsed.
         dataset: the rows, for their lengths.
         processes: of the whole run.

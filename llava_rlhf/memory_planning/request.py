@@ -10,16 +10,13 @@ from llava_rlhf.memory_planning.plan import CONTEXT, GIB
 from llava_rlhf.memory_planning.settings import Lengths
 from llava_rlhf.memory_planning.weights import Trained, paged_bytes
 
-REWARD_MODEL, POLICY_INIT, PPO = "train_reward_model", "initialize_policy_model", "train_rl_model"
-PROGRAMS = (REWARD_MODEL, POLICY_INIT, PPO)
-
 
 @dataclass(frozen=True)
 class Request:
     """What to plan.
 
     Attributes:
-        program: one of `PROGRAMS`.
+        program: one of `names.PROGRAMS`.
         flags: all of its flags by name.
         lengths: of the rows.
         processes: how many train together, each on a device of its own.

@@ -16,8 +16,7 @@ from llava_rlhf.memory_planning.bases import PUBLISHED, BaseSpec, read_config
 from llava_rlhf.memory_planning.weights import Zero
 from llava_rlhf.runs.role_files import POLICY, REWARD
 from models.adapter_files import ADAPTER_CONFIG, read_adapter_config
-from models.adapters import LoraSettings
-from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from llava_rlhf.memory_planning.names import REWARD_MODEL
 from llava_rlhf.memory_planning.passes import Bank, Head, Pass, image_encoding, scoring, training
 from llava_rlhf.memory_planning.plan import MemoryPlan, Part, Phase
-from llava_rlhf.memory_planning.request import REWARD_MODEL, Request
+from llava_rlhf.memory_planning.request import Request
 from llava_rlhf.memory_planning.settings import base_of, checkpoints_activations, new_lora, zero_of
 from llava_rlhf.memory_planning.weights import (
     FLOAT,

@@ -13,8 +13,8 @@ import torch
 
 from llava_rlhf.memory_planning.bases import BaseSpec, weight_shapes
 from llava_rlhf.memory_planning.plan import Part
-from models.adapters import LoraSettings
-from models.vlm import FULL_PRECISION_MODULES, LANGUAGE_MODEL_LINEAR_LAYERS
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
+from models.vlm import FULL_PRECISION_MODULES
 
 FLOAT = 4  # bytes; adapters, heads, gradients and moments are float32
 QUANTISED = re.compile(rf"\.({'|'.join(LANGUAGE_MODEL_LINEAR_LAYERS)})\.weight$")

@@ -8,10 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from llava_rlhf.functional.kl import KLEstimator
+from llava_rlhf.functional.estimators import KLEstimator
 from llava_rlhf.ppo.numerics import Numerics
+from llava_rlhf.runs.arguments import cuda_is_available
 
 
 @dataclass
@@ -203,7 +202,7 @@ class PPOArguments:
             raise ValueError(f"--max_grad_norm {self.max_grad_norm}: must be above 0")
         if self.bf16 and self.fp16:
             raise ValueError("--bf16 and --fp16 exclude each other")
-        if self.fp16 and (self.use_cpu or not torch.cuda.is_available()):
+        if self.fp16 and (self.use_cpu or not cuda_is_available()):
             raise ValueError("--fp16 needs CUDA (its gradients have to be scaled there); use --bf16 on a CPU")
         self._check_trackers()
         if self.deepspeed is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
+if TYPE_CHECKING:  # the choice is a setting, which is shown without torch
+    from torch import Tensor
 
 
 class Numerics(str, Enum):
@@ -34,6 +34,9 @@ class Numerics(str, Enum):
         """
         if self is Numerics.CORRECTED:
             return responses, mask, mask
+        import torch
+        from torch.nn.functional import pad
+
         missing = response_len - responses.shape[1]
         responses, mask = pad(responses, (0, missing), value=pad_id), pad(mask, (0, missing), value=False)
         return responses, mask, torch.ones_like(mask)

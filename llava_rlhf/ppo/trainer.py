@@ -29,8 +29,9 @@ from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
 from llava_rlhf.ppo.rollout import Experience, RolloutCollector
 from llava_rlhf.ppo.update import PPOUpdater, Targets
 from llava_rlhf.runs.checkpoints import COMPLETE, checkpoint_folder, delete_oldest
-from llava_rlhf.runs.metrics import global_moments, global_sums, one_line
+from llava_rlhf.runs.metrics import one_line
 from llava_rlhf.runs.random_state import random_state
+from llava_rlhf.runs.reductions import global_moments, global_sums
 from llava_rlhf.runs.run_folder import JsonLines, delete_rollouts, write_rollouts
 from llava_rlhf.runs.stopping import StoppedBySignal, StopSignals
 

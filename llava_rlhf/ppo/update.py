@@ -21,7 +21,7 @@ from llava_rlhf.ppo.guards import Guard
 from llava_rlhf.ppo.micro_batches import MicroBatches, micro_batches, split_into
 from llava_rlhf.ppo.prompt_stream import PromptStream
 from llava_rlhf.ppo.rollout import Experience, RolloutCollector
-from llava_rlhf.runs.metrics import global_sums
+from llava_rlhf.runs.reductions import global_sums
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,25 @@
-"""Settings shared by the programs: base and adapter, data, and the two `transformers.Trainer` programs.
+"""Settings shared by the programs: base and adapter, data, and what all runs have.
 
-The settings of PPO are in `ppo_arguments.py`. Names are those of the published scripts where the meaning is the same.
-Every class checks itself; what depends on the number of processes is checked by the program, before a model is loaded.
+The settings of PPO are in `ppo/arguments.py`, those of the Trainer in `training_flags.py`. Names are those of the
+published scripts where the meaning is the same. Every class checks itself; what depends on the number of processes is
+checked by the program, before a model is loaded. `--help` shows all this, so nothing here loads torch before it is used.
 """
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from transformers import TrainingArguments
+from typing import TYPE_CHECKING, Literal
 
 from data_utils.conversation import TEMPLATES
 from data_utils.facts import MissingCaptions
 from data_utils.images import ImageChecks
-from models.adapters import LoraSettings
-from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, BaseSettings
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.vlm import BaseSettings
 
 
 @dataclass
@@ -45,14 +47,18 @@ class ModelArguments:
         """Raise ValueError for attention kernels that the machine or the number format can't run."""
         if self.attn_implementation != "flash_attention_2":
             return
-        if use_cpu or not torch.cuda.is_available() or find_spec("flash_attn") is None or not (bf16 or fp16):
+        if use_cpu or not cuda_is_available() or find_spec("flash_attn") is None or not (bf16 or fp16):
             raise ValueError(
                 "--attn_implementation flash_attention_2 needs CUDA, the package flash-attn, and --bf16 or --fp16; "
                 "use sdpa"
             )
 
-    def base_settings(self, bf16: bool, fp16: bool, device: torch.device | str) -> BaseSettings:
+    def base_settings(self, bf16: bool, fp16: bool, device: "torch.device | str") -> "BaseSettings":
         """How to load a base: weights and activations in bfloat16 / float16 when asked for, else float32."""
+        import torch
+
+        from models.vlm import BaseSettings
+
         dtype = torch.bfloat16 if bf16 else torch.float16 if fp16 else torch.float32
         return BaseSettings(
             self.bits, dtype, self.quant_type, self.double_quant, self.attn_implementation, str(device)
@@ -202,59 +208,11 @@ class RunArguments:
     )
 
 
-@dataclass
-class LlavaTrainingArguments(TrainingArguments):
-    """Settings of `transformers.Trainer`, with the defaults of this project."""
+def cuda_is_available() -> bool:
+    """Whether torch, which is loaded for it, sees a GPU."""
+    import torch
 
-    _argument_group_name = "training (transformers.TrainingArguments; --help_all lists every flag)"
-
-    model_name_or_path: str = field(
-        default="", metadata={"help": "The SFT LLaVA to start from (Hugging Face format)."}
-    )
-    eval_size: int = field(default=500, metadata={"help": "Rows held out for evaluation; 0 for none."})
-    output_dir: str = field(
-        default="", metadata={"help": "Run folder: checkpoints, metrics and the final adapter."}
-    )
-    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
-    max_grad_norm: float = field(default=0.3, metadata={"help": "Gradient norm is clipped to this."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every trained weight is used in every step; leave it False."}
-    )
-    logging_steps: float = field(default=5, metadata={"help": "One line of metrics every so many steps."})
-    report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser wants the order of its parent
-        default="none", metadata={"help": "tensorboard, wandb, or none."}
-    )
-
-    def __post_init__(self):
-        for name in ("model_name_or_path", "output_dir"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} is required")
-        if self.eval_size < 0:
-            raise ValueError(f"--eval_size {self.eval_size}: must be 0 or more")
-        # Batches hold images and lists that no forward signature names.
-        self.remove_unused_columns = False
-        # The checkpointing hook that keeps adapters apart is installed by the model layer, not by the Trainer.
-        renamed = hasattr(self, "activation_checkpointing")  # since transformers 5.2x
-        self.checkpoint_activations = bool(
-            self.gradient_checkpointing or (renamed and self.activation_checkpointing)
-        )
-        self.gradient_checkpointing = None if renamed else False
-        if renamed:
-            self.activation_checkpointing = False
-        super().__post_init__()
-        if not self.average_tokens_across_devices:
-            raise ValueError(
-                "--average_tokens_across_devices False: losses are divided by the tokens of all processes"
-            )
-
-    @property
-    def rows_per_step(self) -> int:
-        """Rows of one optimizer step, all processes and accumulated batches together."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
-
-    def to_sanitized_dict(self) -> dict[str, Any]:
-        """What `arguments.json` records; gradient checkpointing as it was asked for."""
-        return {**super().to_sanitized_dict(), "gradient_checkpointing": self.checkpoint_activations}
+    return torch.cuda.is_available()
 
 
 def _require_file(flag: str, path: str) -> None:

@@ -13,9 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llava_rlhf.runs.save_errors import (
     explaining_failures,
@@ -23,6 +21,9 @@ from llava_rlhf.runs.save_errors import (
     folder_bytes,
     readable_bytes,
 )
+
+if TYPE_CHECKING:  # folders are written by programs that have no use for torch, too
+    from torch import nn
 
 COMPLETE = "COMPLETE"
 STAGING = ".incomplete"

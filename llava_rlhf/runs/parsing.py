@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
-from torch.distributed.elastic.multiprocessing.errors import record
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
 from llava_rlhf.runs.save_errors import SaveError
-
-# The flags of transformers.TrainingArguments that the published scripts use; `--help` shows these, `--help_all` all.
-COMMON_TRAINING_FLAGS = frozenset(
-    "model_name_or_path eval_size output_dir learning_rate max_grad_norm logging_steps report_to num_train_epochs "
-    "max_steps per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
-    "gradient_checkpointing eval_strategy eval_steps save_strategy save_steps save_total_limit weight_decay "
-    "warmup_steps lr_scheduler_type optim bf16 fp16 seed deepspeed use_cpu dataloader_num_workers "
-    "metric_for_best_model load_best_model_at_end ddp_timeout".split()
-)
 
 T = TypeVar("T")
 
@@ -30,9 +21,13 @@ class ArgumentError(ValueError):
 
 
 class StrictParser(HfArgumentParser):
-    """`HfArgumentParser` without abbreviations, with a hint for unknown flags."""
+    """`HfArgumentParser` without abbreviations, with a hint for unknown flags.
+
+    A class with `complete()` stands in `--help` for the one that it returns, which is loaded when flags are parsed.
+    """
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
+        self._settings = kwargs
         super().__init__(
             list(dataclass_types), allow_abbrev=False, usage="%(prog)s --FLAG VALUE ...", **kwargs
         )
@@ -52,12 +47,15 @@ class StrictParser(HfArgumentParser):
             ValueError: a dataclass refused its values.
         """
         if "--help_all" in argv:
-            self.print_help()
+            self.complete().print_help()
             raise SystemExit(0)
         if "--help" in argv or "-h" in argv:
-            self._hide_rare_training_flags()
+            self._hide_negations()
             self.print_help()
             raise SystemExit(0)
+        return self.complete()._parse(argv)
+
+    def _parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         self._refuse_unknown_flags(argv)
         *parsed, _, remaining = self.parse_args_into_dataclasses(
             args=list(argv), return_remaining_strings=True, look_for_args_file=False
@@ -71,6 +69,9 @@ class StrictParser(HfArgumentParser):
 
         Required flags may be missing (None). Raises ArgumentError as `parse` does.
         """
+        return self.complete()._parse_values(argv)
+
+    def _parse_values(self, argv: Sequence[str]) -> dict[str, Any]:
         self._refuse_unknown_flags(argv)
         for action in self._actions:
             action.required = False
@@ -86,22 +87,15 @@ class StrictParser(HfArgumentParser):
                 hint = f"; the closest flag is {closest[0]}" if closest else ""
                 raise ArgumentError(f"unknown flag {flag}{hint}")
 
-    def _hide_rare_training_flags(self) -> None:
-        ours = {
-            name
-            for cls in self.dataclass_types
-            if not issubclass(cls, TrainingArguments)
-            for name in _names(cls)
-        }
+    def complete(self) -> StrictParser:
+        """The parser of every flag; this one, where no class stands for another."""
+        classes = [cls.complete() if hasattr(cls, "complete") else cls for cls in self.dataclass_types]
+        return self if classes == list(self.dataclass_types) else StrictParser(classes, **self._settings)
+
+    def _hide_negations(self) -> None:
         for action in self._actions:
-            shown = action.dest in ours | COMMON_TRAINING_FLAGS | {"help", "help_all"}
-            negation = isinstance(action, argparse._StoreFalseAction)
-            if not shown or negation:
+            if isinstance(action, argparse._StoreFalseAction):
                 action.help = argparse.SUPPRESS
-
-
-def _names(cls: type) -> list[str]:
-    return list(cls.__dataclass_fields__)
 
 
 def split_action(
@@ -137,7 +131,16 @@ def run_program(prepare: Callable[[Sequence[str]], T], run: Callable[[T], None])
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     try:
-        record(run)(prepared)  # torchrun's last words are then the traceback of the process that failed first
+        _recorded(run)(prepared)
     except SaveError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _recorded(run: Callable[[T], None]) -> Callable[[T], None]:
+    """Under torchrun its last words are then the traceback of the process that failed first."""
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return run
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(run)

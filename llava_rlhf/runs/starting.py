@@ -14,7 +14,6 @@ from llava_rlhf.runs.changes import differences
 from llava_rlhf.runs.checkpoints import resume_folder, staging_folder
 from llava_rlhf.runs.run_folder import write_arguments, write_text_whole
 from llava_rlhf.runs.run_record import ARGUMENTS_FILE
-from llava_rlhf.runs.tensor_files import check_engine_files
 
 FINISHED = "finished.json"
 
@@ -42,6 +41,8 @@ def starting_point(
     if checkpoint is None and not over:
         return None
     if checkpoint is not None:
+        from llava_rlhf.runs.tensor_files import check_engine_files  # brings torch
+
         check_engine_files(checkpoint)
     unchanged = _check_unchanged(
         checkpoint or Path(output_dir), record, run.allow_changed_arguments, main_process

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkContext, ForkProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate import Accelerator
-from torch.utils.data import DataLoader
+if TYPE_CHECKING:  # `ablate` heeds signals too, and has no use for torch
+    from accelerate import Accelerator
+    from torch.utils.data import DataLoader
 
 from llava_rlhf.runs.run_folder import write_text_whole
 from llava_rlhf.runs.save_errors import SaveError
@@ -62,6 +62,8 @@ class StopSignals:
 
     def agreed(self, accelerator: Accelerator) -> int:
         """The signal that any process received so far, the same answer on all of them; 0: none. Called on every process."""
+        import torch
+
         mine = torch.tensor([self.received], device=accelerator.device)
         return int(accelerator.gather(mine).max())
 
@@ -148,6 +150,8 @@ class Alarm:
 
     def anywhere(self, found: Mapping[str, bool]) -> list[str]:
         """Those of the names that are true on any process; the same answer on all, which must all ask."""
+        import torch
+
         flags = torch.tensor(list(found.values()), dtype=torch.int32, device=self.accelerator.device)
         totals = self.accelerator.reduce(flags, reduction="sum").tolist()
         return [name for name, total in zip(found, totals, strict=True) if total]

@@ -9,33 +9,16 @@ from typing import Any
 
 from transformers import set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils import logging as hf_logging
 
 from data_utils.datasets import ExampleDataset
-from data_utils.summary import DataReport, format_report
-from llava_rlhf.runs.arguments import LlavaTrainingArguments
+from llava_rlhf.runs.logs import announce
 from llava_rlhf.runs.starting import mark_finished, open_run_folder
 from llava_rlhf.runs.stopping import StoppedBySignal
+from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
 from llava_rlhf.runs.watchdog import Watchdog, WatchdogCallback
 from llava_rlhf.supervised.role_trainer import RoleTrainer
 
 logger = logging.getLogger(__name__)
-
-
-def start_logging(main_process: bool) -> None:
-    """Messages of the main process at INFO, of the others at WARNING."""
-    logging.basicConfig(
-        level=logging.INFO if main_process else logging.WARNING, format="%(asctime)s %(name)s: %(message)s"
-    )
-    for client in ("httpx", "httpx2"):  # they tell of every request
-        logging.getLogger(client).setLevel(logging.WARNING)
-    hf_logging.set_verbosity_warning()
-
-
-def announce(report: DataReport, main_process: bool) -> None:
-    """Print the data summary on the main process."""
-    if main_process:
-        print(format_report(report), flush=True)
 
 
 def announce_and_split(

@@ -11,16 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-from transformers import set_seed
-
 from data_utils.facts import RewardPrompt
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.tiny_world.base_model import build_model, save_base
-from llava_rlhf.tiny_world.curriculum import Curriculum, Plan
-from llava_rlhf.tiny_world.lessons import Teacher
-from llava_rlhf.tiny_world.measure import measure
-from llava_rlhf.tiny_world.tokenizer import build_tokenizer
+from llava_rlhf.tiny_world.plan import Plan
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
 MEASURED_NOISE = (0.0, 0.2, 0.4, 0.5)
@@ -28,7 +21,7 @@ MEASURED_NOISE = (0.0, 0.2, 0.4, 0.5)
 
 @dataclass
 class BuildArguments:
-    """Settings of the base build. The curriculum's own numbers stand in `curriculum.Plan`."""
+    """Settings of the base build. The curriculum's own numbers stand in `plan.Plan`."""
 
     output_dir: str = field(metadata={"help": "Folder for the base; replaced once the new base is complete."})
     seed: int = field(default=0, metadata={"help": "Seed of the initial weights and of all lessons."})
@@ -44,6 +37,15 @@ class BuildArguments:
 
 def build(settings: BuildArguments) -> dict[str, object]:
     """Train, measure and save; returns what is also written to `build.json` beside the model."""
+    import torch
+    from transformers import set_seed
+
+    from llava_rlhf.tiny_world.base_model import build_model, save_base
+    from llava_rlhf.tiny_world.curriculum import Curriculum
+    from llava_rlhf.tiny_world.lessons import Teacher
+    from llava_rlhf.tiny_world.measure import measure
+    from llava_rlhf.tiny_world.tokenizer import build_tokenizer
+
     torch.set_num_threads(settings.threads)
     set_seed(settings.seed)
     start, start_cpu = time.perf_counter(), time.process_time()

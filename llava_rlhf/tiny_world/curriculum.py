@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,33 +26,10 @@ from transformers import LlavaForConditionalGeneration
 from data_utils.shapes_world import CELLS, IMAGE_SIZE, NAMES, Scene, add_noise, render_clean, sample_scene
 from llava_rlhf.tiny_world.base_model import HIDDEN, MEAN, STD
 from llava_rlhf.tiny_world.lessons import GRADES, Lesson, LessonBatch, Teacher, batch_lessons, random_question
+from llava_rlhf.tiny_world.plan import Plan
 
 NAMING_SCALE = 40.0
 QUESTIONS_PER_DIALOGUE = 3
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Sizes of the curriculum.
-
-    Attributes:
-        naming_steps, naming_batch, naming_lr: stage 1, pictures per step.
-        checking_steps, mixture_steps: stages 2 and 3.
-        batch: rows of each kind per step (stage 3 has two kinds and a sixth of check lists).
-        lr: peak learning rate of stages 2 and 3; held for half of stage 3, then cosine to 0.
-        noise: pictures get a pixel noise drawn evenly from this range.
-        facts_noise: the same where the reward model is given captions.
-    """
-
-    naming_steps: int = 1000
-    naming_batch: int = 128
-    naming_lr: float = 3e-3
-    checking_steps: int = 100
-    mixture_steps: int = 2000
-    batch: int = 24
-    lr: float = 2e-3
-    noise: tuple[float, float] = (0.1, 0.5)
-    facts_noise: tuple[float, float] = (0.2, 0.8)
 
 
 def picture_batch(scenes: list[Scene], noise: tuple[float, float], rng: np.random.Generator) -> Tensor:

@@ -11,8 +11,9 @@ import jinja2
 
 from data_utils.shapes_files import read_scenes
 from data_utils.shapes_world import NAMES, Scene, measure_description
-from llava_rlhf import run_report
+from llava_rlhf.reporting.arguments import RunReportArguments
 from llava_rlhf.reporting.figures import line_plot
+from llava_rlhf.reporting.report import read_for_report, write_report
 from llava_rlhf.runs.metrics import MEANINGS
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import read_json_lines, write_text_whole
@@ -101,8 +102,10 @@ def run(arguments: ReportArguments) -> None:
     print(table)
     print(f"wrote {arguments.output_file}")
     if arguments.ppo_report_file is not None:
-        argv = ("--run", arguments.ppo, "--output_file", arguments.ppo_report_file)
-        run_report.run(run_report.prepare([*argv, "--image_folder", str(world / "images")]))
+        page_of_run = RunReportArguments(
+            arguments.ppo, str(world / "images"), output_file=arguments.ppo_report_file
+        )
+        write_report(page_of_run, read_for_report(page_of_run))
 
 
 def reward_model_accuracy(folder: Path) -> dict[str, float]:

@@ -54,7 +54,9 @@ def test_the_number_of_refusals_is_the_one_the_document_states():
 def test_every_flag_that_is_named_exists():
     programs = (initialize_policy_model, train_reward_model, train_rl_model, score)
     known = {
-        option for program in programs for option in StrictParser(program.ARGUMENTS)._option_string_actions
+        option
+        for program in programs
+        for option in StrictParser(program.ARGUMENTS).complete()._option_string_actions
     }
     known |= set(StrictParser((answer_prompts.AnswerArguments,))._option_string_actions)
     shown_misspelt = {"--lerning_rate"}

@@ -90,7 +90,7 @@ def test_every_flag_that_is_named_exists(document):
     known = {
         option
         for program in programs
-        for option in StrictParser(program.ARGUMENTS)._option_string_actions
+        for option in StrictParser(program.ARGUMENTS).complete()._option_string_actions
         if option.startswith("--")
     }
     named = set(re.findall(r"--[a-z]\w*", document))

@@ -35,27 +35,27 @@ def test_every_file_that_is_named_exists(document):
 
 def test_every_flag_that_the_readme_names_is_known():
     from llava_rlhf import (
-        answer_prompts,
         convert_checkpoint,
         evaluate,
         export_policy,
         initialize_policy_model,
         make_dataset,
         plan_memory,
-        run_report,
         train_reward_model,
         train_rl_model,
     )
+    from llava_rlhf.evaluation.arguments import AnswerArguments
+    from llava_rlhf.reporting.arguments import RunReportArguments
     from llava_rlhf.runs.parsing import StrictParser
 
     classes = [*train_reward_model.ARGUMENTS, *initialize_policy_model.ARGUMENTS, *train_rl_model.ARGUMENTS]
-    classes += [answer_prompts.AnswerArguments, export_policy.ExportArguments]
+    classes += [AnswerArguments, export_policy.ExportArguments]
     classes += [convert_checkpoint.ConvertArguments, plan_memory.PlanArguments]
-    classes += [run_report.RunReportArguments]
+    classes += [RunReportArguments]
     classes += [
         kind for program in (evaluate, make_dataset) for kinds in program.ARGUMENTS.values() for kind in kinds
     ]
-    known = {option for kind in classes for option in StrictParser((kind,))._option_string_actions}
+    known = {option for kind in classes for option in StrictParser((kind,)).complete()._option_string_actions}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = {f"--{name}" for name in re.findall(r"--([a-z]\w+)", text)}
     assert len(named) > 10

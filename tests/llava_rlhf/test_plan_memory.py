@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.memory_tables import SCRIPTS, full_table, plans, readme_table
 from llava_rlhf import initialize_policy_model, plan_memory, train_reward_model, train_rl_model
+from llava_rlhf.memory_planning.names import PPO
 from llava_rlhf.memory_planning.plan import CONTEXT, GIB, MemoryPlan, Part, Phase, format_plan
 from llava_rlhf.memory_planning.programs import announce_plan
-from llava_rlhf.memory_planning.request import PPO
 from llava_rlhf.memory_planning.settings import base_of
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 

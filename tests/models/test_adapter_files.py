@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
 from models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import BATCH, LORA, build_bank, run
 from tests.models.tiny_rows import PIXELS

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from models.adapter_files import check_adapter_fits
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 
 FIRST = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"

@@ -12,7 +12,8 @@ import torch
 from peft import PeftModel
 from torch.testing import assert_close
 
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
 from tests.models.tiny_rows import MIXED, PIXELS, SHAPE, pad

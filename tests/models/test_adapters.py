@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from models.adapter_files import ADAPTER_CONFIG
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
-from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS, BaseSettings, load_base
+from models.adapters import AdapterBank, AdapterSpec
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
+from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import BATCH, LORA, build_bank, run
 from tests.models.tiny_rows import PIXELS, SHAPE
 

@@ -8,9 +8,10 @@ from peft import PeftModel
 from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
 from models.generation import SamplingSettings, _invert_cdf, sample
 from models.roles import Policy
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
 from tests.models.tiny_rows import IMAGE_ROW, MIXED, PIXELS, TEXT, TWO_IMAGES, pad

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
 from models.generation import SamplingSettings
 from models.heads import ScalarHead
 from models.roles import Policy, ValueModel
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
 from tests.models.tiny_rows import MIXED, PIXELS, last_columns, pad

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
 from models.generation import SamplingSettings
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel, ValueModel
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
 from tests.models.tiny_rows import IMAGE_ROW, MIXED, PIXELS, TEXT, TWO_IMAGES, last_columns, pad

@@ -8,9 +8,10 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch.testing import assert_close
 
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
 from models.generation import SamplingSettings, sample
 from models.roles import Policy
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import BATCH, LORA, build_bank, randomise, run
 from tests.models.tiny_rows import PIXELS, SHAPE

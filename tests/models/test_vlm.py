@@ -10,14 +10,8 @@ import torch
 from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
-from models.vlm import (
-    BaseSettings,
-    check_base,
-    load_base,
-    load_image_processor,
-    load_tokenizer,
-    read_base_facts,
-)
+from models.base_files import check_base, read_base_facts
+from models.vlm import BaseSettings, load_base, load_image_processor, load_tokenizer
 from tests.models.tiny_rows import IMAGE_FIRST, IMAGE_ROW, MIXED, PIXELS, SHARED_IMAGE, TEXT, TWO_IMAGES, pad
 from tests.support.tiny_models import IMAGE
 

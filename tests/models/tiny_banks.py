@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_rows import MIXED, PIXELS, pad
 

@@ -11,9 +11,9 @@ from transformers import get_scheduler
 
 from llava_rlhf.assembly.roles import unsampled_ids
 from llava_rlhf.initialize_policy_model import load_policy, save_policy
-from llava_rlhf.runs.arguments import LlavaTrainingArguments
 from llava_rlhf.runs.role_files import POLICY
 from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
 from llava_rlhf.supervised.sft_trainer import IGNORE, DialogueLoss, SFTTrainer
 from models.adapters import AdapterBank, AdapterSpec
 from models.roles import Policy

@@ -13,10 +13,10 @@ from data_utils.batches import PromptBatch, collate_prompts
 from llava_rlhf import train_rl_model
 from llava_rlhf.assembly.roles import PPORoles, load_roles
 from llava_rlhf.ppo.assembly import assemble_trainer, make_accelerator
+from llava_rlhf.ppo.preparation import PPORun
 from llava_rlhf.ppo.rollout import Experience, RolloutCollector
 from llava_rlhf.ppo.trainer import PPOTrainer
 from llava_rlhf.runs.run_folder import read_json_lines
-from llava_rlhf.train_rl_model import PPORun
 
 ROLES = ("lora_policy", "lora_value")
 

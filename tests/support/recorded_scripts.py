@@ -11,7 +11,7 @@ from pathlib import Path
 
 from accelerate.state import AcceleratorState
 
-from llava_rlhf.answer_prompts import AnswerArguments
+from llava_rlhf.evaluation.arguments import AnswerArguments
 from llava_rlhf.export_policy import ExportArguments
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
 from llava_rlhf.runs.parsing import StrictParser

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, ItemScore, Record, Scores
-from llava_rlhf.evaluation.reward_summary import pair_outcome
+from llava_rlhf.evaluation.calibration import pair_outcome
 
 
 class RewardAccuracy(Benchmark):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, LlamaForCausalLM
 
-from models.vlm import LANGUAGE_MODEL_LINEAR_LAYERS
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS
 
 PRIVATE_PATH = "/home/somebody/models/llava-sft"
 PUBLISHED_FIELDS = {

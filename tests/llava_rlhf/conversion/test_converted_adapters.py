@@ -16,8 +16,9 @@ from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 from llava_rlhf.conversion.adapter_layouts import POLICY_KIND, PPO_KIND, REWARD_KIND, find_original, find_ours
 from llava_rlhf.conversion.adapters import plan_to_original, plan_to_ours
 from llava_rlhf.runs.role_files import POLICY, RewardModelCard
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
 from models.heads import ScalarHead
+from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.llava_rlhf.conversion.original_adapters import (
     PUBLISHED_FIELDS,

@@ -19,10 +19,12 @@ from torch.testing import assert_close
 from transformers import BitsAndBytesConfig, GenerationConfig, LlavaForConditionalGeneration
 
 from llava_rlhf import export_policy
+from llava_rlhf.exporting import merging
 from llava_rlhf.exporting.model_card import vllm_rank
 from llava_rlhf.exporting.parity import measure_parity, read_check_prompts
 from llava_rlhf.runs.save_errors import SaveError
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
+from models.settings import LoraSettings
 from models.vlm import FULL_PRECISION_MODULES, BaseSettings, load_base
 from tests.support.tiny_data import command_line, write_tiny_data
 
@@ -131,7 +133,7 @@ def test_nothing_is_left_where_the_comparison_fails(tiny_base, run_folder, tmp_p
     )
     # The adapter changes between the merge and the comparison: the real comparison fails.
     moved = shutil.copytree(prepared.adapter, tmp_path / "adapter")
-    merge = export_policy.merge_files
+    merge = merging.merge_files
 
     def merge_and_change(base, adapter, target, dtype):
         merge(base, adapter, target, dtype)
@@ -140,7 +142,7 @@ def test_nothing_is_left_where_the_comparison_fails(tiny_base, run_folder, tmp_p
             {k: -v if "lora_B" in k else v for k, v in state.items()}, moved / "adapter_model.safetensors"
         )
 
-    monkeypatch.setattr(export_policy, "merge_files", merge_and_change)
+    monkeypatch.setattr(merging, "merge_files", merge_and_change)
     with pytest.raises(RuntimeError, match="does not compute"):
         export_policy.run(export_policy.Export(prepared.arguments, moved, prepared.prompts))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]

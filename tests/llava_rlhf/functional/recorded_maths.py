@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_rlhf.functional.kl import KLEstimator, kl_estimate
+from llava_rlhf.functional.estimators import KLEstimator
+from llava_rlhf.functional.kl import kl_estimate
 from llava_rlhf.functional.masked import moments, whiten
 from llava_rlhf.functional.rewards import token_rewards
 

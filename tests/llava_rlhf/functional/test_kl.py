@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from llava_rlhf.functional.kl import KLEstimator, kl_estimate
+from llava_rlhf.functional.estimators import KLEstimator
+from llava_rlhf.functional.kl import kl_estimate
 
 
 def test_by_hand():

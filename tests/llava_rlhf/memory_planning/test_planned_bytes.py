@@ -19,9 +19,10 @@ from llava_rlhf.memory_planning.weights import (
     optimizer_bytes,
     quantised_bytes,
 )
-from models.adapters import AdapterBank, AdapterSpec, LoraSettings
+from models.adapters import AdapterBank, AdapterSpec
 from models.decoding_cache import GROWTH
 from models.heads import ScalarHead
+from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 from tests.support.tiny_models import TinyShape, tiny_llava
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llava_rlhf.functional.kl import KLEstimator
+from llava_rlhf.functional.estimators import KLEstimator
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
 
 NAMES = {

@@ -8,7 +8,7 @@ import pytest
 
 from data_utils.facts import MissingCaptions
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
-from llava_rlhf.functional.kl import KLEstimator
+from llava_rlhf.functional.estimators import KLEstimator
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 

@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from llava_rlhf.functional.masked import Moments
-from llava_rlhf.runs.metrics import MEANINGS, global_moments, global_sums, one_line
+from llava_rlhf.runs.metrics import MEANINGS, one_line
+from llava_rlhf.runs.reductions import global_moments, global_sums
 from llava_rlhf.runs.run_folder import read_json_lines
 from tests.support.ppo_world import metrics_of, run_ppo
 from tests.support.tiny_data import ppo_command

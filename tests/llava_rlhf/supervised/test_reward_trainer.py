@@ -10,6 +10,7 @@ import torch
 from transformers import EvalPrediction
 
 from llava_rlhf import train_reward_model
+from llava_rlhf.assembly import roles
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from llava_rlhf.runs.metrics import meaning_of
 from llava_rlhf.runs.parsing import ArgumentError
@@ -201,7 +202,7 @@ def test_a_saved_model_scores_as_before_and_training_computes_no_logits(
     tiny_data, tiny_base, tmp_path, monkeypatch
 ):
     made = []
-    new_reward_model = train_reward_model.new_reward_model
+    new_reward_model = roles.new_reward_model
 
     def recording(*args):
         model = new_reward_model(*args)
@@ -211,7 +212,7 @@ def test_a_saved_model_scores_as_before_and_training_computes_no_logits(
         made.append(model)
         return model
 
-    monkeypatch.setattr(train_reward_model, "new_reward_model", recording)
+    monkeypatch.setattr(roles, "new_reward_model", recording)
     settings = {"eval_size": 4, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 1e-2}
     prepared = run(reward_command(tiny_data, tiny_base, tmp_path, **settings))
     trained_model = made[0]

@@ -10,8 +10,10 @@ from transformers import LlavaForConditionalGeneration
 
 from data_utils.batches import DialogueCollator
 from llava_rlhf import initialize_policy_model
+from llava_rlhf.assembly import roles
 from llava_rlhf.runs.metrics import meaning_of
 from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.supervised.sft_trainer import SFTTrainer
 from tests.support.tiny_data import policy_command
 from tests.support.tiny_models import IMAGE, PAD
 
@@ -129,7 +131,7 @@ def test_killed_and_continued_equals_uninterrupted(
     }
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run(policy_command(tiny_data, tiny_base, whole, **settings))
-    step = initialize_policy_model.SFTTrainer.training_step
+    step = SFTTrainer.training_step
     calls = []
 
     def dying(self, *args, **kwargs):
@@ -139,7 +141,7 @@ def test_killed_and_continued_equals_uninterrupted(
         return step(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(initialize_policy_model.SFTTrainer, "training_step", dying)
+        patch.setattr(SFTTrainer, "training_step", dying)
         with pytest.raises(Killed):
             run(policy_command(tiny_data, tiny_base, broken, **settings))
     run(policy_command(tiny_data, tiny_base, broken, **settings))
@@ -181,7 +183,7 @@ def test_the_logged_learning_rate_and_norm_are_those_of_the_step(tiny_data, tiny
 
 def test_the_vocabulary_projection_sees_supervised_tokens_only(tiny_data, tiny_base, tmp_path, monkeypatch):
     projected = []
-    new_policy = initialize_policy_model.new_policy
+    new_policy = roles.new_policy
 
     def recording(*args):
         policy = new_policy(*args)
@@ -190,7 +192,7 @@ def test_the_vocabulary_projection_sees_supervised_tokens_only(tiny_data, tiny_b
         )
         return policy
 
-    monkeypatch.setattr(initialize_policy_model, "new_policy", recording)
+    monkeypatch.setattr(roles, "new_policy", recording)
     whole = {"max_steps": 1, "per_device_train_batch_size": 16}
     prepared = run(policy_command(tiny_data, tiny_base, tmp_path, **whole))
     supervised = sum(sum(prepared.train_set[row].supervised) for row in range(16))

@@ -22,6 +22,7 @@ from data_utils.tokens import SegmentEncoder
 from llava_rlhf.tiny_world import curriculum, lessons
 from llava_rlhf.tiny_world.base_model import build_image_processor, build_model
 from llava_rlhf.tiny_world.measure import measure
+from llava_rlhf.tiny_world.plan import Plan
 from llava_rlhf.tiny_world.tokenizer import build_tokenizer, vocabulary
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -151,7 +152,7 @@ def test_cell_classes_by_hand():
 
 
 def new_curriculum(teacher: lessons.Teacher, model: LlavaForConditionalGeneration) -> curriculum.Curriculum:
-    plan = curriculum.Plan(
+    plan = Plan(
         naming_steps=80, naming_batch=64, checking_steps=1, mixture_steps=2, batch=6, noise=(0.0, 0.0)
     )
     return curriculum.Curriculum(model, teacher, plan, seed=0)

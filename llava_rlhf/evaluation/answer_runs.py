@@ -1,0 +1,90 @@
+"""A checked run that answers prompts, for `answer_prompts` and `evaluate answer`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_utils.datasets import PromptDataset
+from llava_rlhf.assembly.roles import TextSide, load_text_side
+from llava_rlhf.evaluation.answer_files import AnswerFile, content_hash
+from llava_rlhf.evaluation.answering import Answerer, load_prompts
+from llava_rlhf.evaluation.arguments import AnswerArguments
+from llava_rlhf.runs.arguments import DataArguments, ModelArguments
+from llava_rlhf.runs.logs import start_logging
+from llava_rlhf.runs.output_place import check_writable
+from llava_rlhf.runs.role_files import check_template, find_policy_adapter
+from models.adapter_files import check_adapter_fits
+from models.base_fingerprint import base_fingerprint, check_weights
+
+
+@dataclass(frozen=True)
+class AnswerRun:
+    """A checked answering run."""
+
+    arguments: AnswerArguments
+    data: DataArguments
+    model: ModelArguments
+    adapter: Path | None
+    text: TextSide
+    prompts: PromptDataset
+    output: AnswerFile
+
+
+def prepare_answers(arguments: AnswerArguments, data: DataArguments, model: ModelArguments) -> AnswerRun:
+    """Check prompts, adapter and what is already answered. Raises ValueError."""
+    start_logging(main_process=True)
+    if Path(arguments.output_file).is_dir():
+        raise ValueError(f"--output_file {arguments.output_file} is a directory; name a file")
+    check_writable("--output_file", Path(arguments.output_file).parent)
+    adapter = find_policy_adapter(arguments.adapter) if arguments.adapter else None
+    if adapter is not None:
+        check_adapter_fits(adapter, arguments.base_model_name)
+    check_weights(arguments.base_model_name)
+    check_template(arguments.base_model_name, adapter, data.version)
+    text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
+    prompts = load_prompts(data, text, arguments.seed)
+    output = AnswerFile(arguments.output_file, answer_settings(arguments, data, model, adapter))
+    return AnswerRun(arguments, data, model, adapter, text, prompts, output)
+
+
+def answer_settings(
+    arguments: AnswerArguments, data: DataArguments, model: ModelArguments, adapter: Path | None
+) -> dict[str, Any]:
+    """All that the answers depend on: flags, and the contents of base, adapter and prompts. The batch size is not there."""
+    flags = {**asdict(arguments), **asdict(data), **asdict(model)}
+    for name in ("output_file", "batch_size"):
+        del flags[name]
+    return {
+        **flags,
+        "device": _device(arguments),
+        "base_fingerprint": base_fingerprint(arguments.base_model_name),
+        "adapter_sha256": {path.name: content_hash(path) for path in sorted(adapter.glob("adapter_*"))}
+        if adapter
+        else None,
+        "dataset_sha256": content_hash(data.dataset_path),
+    }
+
+
+def write_answers(prepared: AnswerRun) -> None:
+    """Load, answer what is not answered yet, and write the file whole."""
+    arguments, text, output = prepared.arguments, prepared.text, prepared.output
+    if output.complete:
+        print(f"{output.path} is complete and was made under these settings: nothing to do")
+        return
+    base_settings = prepared.model.base_settings(arguments.bf16, False, _device(arguments))
+    answerer = Answerer(arguments.base_model_name, prepared.adapter, base_settings)
+    sampling = answerer.sampling(text, prepared.data.response_len, arguments.temperature)
+    output.write(
+        lambda first: answerer.answers(
+            prepared.prompts, text, sampling, arguments.batch_size, arguments.samples, arguments.seed, first
+        )
+    )
+    print(f"wrote {output.path}")
+
+
+def _device(arguments: AnswerArguments) -> str:
+    return "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
