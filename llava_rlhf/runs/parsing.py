@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import faulthandler
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -130,6 +132,8 @@ def run_program(prepare: Callable[[Sequence[str]], T], run: Callable[[T], None])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # an error output that is no file
+        faulthandler.enable()  # a crash in foreign code says where it was
     try:
         _recorded(run)(prepared)
     except SaveError as error:
