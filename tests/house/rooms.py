@@ -74,8 +74,8 @@ def package_files() -> list[Path]:
 
 
 def programs() -> list[Path]:
-    """What can be run: the root of llava_rlhf/, its ``__init__`` apart."""
-    return [path for path in sorted((ROOT / PACKAGE).glob("*.py")) if path.name != "__init__.py"]
+    """What can be run: the root of llava_rlhf/; ``__main__`` lists it."""
+    return [path for path in sorted((ROOT / PACKAGE).glob("*.py")) if not path.name.startswith("_")]
 
 
 def arrows() -> dict[str, set[str]]:
