@@ -237,5 +237,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_image_processor(path: str | Path) -> CLIPImageProcessorPil:
-    """The image processor of a base (the Pillow one: it equals the original's pixels and needs no torchvision)."""
-    return CLIPImageProcessorPil.from_pretrained(path)
+    """The image processor of a base (the Pillow one: it equals the original's pixels and needs no torchvision).
+
+    Of a folder written for plain transformers, which has to pad there, the one that it was made from: we pad ourselves.
+    """
+    processor = CLIPImageProcessorPil.from_pretrained(path)
+    pads = getattr(processor, "do_pad", None)
+    if pads is None:
+        return processor
+    return CLIPImageProcessorPil.from_pretrained(
+        path, do_pad=None, do_convert_rgb=pads or processor.do_convert_rgb
+    )

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import GenerationConfig, LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlavaConfig, LlavaProcessor
 
+from data_utils.conversation import TEMPLATES
 from data_utils.schema import IMAGE_MARKER
 from llava_rlhf.conversion.original_config import (
     find_tower,
@@ -19,7 +20,8 @@ from llava_rlhf.conversion.original_config import (
     read_vision_config,
 )
 from llava_rlhf.conversion.original_files import refuse_two_formats
-from llava_rlhf.conversion.processor_files import build_processor, build_tokenizer
+from llava_rlhf.conversion.plain_files import plain_generation_config, plain_processor, save_plain_files
+from llava_rlhf.conversion.processor_files import build_image_processor, build_tokenizer
 from llava_rlhf.conversion.safetensors_shards import MAX_SHARD_BYTES, write_shards
 from llava_rlhf.conversion.weight_plan import TOWER, TargetWeight, plan_weights
 from llava_rlhf.runs.checkpoints import new_folder
@@ -68,8 +70,7 @@ class BaseConversion:
         with new_folder(output) as staged:
             write_shards(self.weights, staged, max_shard_bytes)
             self.config.save_pretrained(staged)
-            self.generation_config.save_pretrained(staged)
-            self.processor.save_pretrained(staged)
+            save_plain_files(staged, self.processor, self.generation_config)
 
 
 def plan_base(source: Path, vision_tower: Path | None) -> BaseConversion:
@@ -100,19 +101,13 @@ def plan_base(source: Path, vision_tower: Path | None) -> BaseConversion:
     config = llava_config(original, vision, special_ids, image_token_id)
     weights = plan_weights(config, original.projector_type, vocab_size, source, tower)
     config.dtype = next(w.dtype for w in weights if w.name.endswith("lm_head.weight"))
+    images = build_image_processor(tower, vision)
+    aspect = original.fields.get("image_aspect_ratio") or "pad"  # as our programs, where nothing is told
     return BaseConversion(
         source=source,
         vision_tower=tower,
         config=config,
-        generation_config=_generation_config(tokenizer, config, special_ids),
-        processor=build_processor(tokenizer, tower, vision, original.select_strategy),
+        generation_config=plain_generation_config(tokenizer, config),
+        processor=plain_processor(images, tokenizer, config, TEMPLATES["v1"], aspect),
         weights=tuple(weights),
     )
-
-
-def _generation_config(
-    tokenizer: PreTrainedTokenizerFast, config: LlavaConfig, special_ids: dict[str, int]
-) -> GenerationConfig:
-    """Rows that the vocabulary was extended by are never drawn: generation has the original's distribution."""
-    added = {config.image_token_id, *range(len(tokenizer), config.text_config.vocab_size)}
-    return GenerationConfig(**special_ids, suppress_tokens=sorted(added))

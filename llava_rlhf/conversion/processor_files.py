@@ -1,70 +1,19 @@
-"""Tokenizer, chat template and image processor of a converted model."""
+"""Tokenizer and image processor of an original model."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tokenizers import AddedToken, processors
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlavaProcessor, PreTrainedTokenizerFast
+from tokenizers import AddedToken
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, PreTrainedTokenizerFast
 
-from data_utils.conversation import TEMPLATES, ConversationTemplate
 from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
 from data_utils.schema import IMAGE_MARKER
 from llava_rlhf.conversion.original_config import read_json
 from llava_rlhf.conversion.original_files import check_whole
-
-# Messages as `apply_chat_template` takes them. The first user message carries the system text; a message's images stand
-# in front of its text, which is then stripped; a space separates the parts of a turn, and nothing follows the stop.
-# No begin-of-text token: the tokenizer's post-processor puts it in front of a text that the processor takes, whether in
-# one step with rendering or later. Written here, it would be there twice in the latter case.
-_CHAT_TEMPLATE = """
-{{- SYSTEM -}}
-{%- for message in messages -%}
-  {%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}
-    {{- raise_exception('roles must alternate user, assistant, user, ...') -}}
-  {%- endif -%}
-  {%- set found = namespace(images=0, text='') -%}
-  {%- if message['content'] is string -%}
-    {%- set found.text = message['content'] -%}
-  {%- else -%}
-    {%- for part in message['content'] -%}
-      {%- if part['type'] == 'image' -%}
-        {%- set found.images = found.images + 1 -%}
-      {%- else -%}
-        {%- set found.text = found.text + part['text'] -%}
-      {%- endif -%}
-    {%- endfor -%}
-  {%- endif -%}
-  {%- if message['role'] == 'assistant' -%}
-    {{- SEPARATOR + ASSISTANT + ': ' + found.text + STOP -}}
-  {%- else -%}
-    {%- set lines = [IMAGE] * found.images -%}
-    {%- set text = found.text | trim if found.images else found.text -%}
-    {{- USER + ': ' + (lines + [text] if text or not lines else lines) | join('\\n') -}}
-  {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-  {{- SEPARATOR + ASSISTANT + ':' -}}
-{%- endif -%}
-"""
-
-
-def chat_template(template: ConversationTemplate) -> str:
-    """A conversation template in Jinja. The begin-of-text token is not in it: the tokenizer puts it in front."""
-    opening = f"{template.system}{template.separator}" if template.system else ""
-    values = {
-        "SYSTEM": opening,
-        "SEPARATOR": template.separator,
-        "USER": template.user_role,
-        "ASSISTANT": template.assistant_role,
-        "STOP": template.stop,
-        "IMAGE": IMAGE_MARKER,
-    }
-    lines = [f"{{%- set {name} = {json.dumps(value)} -%}}" for name, value in values.items()]
-    return "\n".join(lines) + _CHAT_TEMPLATE
+from llava_rlhf.conversion.plain_files import plain_tokenizer
 
 
 def build_tokenizer(source: Path) -> PreTrainedTokenizerFast:
@@ -93,29 +42,13 @@ def build_tokenizer(source: Path) -> PreTrainedTokenizerFast:
     if missing:
         raise ValueError(f"the tokenizer of {source} has no {', '.join(missing)}")
     tokenizer.add_tokens([AddedToken(IMAGE_MARKER, special=True, normalized=False)], special_tokens=True)
-    begin = tokenizer.bos_token
-    backend = tokenizer.backend_tokenizer
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A",
-        pair=f"{begin} $A {begin} $B",
-        special_tokens=[(begin, tokenizer.bos_token_id)],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=begin,
-        eos_token=tokenizer.eos_token,
-        unk_token=tokenizer.unk_token,
-        pad_token=tokenizer.unk_token,
-        padding_side="left",  # a batch of prompts is answered at its right edge
-    )
+    return plain_tokenizer(tokenizer)
 
 
-def build_processor(
-    tokenizer: PreTrainedTokenizerFast, tower: Path, vision: CLIPVisionConfig, select_strategy: str
-) -> LlavaProcessor:
-    """The processor of a converted model, with the image settings of its tower.
+def build_image_processor(tower: Path, vision: CLIPVisionConfig) -> CLIPImageProcessorPil:
+    """How a tower's pixels are made.
 
-    Raises ValueError when the tower's `preprocessor_config.json` is missing or makes images of another size.
+    Raises ValueError when its `preprocessor_config.json` is missing or makes images of another size.
     """
     file = tower / "preprocessor_config.json"
     _check_image_settings(file, read_json(file))
@@ -130,15 +63,7 @@ def build_processor(
         raise ValueError(
             f"{file} makes images of {size}, the tower takes {vision.image_size} x {vision.image_size} pixels"
         )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=vision.patch_size,
-        vision_feature_select_strategy=select_strategy,
-        chat_template=chat_template(TEMPLATES["v1"]),
-        image_token=IMAGE_MARKER,
-        num_additional_image_tokens=1,  # the class token
-    )
+    return images
 
 
 def _check_image_settings(file: Path, fields: dict[str, Any]) -> None:

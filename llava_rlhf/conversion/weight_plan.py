@@ -12,14 +12,8 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from llava_rlhf.conversion.original_files import StoredTensor, read_headers
+from llava_rlhf.conversion.published_names import published_name
 
-# Name in the Hugging Face model → name in the files that its `save_pretrained` writes.
-DISK_PREFIXES = {
-    "model.language_model.": "language_model.model.",
-    "lm_head.": "language_model.lm_head.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-    "model.vision_tower.": "vision_tower.",
-}
 # The same weights in an original checkpoint. Projector names depend on its kind; towers are files of their own.
 PROJECTOR_LAYERS = {
     "linear": {"linear_1": "model.mm_projector."},
@@ -103,7 +97,7 @@ def plan_weights(
     _refuse(source, tower, {"missing": missing, "not expected": unexpected, "not as configured": wrong})
     identity = stored[_original_name("model.multi_modal_projector.linear_1.weight", projector_type)].dtype
     weights = [
-        TargetWeight(_disk_name(name), item.dtype if item else identity, shape, item)
+        TargetWeight(published_name(name), item.dtype if item else identity, shape, item)
         for name, shape, item in targets
     ]
     return sorted(weights, key=lambda w: (-w.dtype.itemsize, str(w.stored.file) if w.stored else ""))
@@ -118,11 +112,6 @@ def _shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
-
-
-def _disk_name(name: str) -> str:
-    prefix = next(prefix for prefix in DISK_PREFIXES if name.startswith(prefix))
-    return DISK_PREFIXES[prefix] + name.removeprefix(prefix)
 
 
 def _original_name(name: str, projector_type: str) -> str | None:

@@ -18,12 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration
 
-from llava_rlhf.conversion.weight_plan import DISK_PREFIXES
+from llava_rlhf.conversion.published_names import module_name, publish_index, published_name
 from models.adapter_files import ADAPTER_WEIGHTS, HF_MODEL, read_adapter_config
 from models.base_fingerprint import weight_files
 
 CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = ("model", "pytorch_model")  # how the names of weight files and their indices begin
 _PLAIN = {"use_dora": False, "bias": "none", "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}}
 
@@ -76,7 +75,7 @@ class LoraUpdate:
 
 
 def merge_files(base: Path, adapter: Path, target: Path, dtype: torch.dtype | None) -> None:
-    """Write base + adapter to the folder `target`, under the base's own file and tensor names.
+    """Write base + adapter to the folder `target`, in files as the base has them, under published names.
 
     Args:
         base: model directory with unquantised safetensors files.
@@ -102,7 +101,7 @@ def merge_files(base: Path, adapter: Path, target: Path, dtype: torch.dtype | No
                     tensor = update.add_to(module, tensor).to(dtype or tensor.dtype)
                 elif tensor.is_floating_point() and dtype is not None:
                     tensor = tensor.to(dtype)
-                tensors[name] = tensor.contiguous()
+                tensors[published_name(name)] = tensor.contiguous()
             save_file(tensors, target / file.name, metadata={"format": "pt"})
             total += sum(tensor.nbytes for tensor in tensors.values())
             progress.update(file.stat().st_size)
@@ -119,7 +118,7 @@ def dequantize(base: Path, target: Path, dtype: torch.dtype) -> None:
     )
     model = model.dequantize(dtype=dtype)
     # Not `model.save_pretrained`: it would turn the way of loading around, which 4-bit files have no reverse of.
-    save_torch_state_dict({_disk_name(name): value for name, value in model.state_dict().items()}, target)
+    save_torch_state_dict({published_name(name): value for name, value in model.state_dict().items()}, target)
     config = json.loads((base / CONFIG).read_text(encoding="utf-8"))
     del config["quantization_config"]
     (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -136,30 +135,14 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _module(name: str) -> str | None:
     """The module in the model to which a stored weight belongs; files may use the older names. None: no weight matrix."""
-    if not name.endswith(".weight"):
-        return None
-    name = name.removesuffix(".weight")
-    for in_model, on_disk in DISK_PREFIXES.items():
-        if name.startswith(on_disk):
-            return in_model + name.removeprefix(on_disk)
-    return name
-
-
-def _disk_name(name: str) -> str:
-    for in_model, on_disk in DISK_PREFIXES.items():
-        if name.startswith(in_model):
-            return on_disk + name.removeprefix(in_model)
-    return name
+    return module_name(name).removesuffix(".weight") if name.endswith(".weight") else None
 
 
 def _copy_other_files(base: Path, target: Path, dtype: torch.dtype | None, total: int) -> None:
     for file in base.iterdir():
         if file.is_file() and not file.name.startswith(WEIGHT_FILES):
             shutil.copy2(file, target / file.name)
-    if (base / INDEX).is_file():
-        index = json.loads((base / INDEX).read_text(encoding="utf-8"))
-        index["metadata"] = {**index.get("metadata", {}), "total_size": total}
-        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    publish_index(base, target, total)
     if dtype is not None:
         config = json.loads((target / CONFIG).read_text(encoding="utf-8"))
         config.pop("torch_dtype", None)  # the older name

@@ -18,11 +18,18 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
+from data_utils.conversation import TEMPLATES
 from data_utils.shapes_world import CELL_SIZE, CELLS, IMAGE_SIZE
+from llava_rlhf.conversion.plain_files import (
+    plain_generation_config,
+    plain_processor,
+    plain_tokenizer,
+    save_plain_files,
+)
+from llava_rlhf.conversion.published_names import publish_names
 
 HIDDEN = 64
 LAYERS = 5
@@ -92,14 +99,11 @@ def save_base(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokeniz
     """Write model, tokenizer and processor to `folder`, whole or not at all (any former content is replaced)."""
     draft = folder.with_name(folder.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
-    processor = LlavaProcessor(
-        image_processor=build_image_processor(),
-        tokenizer=tokenizer,
-        patch_size=CELL_SIZE,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
     model.save_pretrained(draft)
-    processor.save_pretrained(draft)
+    publish_names(draft)
+    processor = plain_processor(
+        build_image_processor(), plain_tokenizer(tokenizer), model.config, TEMPLATES["tiny"], "pad"
+    )
+    save_plain_files(draft, processor, plain_generation_config(tokenizer, model.config))
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)

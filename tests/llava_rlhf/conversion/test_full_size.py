@@ -111,7 +111,7 @@ def full_size(tmp_path) -> tuple[Path, Path]:
     return source, tower
 
 
-def test_every_weight_of_13b_has_the_name_and_shape_that_hugging_face_writes(full_size):
+def test_every_weight_of_13b_has_its_published_name_and_the_shape_that_hugging_face_writes(full_size):
     start = time.process_time()
     plan = plan_base(*full_size)
     assert time.process_time() - start < 10
@@ -125,7 +125,9 @@ def test_every_weight_of_13b_has_the_name_and_shape_that_hugging_face_writes(ful
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     written = revert_weight_conversion(model, model.state_dict())
-    assert {w.name: w.shape for w in plan.weights} == {name: tuple(v.shape) for name, v in written.items()}
+    tower = "vision_tower."  # the one part whose published name Hugging Face no longer writes
+    published = {name.replace(tower, f"{tower}vision_model."): tuple(v.shape) for name, v in written.items()}
+    assert {w.name: w.shape for w in plan.weights} == published
     # Published counts of LLaMA 13B and of the CLIP tower, and the projector; here are 384 vocabulary rows, not 32000.
     count = 13_015_864_320 - 2 * (32000 - 384) * WIDTH + 303_507_456 + (VISION + WIDTH + 2) * WIDTH
     assert plan.nbytes == 2 * count

@@ -13,7 +13,8 @@ from data_utils.conversation import TEMPLATES, Segment, dialogue_segments, query
 from data_utils.schema import Turn
 from data_utils.tokens import SegmentEncoder, expand_image_tokens
 from llava_rlhf.conversion.base_model import plan_base
-from llava_rlhf.conversion.processor_files import build_tokenizer, chat_template
+from llava_rlhf.conversion.plain_files import chat_template
+from llava_rlhf.conversion.processor_files import build_tokenizer
 from models.vlm import BaseSettings, load_base, load_image_processor, load_tokenizer
 from tests.support.original_models import write_json
 

@@ -1,0 +1,173 @@
+"""Do files written for others give our inputs? Pictures and questions → ids and pixels, by plain transformers and by us.
+
+Asked of the folder itself, through `AutoProcessor`, with pictures of every kind: a processor that crops where we pad has
+the right tensors and the wrong pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers import AutoProcessor, GenerationConfig, LlavaProcessor
+
+from data_utils.conversation import ConversationTemplate, query_segments
+from data_utils.schema import IMAGE_MARKER, Turn
+from data_utils.tokens import expand_image_tokens
+from llava_rlhf.assembly.roles import TextSide, unsampled_ids
+
+SIDEWAYS = 6  # EXIF orientation: turn by 90 degrees
+QUESTIONS = ("What is in the image?", "Describe the image, please.")
+WITHOUT_PICTURE = "no picture"
+
+
+# The model card prints this function, word for word.
+def open_picture(file):
+    """A picture as the model was trained on: upright, 8 bits a channel, transparency ignored."""
+    picture = ImageOps.exif_transpose(Image.open(file))
+    if picture.mode.startswith("I;16"):
+        picture = picture.point(lambda value: value / 256)
+    return picture.convert("RGB")
+
+
+@dataclass(frozen=True)
+class PlainInput:
+    """A question, and what the model gets of it when our programs ask.
+
+    Attributes:
+        name: of the kind of picture, for messages.
+        picture: its file; None: a question without picture.
+        question: the text.
+        query_ids: one image token an image.
+        ids: the same with all positions of the image.
+        pixels: float32 [n, 3, H, W], n is 0 or 1.
+    """
+
+    name: str
+    picture: Path | None
+    question: str
+    query_ids: list[int]
+    ids: list[int]
+    pixels: Tensor
+
+
+def write_pictures(folder: Path) -> list[Path]:
+    """One small picture of each kind that programs are apt to read differently; drawn from a fixed seed."""
+    rng = np.random.default_rng(0)
+
+    def noise(width: int, height: int, channels: int = 3) -> Image.Image:
+        coarse = rng.integers(0, 256, (max(1, height // 8), max(1, width // 8), channels), dtype=np.uint8)
+        whole = Image.fromarray(coarse.squeeze(2) if channels == 1 else coarse)
+        return whole.resize((width, height), Image.Resampling.BICUBIC)
+
+    turned = Image.Exif()
+    turned[0x0112] = SIDEWAYS
+    rising = np.arange(70 * 50, dtype=np.uint16).reshape(50, 70) * 18  # 16 bits
+    pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "wide.png": (noise(120, 40), {}),
+        "tall.png": (noise(40, 120), {}),
+        "square.png": (noise(64, 64), {}),
+        "grey.png": (noise(90, 50, 1), {}),
+        "16-bit-grey.png": (Image.fromarray(rising), {}),
+        "rgba.png": (noise(50, 90, 4), {}),
+        "palette.png": (noise(90, 50).quantize(16), {}),
+        "transparent-palette.png": (noise(50, 90).quantize(16), {"transparency": 3}),
+        "exif-rotated.jpg": (noise(100, 40), {"exif": turned}),
+        "1-pixel-high.png": (noise(60, 1), {}),
+        "1-pixel-wide.png": (noise(1, 60), {}),
+    }
+    for name, (picture, options) in pictures.items():
+        picture.save(folder / name, **options)
+    return [folder / name for name in pictures]
+
+
+def our_inputs(text: TextSide, template: ConversationTemplate, pictures: Sequence[Path]) -> list[PlainInput]:
+    """What our programs make of a question on each picture, and of one on none."""
+    inputs = []
+    for number, picture in enumerate([*pictures, None]):
+        names = [] if picture is None else [picture.name]
+        question = QUESTIONS[number % len(QUESTIONS)]
+        turns = [Turn("human", f"{IMAGE_MARKER}\n" * len(names) + question)]
+        query = list(text.encoder.encode(query_segments(template, turns, len(names))).ids)
+        inputs.append(
+            PlainInput(
+                picture.stem if picture else WITHOUT_PICTURE,
+                picture,
+                question,
+                query,
+                expand_image_tokens(query, text.image_token_id, text.tokens_per_image),
+                text.pipeline(picture.parent if picture else "", names),
+            )
+        )
+    return inputs
+
+
+def plain_inputs(processor: LlavaProcessor, question: str, picture: Path | None) -> Mapping[str, Tensor]:
+    """What plain transformers makes of a question: messages, chat template, processor, as the model card says."""
+    content = [{"type": "image"}] * (picture is not None) + [{"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    images = {} if picture is None else {"images": open_picture(picture)}
+    return processor(text=prompt, return_tensors="pt", **images)
+
+
+def check_inputs(
+    folder: Path, text: TextSide, inputs: Sequence[PlainInput], vocab_size: int
+) -> LlavaProcessor:
+    """Compare what the files in `folder` make of the questions with what our programs make of them.
+
+    Args:
+        folder: what was written for others.
+        text: of the base, in the mode of training.
+        inputs: of `our_inputs`.
+        vocab_size: rows of the vocabulary projection.
+
+    Returns:
+        The processor of the folder.
+
+    Raises:
+        RuntimeError: ids or pixels differ in anything, or generation would not stop where our sampling does.
+    """
+    processor = AutoProcessor.from_pretrained(folder)
+    for ours in inputs:
+        try:
+            theirs = plain_inputs(processor, ours.question, ours.picture)
+        except Exception as error:  # of many types
+            raise RuntimeError(f"{ours.name}: the processor in {folder} fails ({error!r})") from error
+        ids = theirs["input_ids"][0].tolist()
+        if ids != ours.ids:
+            place = next(
+                (i for i, pair in enumerate(zip(ids, ours.ids, strict=False)) if pair[0] != pair[1]), "end"
+            )
+            raise RuntimeError(
+                f"{ours.name}: other ids than ours from the files in {folder}, first at {place}: "
+                f"{text.tokenizer.decode(ids)!r} ({len(ids)} ids) instead of {text.tokenizer.decode(ours.ids)!r} "
+                f"({len(ours.ids)})"
+            )
+        pixels = theirs["pixel_values"] if ours.picture else ours.pixels
+        if not torch.equal(pixels, ours.pixels):
+            apart = (
+                f"{float((pixels - ours.pixels).abs().max()):.3g} apart"
+                if pixels.shape == ours.pixels.shape
+                else f"{list(pixels.shape)} instead of {list(ours.pixels.shape)}"
+            )
+            raise RuntimeError(f"{ours.name}: other pixels than ours from the files in {folder}, {apart}")
+    _check_stops(folder, text, vocab_size)
+    return processor
+
+
+def _check_stops(folder: Path, text: TextSide, vocab_size: int) -> None:
+    written = GenerationConfig.from_pretrained(folder)
+    expected = {
+        "eos_token_id": text.tokenizer.eos_token_id,
+        "suppress_tokens": unsampled_ids(text, vocab_size).tolist(),
+    }
+    found = {name: getattr(written, name) for name in expected}
+    if found != expected:
+        raise RuntimeError(f"the generation configuration in {folder} has {found}, our sampling {expected}")
