@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from data_utils.conversation import TEMPLATES
 from llava_rlhf.runs.checkpoints import new_folder
 from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from data_utils.items import PromptItem
+    from llava_rlhf.exporting.trained import Trained
 
 AS_STORED = "auto"
 DEQUANTIZED = "dequantized_base"  # beside the merged model while it is being made
@@ -50,12 +52,28 @@ class ExportArguments:
     )
     check_rows: int = field(
         default=8,
-        metadata={"help": "Prompts on which merged model and adapter are compared; 0: no comparison."},
+        metadata={
+            "help": "Prompts on which merged model and adapter are compared; 0: no comparison, and none with plain "
+            "transformers."
+        },
     )
     check_prompts: str | None = field(
         default=None, metadata={"help": "Prompt file for the comparison; default: three built-in prompts."}
     )
     image_folder: str | None = field(default=None, metadata={"help": "Images of --check_prompts."})
+    version: str | None = field(
+        default=None,
+        metadata={
+            "help": "Conversation template of training, where the adapter has no record of it; default: v1.",
+            "choices": sorted(TEMPLATES),
+        },
+    )
+    image_aspect_ratio: Literal["pad", "square"] | None = field(
+        default=None,
+        metadata={
+            "help": "How training made pictures square, where the adapter has no record of it; default: pad."
+        },
+    )
     results_file: str | None = field(
         default=None, metadata={"help": "Markdown table of results to put into the model card."}
     )
@@ -69,11 +87,12 @@ class ExportArguments:
 
 @dataclass(frozen=True)
 class Export:
-    """A checked export: the adapter's folder, and the prompts of the comparison."""
+    """A checked export: the adapter's folder, the prompts of the comparison, and how training asked the policy."""
 
     arguments: ExportArguments
     adapter: Path
     prompts: "list[PromptItem]"
+    trained: "Trained"
 
     @property
     def dtype(self) -> "torch.dtype | None":
@@ -87,16 +106,21 @@ def prepare(argv: Sequence[str]) -> Export:
     """Parse and check paths, adapter, prompts and room on the disk. Raises ValueError when they do not fit."""
     (arguments,) = StrictParser((ExportArguments,), description=__doc__).parse(argv)
     from llava_rlhf.exporting.merging import check_plain, is_quantized
+    from llava_rlhf.exporting.model_card import Origin
     from llava_rlhf.exporting.parity import read_check_prompts
+    from llava_rlhf.exporting.trained import read_trained
 
     base = arguments.base_model_name
     check_base(base)
     check_weights(base)
     adapter = find_policy_adapter(arguments.adapter)
     check_adapter_fits(adapter, base)
+    trained = read_trained(
+        Origin.of(adapter).arguments, Path(base), arguments.version, arguments.image_aspect_ratio
+    )
     if arguments.adapter_only:
         check_output(Path(arguments.output_dir), (adapter / ADAPTER_WEIGHTS).stat().st_size, "--output_dir")
-        return Export(arguments, adapter, [])
+        return Export(arguments, adapter, [], trained)
     check_plain(adapter)
     quantized = is_quantized(base)
     if quantized and not arguments.dequantize:
@@ -112,9 +136,9 @@ def prepare(argv: Sequence[str]) -> Export:
     prompts = []
     if arguments.check_rows:
         prompts = read_check_prompts(
-            arguments.check_prompts, arguments.image_folder, base, arguments.check_rows
+            arguments.check_prompts, arguments.image_folder, base, arguments.check_rows, trained
         )
-    return Export(arguments, adapter, prompts)
+    return Export(arguments, adapter, prompts, trained)
 
 
 def run(prepared: Export) -> None:
@@ -133,6 +157,7 @@ def run(prepared: Export) -> None:
             folder,
             prepared.arguments.base_model_name,
             Origin.of(prepared.adapter),
+            prepared.trained,
             prepared.arguments.adapter_only,
             parity,
             Path(results).read_text(encoding="utf-8").strip() if results else None,
@@ -143,20 +168,28 @@ def run(prepared: Export) -> None:
 def _write_adapter(prepared: Export, folder: Path) -> None:
     from safetensors.torch import load_file
 
+    from llava_rlhf.exporting.plain_answers import Questions
+    from llava_rlhf.exporting.trained import write_plain_files
+
     state = load_file(prepared.adapter / ADAPTER_WEIGHTS)
     if prepared.dtype is not None:
         state = {name: tensor.to(prepared.dtype) for name, tensor in state.items()}
     config = read_adapter_config(prepared.adapter)
-    save_adapter(state, config, folder, prepared.arguments.base_model_name)
+    base = Path(prepared.arguments.base_model_name)
+    save_adapter(state, config, folder, str(base))
+    # Beside the adapter too: those of the base may crop where training padded, or say nothing of our template.
+    write_plain_files(folder, base, prepared.trained)
+    if prepared.arguments.check_rows:
+        Questions.on_all_pictures(folder, base, prepared.trained)
 
 
 def _write_model(prepared: Export, folder: Path) -> str | None:
     import torch
-    from transformers import GenerationConfig
 
     from llava_rlhf.exporting.merging import dequantize, merge_files
     from llava_rlhf.exporting.parity import measure_parity
-    from models.vlm import load_tokenizer
+    from llava_rlhf.exporting.plain_answers import Questions
+    from llava_rlhf.exporting.trained import write_plain_files
 
     base = Path(prepared.arguments.base_model_name)
     if prepared.arguments.dequantize:
@@ -165,17 +198,12 @@ def _write_model(prepared: Export, folder: Path) -> str | None:
         dequantize(base, unpacked, prepared.dtype or torch.float32)
         base = unpacked
     merge_files(base, prepared.adapter, folder, prepared.dtype)
-    if not (folder / "generation_config.json").is_file():
-        tokenizer = load_tokenizer(base)
-        GenerationConfig(
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ).save_pretrained(folder)
+    write_plain_files(folder, base, prepared.trained)
     parity = None
     if prepared.prompts:
         dtype = prepared.dtype or _stored_dtype(folder)
-        parity = str(measure_parity(base, prepared.adapter, folder, prepared.prompts, dtype))
+        questions = Questions.on_all_pictures(folder, base, prepared.trained)
+        parity = str(measure_parity(base, prepared.adapter, folder, prepared.prompts, dtype, questions))
         print(f"merged model against base + adapter: {parity}")
     if prepared.arguments.dequantize:
         shutil.rmtree(folder / DEQUANTIZED)

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LlavaConfig, LlavaProcessor
 
 from data_utils.conversation import TEMPLATES
 from data_utils.schema import IMAGE_MARKER
+from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.conversion.original_config import (
     find_tower,
     llava_config,
@@ -21,11 +22,14 @@ from llava_rlhf.conversion.original_config import (
 )
 from llava_rlhf.conversion.original_files import refuse_two_formats
 from llava_rlhf.conversion.plain_files import plain_generation_config, plain_processor, save_plain_files
+from llava_rlhf.conversion.plain_inputs import questions_on_all_pictures
 from llava_rlhf.conversion.processor_files import build_image_processor, build_tokenizer
 from llava_rlhf.conversion.safetensors_shards import MAX_SHARD_BYTES, write_shards
 from llava_rlhf.conversion.weight_plan import TOWER, TargetWeight, plan_weights
 from llava_rlhf.runs.checkpoints import new_folder
 from llava_rlhf.runs.output_place import check_output
+
+VERSION = "v1"  # the conversation template that original models were trained with
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class BaseConversion:
         vision_tower: the CLIP directory that its tower comes from.
         config, generation_config, processor: of the converted model.
         weights: what is written, in this order.
+        image_aspect_ratio: how pictures are made square.
     """
 
     source: Path
@@ -45,6 +50,7 @@ class BaseConversion:
     generation_config: GenerationConfig
     processor: LlavaProcessor
     weights: tuple[TargetWeight, ...]
+    image_aspect_ratio: str
 
     @property
     def nbytes(self) -> int:
@@ -63,7 +69,8 @@ class BaseConversion:
     def write(self, output: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         """Write the Hugging Face directory, whole or not at all; each weight is read once and written once.
 
-        Raises ValueError when `output` exists, or can't be written.
+        Raises ValueError when `output` exists, or can't be written; RuntimeError when plain transformers would make other
+        ids or pixels of a question than our programs do.
         """
         check_output(output, self.nbytes)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +78,9 @@ class BaseConversion:
             write_shards(self.weights, staged, max_shard_bytes)
             self.config.save_pretrained(staged)
             save_plain_files(staged, self.processor, self.generation_config)
+            text = load_text_side(staged, self.image_aspect_ratio)
+            rows = self.config.text_config.vocab_size
+            questions_on_all_pictures(text, TEMPLATES[VERSION], staged, rows)
 
 
 def plan_base(source: Path, vision_tower: Path | None) -> BaseConversion:
@@ -108,6 +118,7 @@ def plan_base(source: Path, vision_tower: Path | None) -> BaseConversion:
         vision_tower=tower,
         config=config,
         generation_config=plain_generation_config(tokenizer, config),
-        processor=plain_processor(images, tokenizer, config, TEMPLATES["v1"], aspect),
+        processor=plain_processor(images, tokenizer, config, TEMPLATES[VERSION], aspect),
         weights=tuple(weights),
+        image_aspect_ratio=aspect,
     )

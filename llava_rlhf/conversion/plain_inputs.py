@@ -6,6 +6,7 @@ the right tensors and the wrong pixels.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, GenerationConfig, LlavaProcessor
 
 from data_utils.conversation import ConversationTemplate, query_segments
+from data_utils.images import open_picture
 from data_utils.schema import IMAGE_MARKER, Turn
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.assembly.roles import TextSide, unsampled_ids
@@ -25,15 +27,6 @@ from llava_rlhf.assembly.roles import TextSide, unsampled_ids
 SIDEWAYS = 6  # EXIF orientation: turn by 90 degrees
 QUESTIONS = ("What is in the image?", "Describe the image, please.")
 WITHOUT_PICTURE = "no picture"
-
-
-# The model card prints this function, word for word.
-def open_picture(file):
-    """A picture as the model was trained on: upright, 8 bits a channel, transparency ignored."""
-    picture = ImageOps.exif_transpose(Image.open(file))
-    if picture.mode.startswith("I;16"):
-        picture = picture.point(lambda value: value / 256)
-    return picture.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -117,9 +110,7 @@ def plain_inputs(processor: LlavaProcessor, question: str, picture: Path | None)
     return processor(text=prompt, return_tensors="pt", **images)
 
 
-def check_inputs(
-    folder: Path, text: TextSide, inputs: Sequence[PlainInput], vocab_size: int
-) -> LlavaProcessor:
+def check_inputs(folder: Path, text: TextSide, inputs: Sequence[PlainInput], vocab_size: int) -> None:
     """Compare what the files in `folder` make of the questions with what our programs make of them.
 
     Args:
@@ -127,9 +118,6 @@ def check_inputs(
         text: of the base, in the mode of training.
         inputs: of `our_inputs`.
         vocab_size: rows of the vocabulary projection.
-
-    Returns:
-        The processor of the folder.
 
     Raises:
         RuntimeError: ids or pixels differ in anything, or generation would not stop where our sampling does.
@@ -159,7 +147,19 @@ def check_inputs(
             )
             raise RuntimeError(f"{ours.name}: other pixels than ours from the files in {folder}, {apart}")
     _check_stops(folder, text, vocab_size)
-    return processor
+
+
+def questions_on_all_pictures(
+    text: TextSide, template: ConversationTemplate, folder: Path, vocab_size: int
+) -> list[PlainInput]:
+    """Questions on a picture of every kind, of which the files in `folder` are known to make the same as our programs.
+
+    Raises RuntimeError as `check_inputs` does.
+    """
+    with tempfile.TemporaryDirectory() as pictures:
+        inputs = our_inputs(text, template, write_pictures(Path(pictures)))
+        check_inputs(folder, text, inputs, vocab_size)
+    return inputs
 
 
 def _check_stops(folder: Path, text: TextSide, vocab_size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCardData
 
+from data_utils.images import open_picture
+from llava_rlhf.exporting.trained import Trained
 from llava_rlhf.runs.metrics import MEANINGS
 from llava_rlhf.runs.role_files import EXPORTED_ARGUMENTS, POLICY
 from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE
 
 SHOWN_METRICS = (
     "objective/rewards",
@@ -45,7 +49,10 @@ class Origin:
         step = None
         if run.name.startswith("checkpoint-"):
             step, run = int(run.name.removeprefix("checkpoint-")), run.parent
-        file = run / "arguments.json"
+        # An exported adapter lies beside the record of the run behind it.
+        file = (
+            adapter / EXPORTED_ARGUMENTS if (adapter / EXPORTED_ARGUMENTS).is_file() else run / ARGUMENTS_FILE
+        )
         arguments = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         lines = [
             line for line in read_json_lines(run / "metrics.jsonl") if step is None or line["step"] == step
@@ -60,7 +67,13 @@ class Origin:
 
 
 def write_card(
-    folder: Path, base: str, origin: Origin, adapter_only: bool, parity: str | None, results: str | None
+    folder: Path,
+    base: str,
+    origin: Origin,
+    trained: Trained,
+    adapter_only: bool,
+    parity: str | None,
+    results: str | None,
 ) -> None:
     """Write `README.md`, and the arguments that made the adapter beside it.
 
@@ -68,6 +81,7 @@ def write_card(
         folder: of the export.
         base: as the user named it.
         origin: of the adapter.
+        trained: how the policy was asked.
         adapter_only: whether the folder holds a PEFT adapter, not a model.
         parity: the comparison of merged model and adapter, if made.
         results: a Markdown table to put in, if any.
@@ -95,6 +109,8 @@ def write_card(
         rank=rank,
         vllm_rank=vllm_rank(rank) if rank else None,
         origin=origin,
+        trained=trained,
+        open_picture=inspect.getsource(open_picture).rstrip(),
         arguments_file=EXPORTED_ARGUMENTS,
         metrics=[
             (name, origin.metrics[name], MEANINGS[name]) for name in SHOWN_METRICS if name in origin.metrics

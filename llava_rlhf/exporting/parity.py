@@ -1,4 +1,7 @@
-"""Does the merged model compute what base + adapter compute? Both are run on the same prompts and answers."""
+"""Does the merged model compute what base + adapter compute? Both are run on the same prompts and answers.
+
+And does it answer the same, asked by plain transformers as the files beside it say?
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from data_utils.building import build_prompts
-from data_utils.conversation import TEMPLATES
 from data_utils.items import PromptItem
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.assembly.roles import load_text_side
+from llava_rlhf.exporting.plain_answers import Questions, check_answers, our_answers
+from llava_rlhf.exporting.trained import Trained
 from llava_rlhf.runs.role_files import POLICY
 from models.adapters import AdapterBank, AdapterSpec
 from models.generation import SamplingSettings
@@ -41,6 +45,7 @@ class Parity:
         max_difference: of any logit.
         max_logit: the largest |logit| of the model with the adapter.
         same_choice: share of the tokens where both have the same most likely one.
+        answers: how many questions on pictures of all kinds plain transformers answered as our programs do.
     """
 
     prompts: int
@@ -48,15 +53,19 @@ class Parity:
     max_difference: float
     max_logit: float
     same_choice: float
+    answers: int
 
     def __str__(self) -> str:
         return (
             f"{self.prompts} prompts, {self.tokens} answer tokens: max logit difference {self.max_difference:.2e} "
-            f"(largest logit {self.max_logit:.1f}), same most likely token at {self.same_choice:.1%}"
+            f"(largest logit {self.max_logit:.1f}), same most likely token at {self.same_choice:.1%}; "
+            f"{self.answers} questions on pictures of all kinds answered alike by plain transformers"
         )
 
 
-def read_check_prompts(file: str | None, image_folder: str | None, base: str, rows: int) -> list[PromptItem]:
+def read_check_prompts(
+    file: str | None, image_folder: str | None, base: str, rows: int, trained: Trained
+) -> list[PromptItem]:
     """The first prompts of a file of prompts, or without one three questions on a random picture, pixels included.
 
     Raises ValueError for bad rows.
@@ -64,12 +73,12 @@ def read_check_prompts(file: str | None, image_folder: str | None, base: str, ro
     with tempfile.TemporaryDirectory() as folder:
         if file is None:
             file, image_folder = str(_write_own_prompts(Path(folder))), folder
-        text = load_text_side(base, "square")
+        text = load_text_side(base, trained.image_aspect_ratio)
         dataset = build_prompts(
             file,
             image_folder=image_folder,
             encoder=text.encoder,
-            template=TEMPLATES["v1"],
+            template=trained.template,
             pipeline=text.pipeline,
             reward_pipeline=None,
             facts=None,
@@ -84,7 +93,12 @@ def read_check_prompts(file: str | None, image_folder: str | None, base: str, ro
 
 
 def measure_parity(
-    base: Path, adapter: Path, merged: Path, items: Sequence[PromptItem], dtype: torch.dtype
+    base: Path,
+    adapter: Path,
+    merged: Path,
+    items: Sequence[PromptItem],
+    dtype: torch.dtype,
+    questions: Questions,
 ) -> Parity:
     """Run both models, one after the other, over the prompts and the adapter's greedy answers to them.
 
@@ -93,13 +107,14 @@ def measure_parity(
         merged: the result, loaded by plain transformers.
         items: prompts with pixels.
         dtype: of weights and activations.
+        questions: to be answered by plain transformers and by our sampling.
 
     Raises:
-        RuntimeError: the difference is larger than rounding explains.
+        RuntimeError: the difference is larger than rounding explains, or an answer is another one.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sequences, expected = _with_adapter(
-        base, adapter, items, BaseSettings(compute_dtype=dtype, device=device)
+    sequences, expected, answers = _with_adapter(
+        base, adapter, items, BaseSettings(compute_dtype=dtype, device=device), questions
     )
     gc.collect()  # the base must be gone before the merged model comes
     model = (
@@ -118,18 +133,27 @@ def measure_parity(
         largest = max(largest, float(logits.abs().max()))
     agreement = torch.cat(agreements)
     parity = Parity(
-        len(items), len(agreement), float(max(differences)), largest, float(agreement.double().mean())
+        len(items),
+        len(agreement),
+        float(max(differences)),
+        largest,
+        float(agreement.double().mean()),
+        len(answers),
     )
     # Written so that NaN fails too.
     if not parity.max_difference <= LIMITS[dtype] * largest:
         raise RuntimeError(f"the merged model does not compute what base + adapter do: {parity}")
+    check_answers(model, questions, answers, LIMITS[dtype])
     return parity
 
 
 def _with_adapter(
-    base: Path, adapter: Path, items: Sequence[PromptItem], settings: BaseSettings
-) -> tuple[list[list[int]], list[Tensor]]:
-    """For each prompt the ids of [prompt, greedy answer but its last token], and the logits float[T, V] of the answer."""
+    base: Path, adapter: Path, items: Sequence[PromptItem], settings: BaseSettings, questions: Questions
+) -> tuple[list[list[int]], list[Tensor], list[list[int]]]:
+    """For each prompt the ids of [prompt, greedy answer but its last token], and the logits float[T, V] of the answer.
+
+    And for each question the answer's ids.
+    """
     vlm = load_base(base, settings)
     bank = AdapterBank(vlm, {POLICY: AdapterSpec(adapter, trainable=False)})
     sampling = SamplingSettings(
@@ -147,7 +171,7 @@ def _with_adapter(
             hidden = vlm(whole, None, features)[0, -ANSWER_TOKENS:]
             logits.append(vlm.project(hidden).float().cpu())
         sequences.append(whole[0].tolist())
-    return sequences, logits
+    return sequences, logits, our_answers(Policy(bank, POLICY), vlm, questions)
 
 
 def _write_own_prompts(folder: Path) -> Path:

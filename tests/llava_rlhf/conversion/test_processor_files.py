@@ -10,6 +10,7 @@ from sentencepiece import SentencePieceProcessor
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from data_utils.conversation import TEMPLATES, Segment, dialogue_segments, query_segments
+from data_utils.images import ImagePipeline
 from data_utils.schema import Turn
 from data_utils.tokens import SegmentEncoder, expand_image_tokens
 from llava_rlhf.conversion.base_model import plan_base
@@ -154,8 +155,7 @@ def test_an_image_question_through_hugging_face_alone(converted, processor, tmp_
         in_two_steps = processor(text=text, images=image, return_tensors="pt")
     assert torch.equal(in_two_steps.input_ids, inputs.input_ids)
     assert torch.equal(in_two_steps.pixel_values, inputs.pixel_values)
-    with Image.open(tmp_path / "i.png") as image:
-        pixels = load_image_processor(converted.output)(images=[image], return_tensors="pt")["pixel_values"]
+    pixels = ImagePipeline(load_image_processor(converted.output), "pad")(tmp_path, ["i.png"])
     torch.testing.assert_close(inputs.pixel_values, pixels, rtol=0, atol=0)
     assert pixels.shape == (1, 3, 70, 70)
     model = LlavaForConditionalGeneration.from_pretrained(converted.output, dtype=torch.float32).eval()

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from llava_rlhf import export_policy
 from llava_rlhf.exporting import merging
 from llava_rlhf.exporting.model_card import vllm_rank
 from llava_rlhf.exporting.parity import measure_parity, read_check_prompts
+from llava_rlhf.exporting.plain_answers import Questions
+from llava_rlhf.exporting.trained import Trained
 from llava_rlhf.runs.save_errors import SaveError
 from models.adapters import AdapterBank, AdapterSpec
 from models.settings import LoraSettings
@@ -119,10 +122,10 @@ def test_parity_is_printed_and_small(tiny_base, run_folder, tmp_path, capsys):
 
 
 def test_parity_sees_a_merge_without_the_adapter(tiny_base, run_folder, tmp_path):
-    prompts = read_check_prompts(None, None, str(tiny_base), 2)
+    prompts = read_check_prompts(None, None, str(tiny_base), 2, Trained())
     adapter = run_folder / "checkpoint-3" / "lora_policy"
     with pytest.raises(RuntimeError, match="does not compute what base"):
-        measure_parity(tiny_base, adapter, tiny_base, prompts, torch.float32)
+        measure_parity(tiny_base, adapter, tiny_base, prompts, torch.float32, Questions())
 
 
 def test_nothing_is_left_where_the_comparison_fails(tiny_base, run_folder, tmp_path, monkeypatch):
@@ -144,7 +147,7 @@ def test_nothing_is_left_where_the_comparison_fails(tiny_base, run_folder, tmp_p
 
     monkeypatch.setattr(merging, "merge_files", merge_and_change)
     with pytest.raises(RuntimeError, match="does not compute"):
-        export_policy.run(export_policy.Export(prepared.arguments, moved, prepared.prompts))
+        export_policy.run(replace(prepared, adapter=moved))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 
 
