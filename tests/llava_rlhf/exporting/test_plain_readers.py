@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoProcessor, GenerationConfig, LlavaForConditionalGeneration
 
 from data_utils.conversation import TEMPLATES
 from data_utils.images import ImagePipeline, open_picture
-from llava_rlhf import export_policy
 from llava_rlhf.assembly.roles import load_text_side
+from llava_rlhf.conversion.plain_files import plain_processor
 from llava_rlhf.conversion.plain_inputs import check_inputs, our_inputs
 from llava_rlhf.exporting import trained as trained_module
 from llava_rlhf.exporting.model_card import Origin
@@ -24,8 +24,10 @@ from models.base_fingerprint import base_fingerprint
 from models.vision_fingerprint import vision_fingerprint
 from models.vlm import load_image_processor
 from tests.llava_rlhf.exporting.exports import export, write_run
+from tests.support.tiny_models import tiny_tokenizer
 
 TINY = TEMPLATES["tiny"]
+ROWS = len(tiny_tokenizer())
 
 
 @pytest.fixture
@@ -40,11 +42,7 @@ def edit(file, **changes) -> None:
 
 def check(folder, exported, pictures) -> None:
     text = load_text_side(exported.base, exported.mode)
-    check_inputs(folder, text, our_inputs(text, TINY, pictures), text_rows(folder))
-
-
-def text_rows(folder) -> int:
-    return LlavaForConditionalGeneration.from_pretrained(folder).config.text_config.vocab_size
+    check_inputs(folder, text, our_inputs(text, TINY, pictures), ROWS)
 
 
 # --- what is written
@@ -138,15 +136,12 @@ def test_a_processor_that_crops_is_noticed(exported, copy, pictures, tmp_path, m
     with pytest.raises(RuntimeError, match=r"^wide: other pixels than ours .* apart"):
         check(copy, exported, pictures)
     # The program checks too, and leaves nothing.
-    monkeypatch.setattr(trained_module, "plain_processor", lambda i, t, c, template, _: load_with(load, t))
+    monkeypatch.setattr(
+        trained_module, "plain_processor", lambda *args: plain_processor(*args[:-1], "square")
+    )
     with pytest.raises(RuntimeError, match=r"^wide: other pixels than ours"):
         export(exported.base, exported.run, tmp_path / "out", adapter_only=True)
     assert not (tmp_path / "out").exists()
-
-
-def load_with(processor, tokenizer):
-    processor.tokenizer = tokenizer
-    return processor
 
 
 @pytest.mark.parametrize("exported", ["pad"], indirect=True)
@@ -165,17 +160,17 @@ def test_another_template_tokenizer_or_stop_is_noticed(exported, copy, pictures)
     template = copy / "chat_template.jinja"
     kept = template.read_text()
     template.write_text(kept.replace('"USER"', '"HUMAN"'))
-    with pytest.raises(RuntimeError, match=r"^wide: other ids than ours .* first at 1: .*HUMAN|unk"):
+    with pytest.raises(RuntimeError, match=r"^wide: other ids than ours .* first at 1: "):
         check(copy, exported, pictures)
     template.write_text(kept)
     shutil.copy(exported.base / "tokenizer.json", copy / "tokenizer.json")  # begins no text
-    with pytest.raises(RuntimeError, match="^wide: other ids than ours .* first at 0"):
+    with pytest.raises(RuntimeError, match=r"^wide: other ids than ours .* first at 0"):
         check(copy, exported, pictures)
-    with pytest.raises(RuntimeError, match="^no picture: other ids than ours"):
+    with pytest.raises(RuntimeError, match=r"^no picture: other ids than ours"):
         check(copy, exported, [])
     shutil.copy(exported.merged / "tokenizer.json", copy / "tokenizer.json")
     edit(copy / "generation_config.json", eos_token_id=7)
-    with pytest.raises(RuntimeError, match="generation configuration in .*'eos_token_id': 7"):
+    with pytest.raises(RuntimeError, match=r"generation configuration in .*'eos_token_id': 7"):
         check(copy, exported, pictures)
     edit(copy / "generation_config.json", eos_token_id=2, suppress_tokens=None)
     with pytest.raises(RuntimeError, match="'suppress_tokens': None"):
@@ -195,28 +190,12 @@ def test_another_answer_is_noticed(exported, copy):
     check_answers(model, questions, answers, 1e-3)
     for number, name in ((0, "wide"), (len(answers) - 1, "no picture")):
         changed = [*answers]
-        changed[number] = answers[number][:-1] + [(answers[number][-1] + 1) % 80]
+        changed[number] = [*answers[number][:-1], (answers[number][-1] + 1) % ROWS]
         with pytest.raises(RuntimeError, match=f"^{name}: plain transformers answers"):
             check_answers(model, questions, changed, 1e-3)
         changed[number] = answers[number][:-1]
         with pytest.raises(RuntimeError, match=f"^{name}: plain transformers answers"):
             check_answers(model, questions, changed, 1e-3)
-
-
-@pytest.mark.parametrize("exported", ["pad"], indirect=True)
-def test_a_model_that_ignores_its_pictures_is_noticed(exported, tmp_path, monkeypatch):
-    """The weights that the comparison of logits runs over are right; the file read by others is not."""
-    merge = export_policy.merge_files
-
-    def merge_and_break(base, adapter, target, dtype):
-        merge(base, adapter, target, dtype)
-        weights = load_file(target / "model.safetensors")
-        weights["multi_modal_projector.linear_2.weight"].zero_()
-        save_file(weights, target / "model.safetensors", {"format": "pt"})
-
-    monkeypatch.setattr(export_policy, "merge_files", merge_and_break)
-    with pytest.raises(RuntimeError, match="does not compute|plain transformers answers"):
-        export(exported.base, exported.run, tmp_path / "out")
 
 
 # --- how the policy was trained
