@@ -13,9 +13,10 @@ from transformers import LlavaForConditionalGeneration
 from llava_rlhf.assembly.roles import TextSide, load_text_side, unsampled_ids
 from llava_rlhf.conversion.plain_inputs import PlainInput, questions_on_all_pictures
 from llava_rlhf.exporting.trained import Trained
+from models.base_files import read_base_config
 from models.generation import SamplingSettings
 from models.roles import Policy
-from models.vlm import VisionLanguageModel, read_base_config
+from models.vlm import VisionLanguageModel
 
 MAX_NEW_TOKENS = 16
 
