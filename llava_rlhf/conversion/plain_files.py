@@ -87,7 +87,8 @@ def plain_image_processor(images: CLIPImageProcessorPil, image_aspect_ratio: str
     """One that makes of an upright RGB picture what `ImagePipeline` makes of its file, bit for bit.
 
     Padding comes with no conversion of colours: transformers paints white whatever has the colour that a GIF or a PNG
-    calls transparent, also after `convert("RGB")`. A picture that is not RGB is then an error.
+    calls transparent, also after `convert("RGB")`. A picture that is not RGB is then an error. Where torchvision is installed, `AutoProcessor` takes that to
+    resize: single pixels are off by one of 255 steps.
 
     Args:
         images: the base's, as our programs read it.
