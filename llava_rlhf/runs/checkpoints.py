@@ -86,6 +86,7 @@ def new_folder(final: Path) -> Iterator[Path]:
             staged.mkdir(parents=True)
             yield staged
             _flush_files(staged)
+            _flush_folders(staged)
             os.rename(staged, final)
             _flush(final.parent)
     finally:
@@ -134,11 +135,14 @@ def written_into(folder: Path) -> Iterator[Path]:
         staged.mkdir(parents=True)
         yield staged
         _flush_files(staged)
-        for source in sorted(path for path in staged.rglob("*") if path.is_file()):
-            target = folder / source.relative_to(staged)
+        targets = {
+            source: folder / source.relative_to(staged) for source in staged.rglob("*") if source.is_file()
+        }
+        for source, target in sorted(targets.items()):
             target.parent.mkdir(exist_ok=True)
             os.replace(source, target)
-        _flush(folder)
+        for changed in {folder, *(target.parent for target in targets.values())}:
+            _flush(changed)
         shutil.rmtree(staged.parent)
 
 

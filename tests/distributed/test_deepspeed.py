@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.comparing import assert_same_roles, weights_in
+from tests.distributed.comparing import assert_same_roles, metrics_of, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
 from tests.support.broken_models import with_broken_weight
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
@@ -67,6 +67,22 @@ def runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
 )
 def test_roles_equal_those_of_ddp(runs, program, kind):
     assert_same_roles(runs(program, "ddp"), runs(program, kind))
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [(POLICY_INIT, "zero2"), (POLICY_INIT, "zero3"), (REWARD, "zero2"), (REWARD, "zero3"), (PPO, "zero2")],
+)
+def test_gradients_are_as_long_as_those_of_ddp(runs, program, kind):
+    """The norms before clipping, and the losses: neither AdamW nor a clipped step shows the scale of a gradient."""
+    for step in (1, 2):
+        plain, engine = (metrics_of(runs(program, one), step) for one in ("ddp", kind))
+        # In PPO an engine knows the norm of all weights only.
+        names = {name for name in plain.keys() & engine.keys() if "grad_norm" in name or "loss" in name}
+        assert any(name.endswith("grad_norm") for name in names)
+        assert {name: engine[name] for name in names} == pytest.approx(
+            {name: plain[name] for name in names}, rel=1e-3, abs=1e-5
+        )
 
 
 def test_the_joint_clip_of_published_numerics_equals_that_of_ddp(runs):

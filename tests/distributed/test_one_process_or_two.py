@@ -7,6 +7,7 @@ at learning rate 1 without clipping, where a weight moves by its gradient, and P
 from __future__ import annotations
 
 import json
+from statistics import pstdev
 
 import pytest
 from torch.testing import assert_close
@@ -69,23 +70,31 @@ def test_reward_model(tmp_path, tiny_base, data):
 
 
 @pytest.fixture(scope="module")
-def ppo_runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
-    """Run folders of one PPO step in one process and in two."""
-    folders = {}
-    for world_size in (1, 2):
-        folders[world_size] = tmp_path_factory.mktemp("ppo") / str(world_size)
-        argv = ppo_command(
-            data,
-            tiny_base,
-            policy_folder,
-            reward_folder,
-            folders[world_size],
-            **ONE_PPO_STEP,
-            rollout_per_device_batch_size=4,
-            step_per_device_batch_size=4 // world_size,  # two backward passes a step for both
-        )
-        run_in_processes(PPO, argv, world_size, folders[world_size])
-    return folders[1], folders[2]
+def run_both(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
+    """A function (changes) → run folders of one PPO step in one process and in two."""
+
+    def run(**changes):
+        root = tmp_path_factory.mktemp("ppo")
+        for world_size in (1, 2):
+            # Two backward passes a step for both.
+            batch = {"rollout_per_device_batch_size": 4, "step_per_device_batch_size": 4 // world_size}
+            argv = ppo_command(
+                data,
+                tiny_base,
+                policy_folder,
+                reward_folder,
+                root / str(world_size),
+                **{**ONE_PPO_STEP, **batch, **changes},
+            )
+            run_in_processes(PPO, argv, world_size, root / str(world_size))
+        return root / "1", root / "2"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def ppo_runs(run_both):
+    return run_both()
 
 
 def rollouts(folder):
@@ -116,6 +125,17 @@ def test_ppo_gradients(ppo_runs):
         size = float(state["exp_avg"].abs().max())
         assert size > 0
         assert_close(two[index]["exp_avg"], state["exp_avg"], rtol=1e-4, atol=1e-4 * size)
+
+
+def test_whitened_rewards(run_both):
+    """By the moments of all processes: with its own each would scale its rewards by another number."""
+    folders = run_both(whiten_rewards=True, noptepochs=1)
+    scores = [row["score"] for row in rollouts(folders[0])]
+    of_processes = (pstdev(scores[0::2]), pstdev(scores[1::2]))
+    assert max(of_processes) > 1.01 * min(of_processes)  # else a mistake could not show
+    one, two = (metrics_of(folder, 1) for folder in folders)
+    assert two.pop("ppo/loss/policy") == pytest.approx(one.pop("ppo/loss/policy"), abs=1e-5)
+    assert_same_metrics(one, two)
 
 
 def test_ppo_rollouts(ppo_runs):

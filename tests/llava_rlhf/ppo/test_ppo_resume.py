@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from llava_rlhf.ppo.checkpoints import PPOState, read_state
 from llava_rlhf.ppo.trainer import PPOTrainer
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from llava_rlhf.runs.random_state import random_state
+from llava_rlhf.runs.run_folder import write_rollouts
 from llava_rlhf.runs.tensor_files import load_tree
 from tests.support.ppo_world import assemble, metrics_of, run_ppo, trained
 from tests.support.tiny_data import ppo_command
@@ -95,6 +97,21 @@ def test_a_checkpoint_between_two_saves_is_made_again(command, uninterrupted, tm
             run_ppo(command(tmp_path, save_steps=2))
     run_ppo(command(tmp_path, save_steps=2))
     assert_same_run(tmp_path, uninterrupted)
+
+
+def test_rollouts_of_steps_that_are_done_again_are_gone_before_them(
+    command, uninterrupted, tmp_path, monkeypatch
+):
+    """Also those that this run would not write again: of a longer one, or of steps it does not reach."""
+    for name in ("checkpoint-2", "rollouts"):
+        shutil.copytree(uninterrupted / name, tmp_path / name)
+    shutil.copy(uninterrupted / "metrics.jsonl", tmp_path)
+    write_rollouts(tmp_path, 9, [{"id": "of a longer run"}])
+    kill_in_step(monkeypatch, 0)
+    with pytest.raises(KeyboardInterrupt):
+        run_ppo(command(tmp_path))
+    assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == ["000001.jsonl", "000002.jsonl"]
+    assert [line["step"] for line in metrics_of(tmp_path)] == [1, 2]
 
 
 def test_a_finished_run_says_so_and_changes_nothing(command, uninterrupted, capsys):

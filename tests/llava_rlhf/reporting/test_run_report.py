@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 
@@ -16,6 +17,7 @@ from llava_rlhf.reporting.page import DECOMPOSITION, decomposition
 from llava_rlhf.reporting.run_data import read_run
 from llava_rlhf.reporting.selection import Bounds, Selection
 from llava_rlhf.runs.metrics import MEANINGS, meaning_of
+from tests.support.hostile_text import assert_shown_as_text, hostile
 from tests.support.run_folders import HOSTILE, rollout, write_lines, write_ppo_run
 from tests.support.tiny_data import command_line
 
@@ -131,6 +133,30 @@ def test_the_page_refuses_everything_but_its_own_script_and_style(tmp_path):
     assert not any(name.startswith("on") or name == "style" for _, given in page.tags for name in given)
     assert HOSTILE not in text and page.data()["rows"][1]["response"] == HOSTILE
     assert sum(tag == "script" for tag, _ in page.tags) == 2
+
+
+def test_every_word_of_a_run_is_shown_as_text(tmp_path):
+    """Names of folder, metrics, types and images too; what the script shows lies in its data, which no word ends."""
+    run = tmp_path / hostile("run").replace("/", "\N{DIVISION SLASH}")
+    image = "<img src=x onerror=alert(1)>.png"
+    words = {name: hostile(name) for name in ("id", "question", "response", "answer_type", "stop_reason")}
+    write_lines(run / "rollouts/000001.jsonl", [rollout(0, 1.0, **words, image=[image], captions=[HOSTILE])])
+    write_lines(run / "metrics.jsonl", [{"step": 1, hostile("metric"): 0.5}])
+    (run / "arguments.json").write_text(json.dumps({"PPOArguments": {"name": "</pre><b>"}}))
+    text = write_page(run, image_folder=tmp_path)
+    page = assert_shown_as_text(
+        text, ["metric", "answer_type"], scripts=2, images=7
+    )  # 3 × 2 distributions, 1 metric
+    assert run.name in page.text and f"the first: {image}" in page.text and '"</pre><b>"' in page.text
+    (row,) = page.json()["rows"]
+    assert {name: row[name] for name in words} == words
+    assert (row["image"], row["captions"]) == ([image], [HOSTILE])
+
+
+def test_the_script_of_the_page_makes_no_markup():
+    script = files("llava_rlhf.reporting").joinpath("run_report.js").read_text()
+    assert "textContent = text" in script
+    assert not re.search(r"inner|outer|insertAdjacent|document\.write|createContextualFragment|eval", script)
 
 
 def test_what_is_left_out_is_said(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from llava_rlhf.runs.run_folder import (
     JsonLines,
+    delete_rollouts,
     read_json_lines,
     write_rollouts,
     write_text_whole,
@@ -99,4 +100,17 @@ def test_rollouts_lie_in_a_file_for_each_step(tmp_path):
     assert read_json_lines(tmp_path / "rollouts" / "000007.jsonl") == [
         {"id": "a", "response": "naïve"},
         {"id": "b"},
+    ]
+
+
+def test_rollouts_of_later_steps_are_deleted_and_nothing_else(tmp_path):
+    delete_rollouts(tmp_path, 0)  # there is no folder yet
+    for step in (1, 2, 3, 10, 1234567):  # 10 comes after 2 as a number
+        write_rollouts(tmp_path, step, [{"id": str(step)}])
+    (tmp_path / "rollouts" / "notes.jsonl").write_text("a person's own")
+    delete_rollouts(tmp_path, 2)
+    assert sorted(path.name for path in (tmp_path / "rollouts").iterdir()) == [
+        "000001.jsonl",
+        "000002.jsonl",
+        "notes.jsonl",
     ]

@@ -14,6 +14,7 @@ from data_utils.shapes_files import scenes_to_json
 from data_utils.shapes_world import PlacedObject, Scene, render
 from llava_rlhf.tiny_world import label_preferences, report
 from llava_rlhf.tiny_world.score_answers import score_answers
+from tests.support.hostile_text import assert_shown_as_text, hostile
 from tests.support.tiny_data import command_line
 
 SCENE = Scene((PlacedObject("red-circle", 0, 0, 0, 5), PlacedObject("blue-square", 3, 0, 0, 5)), 0)
@@ -172,12 +173,12 @@ class Page(HTMLParser):
             self.marked[self.open[-1][1]].add(text)
 
 
-@pytest.fixture
-def page(world) -> str:
+def write_page(
+    world: Path, last: str = "PPO", reward_model: str = "factual", said: str = BOTH + " <b>&"
+) -> str:
+    """Text of the report on two rows; the `last` one's descriptions are `said`."""
     before = write_lines(world / "before.jsonl", ANSWERS)
-    changed = [
-        {**one, "answer": BOTH + " <b>&"} if one["answer_type"] == "GENERAL" else one for one in ANSWERS
-    ]
+    changed = [{**one, "answer": said} if one["answer_type"] == "GENERAL" else one for one in ANSWERS]
     after = write_lines(world / "after.jsonl", changed)
     metrics = [{"step": step, **dict.fromkeys(report.CURVES, step * 0.5)} for step in (1, 2, 3)]
     write_lines(world / "ppo/metrics.jsonl", metrics)
@@ -188,13 +189,18 @@ def page(world) -> str:
     argv = command_line(
         world=world,
         ppo=world / "ppo",
-        answers=[f"SFT={before}", f"PPO={after}"],
-        reward_models=[f"factual={world / 'reward'}"],
+        answers=[f"SFT={before}", f"{last}={after}"],
+        reward_models=[f"{reward_model}={world / 'reward'}"],
         output_file=world / "report.html",
         ppo_report_file=world / "ppo_report.html",
     )
     report.run(report.prepare(argv))
     return (world / "report.html").read_text()
+
+
+@pytest.fixture
+def page(world) -> str:
+    return write_page(world)
 
 
 def test_the_report_is_one_self_contained_valid_page(page):
@@ -238,3 +244,11 @@ def test_the_rollout_curves_by_hand(world):
         write_lines(world / f"ppo/rollouts/{step:06d}.jsonl", rows)
     curves = {name: values for name, _, values in report.rollout_curves(world / "ppo", {"a.png": SCENE})}
     assert curves == {"hallucination": [0.5, 0.0, 0.0], "recall": [0.75, 1.0, 0.5]}
+
+
+def test_names_and_answers_are_shown_as_text(world):
+    names = [hostile(name).replace("=", ":") for name in ("model", "reward")]
+    page = write_page(world, *names, said=f"{BOTH} {hostile('answer')}")
+    parsed = assert_shown_as_text(page, [], images=3)  # the scene beside each pair of descriptions
+    assert all(name in parsed.text for name in names)
+    assert all(word in parsed.text for word in hostile("answer").split())
