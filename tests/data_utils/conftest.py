@@ -12,6 +12,7 @@ from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from data_utils.conversation import TEMPLATES
 from data_utils.images import ImagePipeline
+from data_utils.row_settings import RowSettings
 from data_utils.tokens import SegmentEncoder
 
 WORDS = (
@@ -73,14 +74,14 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def common(folder, word_encoder, pipeline) -> dict:
-    return {
-        "image_folder": folder,
-        "encoder": word_encoder,
-        "template": TEMPLATES["tiny"],
-        "pipeline": pipeline,
-        "query_len": 20,
-        "response_len": 10,
-        "model_max_length": 100,
-        "skip_invalid": False,
-    }
+def common(folder, word_encoder, pipeline) -> RowSettings:
+    return RowSettings(
+        image_folder=folder,
+        encoder=word_encoder,
+        template=TEMPLATES["tiny"],
+        pipeline=pipeline,
+        query_len=20,
+        response_len=10,
+        model_max_length=100,
+        skip_invalid=False,
+    )

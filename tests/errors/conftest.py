@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from data_utils.conversation import TEMPLATES
 from data_utils.datasets import ExampleDataset
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
 from data_utils.images import ImagePipeline
+from data_utils.row_settings import RowSettings
 from data_utils.tokens import SegmentEncoder
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.assembly.roles import new_policy, new_reward_model
@@ -70,25 +71,27 @@ class World:
 
     def build(self, kind: str, path: Path, **changes: Any) -> ExampleDataset:
         """The data set of a file."""
-        settings: dict[str, Any] = {
-            "image_folder": self.images,
-            "encoder": self.encoder,
-            "template": TEMPLATES["tiny"],
-            "pipeline": self.pipeline,
-            "query_len": 60,
-            "response_len": 60,
-            "model_max_length": 200,
-            "skip_invalid": False,
-        }
+        settings = RowSettings(
+            image_folder=self.images,
+            encoder=self.encoder,
+            template=TEMPLATES["tiny"],
+            pipeline=self.pipeline,
+            query_len=60,
+            response_len=60,
+            model_max_length=200,
+            skip_invalid=False,
+        )
+        scored: dict[str, Any] = {}
         if kind != "policy":
-            settings |= {
+            scored |= {
                 "facts": FactBook(None, MissingCaptions.NO_FACT),
                 "prompt": RewardPrompt(FACT_PROMPT),
                 "seed": 0,
             }
         if kind == "ppo":
-            settings["reward_pipeline"] = None
-        return BUILD[kind](path, **{**settings, **changes})
+            scored["reward_pipeline"] = None
+        scored |= {name: changes.pop(name) for name in scored.keys() & changes.keys()}
+        return BUILD[kind](path, replace(settings, **changes), **scored)
 
 
 @pytest.fixture(scope="session")
