@@ -152,9 +152,7 @@ def test_temperature_divides_the_logits_of_every_log_probability(command):
     experience = parts.collect(ROWS[:2])
     collector = parts.trainer.collector
     features = experience.policy_images.select([0, 1])
-    sequences = collector.policy_sequences(
-        experience.items, experience.responses, experience.response_mask, experience.counted, features
-    )
+    sequences = collector.policy_sequences(experience.items, experience.rows([0, 1]), features)
     with torch.no_grad():
         states = parts.roles.policy.response_states(*sequences)
         logits = parts.roles.policy.project(states) * 2.0
