@@ -19,7 +19,7 @@ from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
 from data_utils.images import ImagePipeline
 from data_utils.row_settings import RowSettings
 from data_utils.tokens import SegmentEncoder
-from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
+from llava_rlhf import initialize_policy_model, train_reward_model
 from llava_rlhf.assembly.roles import new_policy, new_reward_model
 from llava_rlhf.runs.arguments import AdapterArguments
 from llava_rlhf.runs.role_files import RewardModelCard
@@ -29,16 +29,13 @@ from tests.support.tiny_data import (
     FACT_PROMPT,
     TinyData,
     dialogue_row,
-    policy_command,
-    ppo_command,
     preference_row,
     prompt_row,
-    reward_command,
     write_tiny_data,
 )
 from tests.support.tiny_models import IMAGE, save_unloadable_copy, tiny_tokenizer
+from tests.support.tiny_programs import prepare_program
 
-PROGRAMS = {"reward": train_reward_model, "policy": initialize_policy_model, "ppo": train_rl_model}
 SIZE = 28
 
 
@@ -141,13 +138,7 @@ def prepare(unloadable_base, data, policy_folder, reward_folder, tmp_path):
     """prepare(program, **changes): check a command line, with copies of base, policy and reward model to be damaged."""
 
     def _prepare(program: str, **changes: Any):
-        output = tmp_path / "run"
-        if program == "ppo":
-            changes = {"reward_base_model_name": unloadable_base, **changes}
-            argv = ppo_command(data, unloadable_base, policy_folder, reward_folder, output, **changes)
-        else:
-            make = reward_command if program == "reward" else policy_command
-            argv = make(data, unloadable_base, output, **changes)
-        return PROGRAMS[program].prepare(argv)
+        folders = (policy_folder, reward_folder, tmp_path / "run")
+        return prepare_program(program, data, unloadable_base, *folders, **changes)
 
     return _prepare

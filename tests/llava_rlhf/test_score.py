@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data_utils.batches import PairCollator, right_pad
-from llava_rlhf import answer_prompts, initialize_policy_model, score, train_reward_model
+from llava_rlhf import answer_prompts, score, train_reward_model
 from llava_rlhf.assembly.image_features import SeenImages
 from llava_rlhf.assembly.roles import trained_reward_model
 from llava_rlhf.evaluation.reward_scoring import score_dataset
@@ -33,11 +33,11 @@ from tests.support.tiny_data import (
     FACT_PROMPT,
     TinyData,
     command_line,
-    policy_command,
     ppo_command,
     reward_command,
 )
 from tests.support.tiny_models import PAD, STOP
+from tests.support.tiny_programs import train_policy
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,7 @@ def reward(data, tiny_base, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def policy(data, tiny_base, tmp_path_factory) -> Path:
-    """A policy that stops sometimes."""
-    folder = tmp_path_factory.mktemp("score") / "policy"
-    argv = policy_command(data, tiny_base, folder, max_steps=8, learning_rate=1e-2, save_strategy="no")
-    initialize_policy_model.run(initialize_policy_model.prepare(argv))
-    return folder
+    return train_policy(data, tiny_base, tmp_path_factory.mktemp("score") / "policy")
 
 
 @pytest.fixture(scope="module")

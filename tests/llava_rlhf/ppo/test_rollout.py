@@ -17,22 +17,6 @@ QUESTION_MARK = tiny_tokenizer().convert_tokens_to_ids("?")
 
 
 @pytest.fixture(scope="module")
-def command(tiny_data, tiny_base, policy_run, reward_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ppo")
-
-    def make(**changes):
-        return ppo_command(tiny_data, tiny_base, policy_run, reward_run, folder, **changes)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def parts(command):
-    """Four adapters that all differ, and a value head that is not 0."""
-    return assemble(command(), spread=0.05)
-
-
-@pytest.fixture(scope="module")
 def two_bases(tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path_factory):
     """Policy and reward model see the same image at different sizes."""
     folder = tmp_path_factory.mktemp("ppo")
