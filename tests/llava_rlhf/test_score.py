@@ -17,6 +17,7 @@ from llava_rlhf.assembly.roles import trained_reward_model
 from llava_rlhf.evaluation.reward_scoring import score_dataset
 from llava_rlhf.evaluation.reward_summary import pair_numbers
 from llava_rlhf.evaluation.score_records import json_line
+from llava_rlhf.ppo.actor_critic import Responses
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.supervised.reward_trainer import PairScorer
 from models.vlm import BaseSettings
@@ -159,8 +160,9 @@ def test_answers_score_as_in_ppo(answers, data, tiny_base, policy, reward, tmp_p
         for line in lines
     ]
     images = SeenImages().encode("reward", reward_model.bank.vlm, batch.images, batch.items)
+    ids, real = right_pad(responses, PAD)
     with torch.no_grad():
-        expected = assembled.trainer.collector._scores(batch.items, *right_pad(responses, PAD), images)
+        expected = assembled.trainer.collector._scores(batch.items, Responses(ids, real, real), images)
     got = torch.tensor([line["score"] for line in lines])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
     assert expected.std() > 0.05 and len(lines) == summary["all"]["answers"] == 32

@@ -204,8 +204,11 @@ def test_help_of_a_trainer_program_shows_the_flags_of_its_scripts(capsys):
     """And `--help_all` shows the rest."""
     text = help_text(capsys, initialize_policy_model.ARGUMENTS)
     scripts = (ROOT / "scripts" / "launch" / "training.sh").read_text()
-    (function,) = re.findall(r"^initialize_policy_model\(\) \{\n(.*?)^\}", scripts, re.DOTALL | re.MULTILINE)
-    used = set(re.findall(r"[ (](--\w+) ", function))
+    # One function calls the other.
+    names = r"^(?:shared_flags|trainer_flags|initialize_policy_model)"
+    functions = re.findall(rf"{names}\(\) \{{\n(.*?)^\}}", scripts, re.DOTALL | re.MULTILINE)
+    used = {flag for function in functions for flag in re.findall(r"[ (](--\w+) ", function)}
+    assert len(functions) == 3
     assert len(used) > 20 and [flag for flag in sorted(used) if f"{flag} " not in text] == []
     assert "--ddp_backend " in help_text(capsys, initialize_policy_model.ARGUMENTS, "--help_all")
 
