@@ -10,12 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 from transformers import (
-    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
 )
 
 from llava_rlhf.initialize_policy_model import save_policy
@@ -27,9 +25,9 @@ from models.heads import ScalarHead
 from models.roles import Policy, RewardModel
 from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
-from tests.support.tiny_models import BOS, IMAGE, PAD, STOP, tiny_tokenizer
+from tests.support.tiny_models import BOS, IMAGE, PAD, PATCH_SIZE, STOP, save_tiny_processor
 
-IMAGE_SIZE, PATCH = 112, 14
+IMAGE_SIZE = 112
 VOCABULARY = 32000
 NEVER_STOP = 6.0  # standard deviation of the logits: the stop token, whose logit is 0, is next to never drawn
 PROMPT_TEXT = "is the answer good?"
@@ -97,7 +95,7 @@ def _turn(role: str, text: str) -> dict[str, str]:
 
 
 def _write_base(folder: Path, hidden: int, layers: int, dtype: torch.dtype) -> LlavaForConditionalGeneration:
-    positions = (IMAGE_SIZE // PATCH) ** 2
+    positions = (IMAGE_SIZE // PATCH_SIZE) ** 2
     config = LlavaConfig(
         text_config=LlamaConfig(
             vocab_size=VOCABULARY,
@@ -116,7 +114,7 @@ def _write_base(folder: Path, hidden: int, layers: int, dtype: torch.dtype) -> L
             num_hidden_layers=layers,
             num_attention_heads=hidden // 64,
             image_size=IMAGE_SIZE,
-            patch_size=PATCH,
+            patch_size=PATCH_SIZE,
         ),
         image_token_index=IMAGE,
         image_seq_length=positions,
@@ -127,15 +125,7 @@ def _write_base(folder: Path, hidden: int, layers: int, dtype: torch.dtype) -> L
     # In the format it is loaded in, and a file for every large weight: a CPU maps files instead of reading them, and a map
     # lives as long as one of its weights is not quantised.
     model.to(dtype).save_pretrained(folder, max_shard_size="100KB")
-    LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-        ),
-        tokenizer=tiny_tokenizer(),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    ).save_pretrained(folder)
+    save_tiny_processor(folder, IMAGE_SIZE)
     return model
 
 

@@ -27,12 +27,10 @@ from datasets import Value
 from data_utils.conversation import ConversationTemplate, Segment, query_segments
 from data_utils.datasets import ExampleDataset
 from data_utils.facts import FactBook, RewardPrompt
-from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
 from data_utils.json_files import read_rows
 from data_utils.problems import DataError, Problem, is_unicode, shorten, unreadable
-from data_utils.row_filter import Limits, RowFilter
+from data_utils.row_settings import RowSettings
 from data_utils.schema import IMAGE_MARKER, ROWS, AnswerType, Record, Turn, refuse_no_row
-from data_utils.tokens import SegmentEncoder
 
 PAIR_FIELDS = frozenset({"output_1", "output_2", "preference"})
 
@@ -103,30 +101,17 @@ def read_answers(path: str | Path) -> tuple[list[AnswerRecord], list[Problem]]:
 
 
 def build_answers(
-    path: str | Path,
-    *,
-    image_folder: str | Path | None,
-    encoder: SegmentEncoder,
-    template: ConversationTemplate,
-    pipeline: ImagePipeline,
-    facts: FactBook,
-    prompt: RewardPrompt,
-    query_len: int,
-    response_len: int,
-    model_max_length: int,
-    seed: int,
-    skip_invalid: bool,
-    image_checks: ImageChecks = QUICK_CHECKS,
+    path: str | Path, settings: RowSettings, *, facts: FactBook, prompt: RewardPrompt, seed: int
 ) -> AnswerDataset:
     """Answers as query + answer (+ stop) + reward prompt, the sequence that PPO scores.
 
     Limits in tokens: the query, the answer with its stop, and the whole sequence. Raises DataError.
     """
     records, problems = read_answers(path)
-    row_filter = RowFilter(str(path), problems, skip_invalid, image_checks)
+    encoder, template = settings.encoder, settings.template
+    row_filter = settings.row_filter(path, problems)
     row_filter.report.answer_types = Counter()
-    limits = Limits(query_len, response_len, model_max_length)
-    for record in row_filter.usable(records, image_folder):
+    for record in row_filter.usable(records, settings.image_folder):
         row = record.row if record.prompt_row is None else record.prompt_row
         captions = row_filter.captions(record, record.answer_type, facts, prompt, seed, row)
         if captions is None:
@@ -136,12 +121,12 @@ def build_answers(
         query = len(encoder.encode(segments).ids)
         answered = encoder.encode([*segments, *answer_segments(record.answer, record.stopped, template)]).ids
         response, total = len(answered) - query, len(answered) + len(reward_prompt)
-        if row_filter.fits(limits, query, response, total):
+        if row_filter.fits(settings.limits, query, response, total):
             kept = {"row": record.row, "ids": [*answered, *reward_prompt], "images": record.images}
             row_filter.keep(kept, {"query": [query], "response": [response], "total": [total]})
             row_filter.describe(encoder, kept["ids"], captions if prompt.uses_facts else None)
             row_filter.report.answer_types[record.answer_type.name] += 1
-    return AnswerDataset(row_filter.finish(), image_folder, pipeline, row_filter.report)
+    return AnswerDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
 
 
 def answer_segments(answer: str, stopped: bool, template: ConversationTemplate) -> list[Segment]:

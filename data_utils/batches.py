@@ -118,12 +118,16 @@ class PromptBatch:
 
 
 @dataclass(frozen=True)
-class PairCollator:
-    """PairItems → PairBatch; `tokens_per_image` positions stand for each image."""
+class _Collator:
+    """`tokens_per_image` positions stand for each image."""
 
     pad_id: int
     image_token_id: int
     tokens_per_image: int
+
+
+class PairCollator(_Collator):
+    """PairItems → PairBatch."""
 
     def __call__(self, items: Sequence[PairItem]) -> PairBatch:
         rows = [
@@ -137,13 +141,8 @@ class PairCollator:
         return PairBatch(input_ids, mask, choice, **vars(images))
 
 
-@dataclass(frozen=True)
-class DialogueCollator:
-    """DialogueItems → DialogueBatch; `tokens_per_image` positions stand for each image."""
-
-    pad_id: int
-    image_token_id: int
-    tokens_per_image: int
+class DialogueCollator(_Collator):
+    """DialogueItems → DialogueBatch."""
 
     def __call__(self, items: Sequence[DialogueItem]) -> DialogueBatch:
         rows, labels = [], []

@@ -11,11 +11,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_utils.conversation import ConversationTemplate, dialogue_segments, message_parts, query_segments
+from data_utils.conversation import dialogue_segments, message_parts, query_segments
 from data_utils.datasets import DialogueDataset, PreferenceDataset, PromptDataset
 from data_utils.facts import FactBook, RewardPrompt
-from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
-from data_utils.row_filter import Limits, RowFilter
+from data_utils.images import ImagePipeline
+from data_utils.row_settings import RowSettings
 from data_utils.schema import (
     AnswerType,
     PromptRecord,
@@ -24,33 +24,19 @@ from data_utils.schema import (
     read_preferences,
     read_prompts,
 )
-from data_utils.tokens import SegmentEncoder
 
 
 def build_preferences(
-    path: str | Path,
-    *,
-    image_folder: str | Path | None,
-    encoder: SegmentEncoder,
-    template: ConversationTemplate,
-    pipeline: ImagePipeline,
-    facts: FactBook,
-    prompt: RewardPrompt,
-    query_len: int,
-    response_len: int,
-    model_max_length: int,
-    seed: int,
-    skip_invalid: bool,
-    image_checks: ImageChecks = QUICK_CHECKS,
+    path: str | Path, settings: RowSettings, *, facts: FactBook, prompt: RewardPrompt, seed: int
 ) -> PreferenceDataset:
     """Preference pairs as query + response + stop + reward prompt; both answers read the facts in the same order.
 
     Limits in tokens: the query, each response with its stop, and each whole sequence. Raises DataError.
     """
     records, problems = read_preferences(path)
-    row_filter = RowFilter(str(path), problems, skip_invalid, image_checks)
-    limits = Limits(query_len, response_len, model_max_length)
-    for record in row_filter.usable(records, image_folder):
+    encoder, template = settings.encoder, settings.template
+    row_filter = settings.row_filter(path, problems)
+    for record in row_filter.usable(records, settings.image_folder):
         captions = row_filter.captions(record, AnswerType.GENERAL, facts, prompt, seed, record.row)
         if captions is None:
             continue
@@ -63,7 +49,7 @@ def build_preferences(
             pair.append([*encoder.encode(dialogue_segments(template, turns, n_images)).ids, *reward_prompt])
         totals = [len(ids) for ids in pair]
         responses = [total - query - len(reward_prompt) for total in totals]
-        if row_filter.fits(limits, query, max(responses), max(totals)):
+        if row_filter.fits(settings.limits, query, max(responses), max(totals)):
             row = {
                 "row": record.row,
                 "ids_1": pair[0],
@@ -73,35 +59,23 @@ def build_preferences(
             }
             row_filter.keep(row, {"query": [query], "response": responses, "total": totals})
             row_filter.describe(encoder, pair[0], captions if prompt.uses_facts else None)
-    return PreferenceDataset(row_filter.finish(), image_folder, pipeline, row_filter.report)
+    return PreferenceDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
 
 
-def build_dialogues(
-    path: str | Path,
-    *,
-    image_folder: str | Path | None,
-    encoder: SegmentEncoder,
-    template: ConversationTemplate,
-    pipeline: ImagePipeline,
-    model_max_length: int,
-    query_len: int,
-    response_len: int,
-    skip_invalid: bool,
-    image_checks: ImageChecks = QUICK_CHECKS,
-) -> DialogueDataset:
+def build_dialogues(path: str | Path, settings: RowSettings) -> DialogueDataset:
     """Dialogues whose answers carry loss.
 
     Limits in tokens: the text before the first answer, the longest answer with its stop, and the whole
     dialogue. Raises DataError.
     """
     records, problems = read_dialogues(path)
-    row_filter = RowFilter(str(path), problems, skip_invalid, image_checks)
-    limits = Limits(query_len, response_len, model_max_length)
-    for record in row_filter.usable(records, image_folder):
+    encoder, template = settings.encoder, settings.template
+    row_filter = settings.row_filter(path, problems)
+    for record in row_filter.usable(records, settings.image_folder):
         tokens = encoder.encode(dialogue_segments(template, record.turns, len(record.images)))
         runs = [(answer, len(list(run))) for answer, run in groupby(tokens.supervised)]
         query, answers = runs[0][1], [length for answer, length in runs if answer]
-        if row_filter.fits(limits, query, max(answers), len(tokens.ids)):
+        if row_filter.fits(settings.limits, query, max(answers), len(tokens.ids)):
             row = {
                 "row": record.row,
                 "ids": list(tokens.ids),
@@ -110,25 +84,17 @@ def build_dialogues(
             }
             row_filter.keep(row, {"query": [query], "response": answers, "total": [len(tokens.ids)]})
             row_filter.describe(encoder, tokens.ids, None)
-    return DialogueDataset(row_filter.finish(), image_folder, pipeline, row_filter.report)
+    return DialogueDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
 
 
 def build_prompts(
     path: str | Path,
+    settings: RowSettings,
     *,
-    image_folder: str | Path | None,
-    encoder: SegmentEncoder,
-    template: ConversationTemplate,
-    pipeline: ImagePipeline,
     reward_pipeline: ImagePipeline | None,
     facts: FactBook | None,
     prompt: RewardPrompt | None,
-    query_len: int,
-    response_len: int,
-    model_max_length: int,
     seed: int,
-    skip_invalid: bool,
-    image_checks: ImageChecks = QUICK_CHECKS,
 ) -> PromptDataset:
     """PPO prompts, each with the reward prompt that its answer is scored with.
 
@@ -138,10 +104,10 @@ def build_prompts(
     Raises DataError.
     """
     records, problems = read_prompts(path)
-    row_filter = RowFilter(str(path), problems, skip_invalid, image_checks)
+    encoder, template = settings.encoder, settings.template
+    row_filter = settings.row_filter(path, problems)
     row_filter.report.answer_types = Counter()
-    limits = Limits(query_len, response_len, model_max_length)
-    for record in row_filter.usable(records, image_folder):
+    for record in row_filter.usable(records, settings.image_folder):
         captions: tuple[str, ...] | None = record.captions or ()
         reward_prompt: list[int] = []
         if prompt is not None and facts is not None:
@@ -150,8 +116,8 @@ def build_prompts(
                 continue
             reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
         query = list(encoder.encode(query_segments(template, record.turns, len(record.images))).ids)
-        total = len(query) + response_len + len(reward_prompt)
-        if row_filter.fits(limits, len(query), response_len, total):
+        total = len(query) + settings.response_len + len(reward_prompt)
+        if row_filter.fits(settings.limits, len(query), settings.response_len, total):
             lengths = {"query": [len(query)], "reward prompt": [len(reward_prompt)], "total": [total]}
             row_filter.keep(_prompt_row(record, query, reward_prompt, captions), lengths)
             row_filter.describe(
@@ -160,7 +126,9 @@ def build_prompts(
                 captions if prompt is not None and prompt.uses_facts else None,
             )
             row_filter.report.answer_types[record.answer_type.name] += 1
-    return PromptDataset(row_filter.finish(), image_folder, pipeline, row_filter.report, reward_pipeline)
+    return PromptDataset(
+        row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report, reward_pipeline
+    )
 
 
 def _prompt_row(

@@ -117,7 +117,7 @@ def prepare(argv: Sequence[str]) -> ScoreRun:
     arguments, data, facts, model = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.answers import build_answers, file_kind
     from data_utils.building import build_preferences
-    from llava_rlhf.assembly.roles import load_fact_book, load_text_side
+    from llava_rlhf.assembly.roles import load_fact_book, load_text_side, row_settings
     from llava_rlhf.evaluation.score_records import describe_answers, describe_pairs
 
     start_logging(main_process=True)
@@ -131,18 +131,10 @@ def prepare(argv: Sequence[str]) -> ScoreRun:
     pairs = file_kind(data.dataset_path) == "pairs"
     dataset = (build_preferences if pairs else build_answers)(
         data.dataset_path,
-        image_folder=data.image_folder,
-        encoder=text.encoder,
-        template=TEMPLATES[card.template],
-        pipeline=text.pipeline,
+        row_settings(data, text, card.template),
         facts=load_fact_book(facts, data.skip_invalid),
         prompt=RewardPrompt(card.prompt),
-        query_len=data.query_len,
-        response_len=data.response_len,
-        model_max_length=data.model_max_length,
         seed=arguments.seed,
-        skip_invalid=data.skip_invalid,
-        image_checks=data.image_checks(),
     )
     announce(dataset.report, main_process=True)
     describe = describe_pairs if pairs else describe_answers

@@ -2,75 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llava_rlhf.memory_planning.names import REWARD_MODEL
 from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, FactArguments, RunArguments
 from llava_rlhf.runs.logs import start_logging
-from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard
-from llava_rlhf.runs.run_record import base_identity, file_identity, run_record
-from llava_rlhf.runs.starting import starting_point
 from llava_rlhf.runs.training_flags import TrainingFlags
+from llava_rlhf.supervised.prepared import SupervisedRun, find_start
 from models.base_fingerprint import base_fingerprint
 
 if TYPE_CHECKING:
-    from data_utils.datasets import PreferenceDataset
-    from data_utils.facts import FactBook, RewardPrompt
-    from data_utils.feature_files import FeatureFiles
-    from llava_rlhf.assembly.roles import TextSide
-    from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
     from models.roles import RewardModel
 
 ARGUMENTS = (TrainingFlags, DataArguments, FactArguments, AdapterArguments, RunArguments)
 
 
 @dataclass(frozen=True)
-class RewardRun:
-    """A checked reward-model run: settings, data, and what the model will be trained under."""
+class RewardRun(SupervisedRun):
+    """A checked reward-model run, with what the model will be trained under."""
 
-    training: LlavaTrainingArguments
-    data: DataArguments
     facts: FactArguments
-    model: AdapterArguments
-    run: RunArguments
-    text: TextSide
     card: RewardModelCard
-    train_set: PreferenceDataset
-    eval_set: PreferenceDataset | None
-    record: Mapping[str, Any]
-    checkpoint: Path | None
-    files: FeatureFiles | None
 
 
 def prepare(argv: Sequence[str]) -> RewardRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    from data_utils.building import build_preferences
     from llava_rlhf.assembly.feature_cache import with_feature_cache
-    from llava_rlhf.assembly.roles import load_facts, load_text_side
+    from llava_rlhf.assembly.roles import load_facts, load_text_side, row_settings
     from llava_rlhf.supervised.training import announce_and_split
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    inputs = {
-        "dataset_path": file_identity(data.dataset_path),
-        "image_to_caption_file": file_identity(fact_arguments.image_to_caption_file),
-        "reward_prompt_file": file_identity(fact_arguments.reward_prompt_file),
-        "deepspeed": file_identity(training.deepspeed),
-        "model_name_or_path": base_identity(training.model_name_or_path),
-    }
-    settings = (training, data, fact_arguments, model, run)
-    record = run_record(settings, inputs, training.world_size, training.rows_per_step)
-    checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
-    check_writable("--output_dir", training.output_dir)
+    record, checkpoint = find_start(training, data, model, run, fact_arguments)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
-    dataset = _read_pairs(training, data, text, facts, prompt)
+    rows = row_settings(data, text)
+    dataset = build_preferences(data.dataset_path, rows, facts=facts, prompt=prompt, seed=training.seed)
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
     train_set, eval_set = announce_and_split(dataset, training)
     card = RewardModelCard(
@@ -84,56 +59,28 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     return RewardRun(
         training,
         data,
-        fact_arguments,
         model,
         run,
         text,
-        card,
         train_set,
         eval_set,
         record,
         checkpoint,
         files,
-    )
-
-
-def _read_pairs(
-    training: LlavaTrainingArguments,
-    data: DataArguments,
-    text: TextSide,
-    facts: FactBook,
-    prompt: RewardPrompt,
-) -> PreferenceDataset:
-    from data_utils.building import build_preferences
-    from data_utils.conversation import TEMPLATES
-
-    return build_preferences(
-        data.dataset_path,
-        image_folder=data.image_folder,
-        encoder=text.encoder,
-        template=TEMPLATES[data.version],
-        pipeline=text.pipeline,
-        facts=facts,
-        prompt=prompt,
-        query_len=data.query_len,
-        response_len=data.response_len,
-        model_max_length=data.model_max_length,
-        seed=training.seed,
-        skip_invalid=data.skip_invalid,
-        image_checks=data.image_checks(),
+        fact_arguments,
+        card,
     )
 
 
 def run(prepared: RewardRun) -> None:
     """Load the model, train it and save adapter, head and card."""
-    from data_utils.batches import PairCollator, WholeStepsCollator
-    from data_utils.datasets import WholeSteps
+    from data_utils.batches import PairCollator
     from llava_rlhf.assembly.roles import new_reward_model
     from llava_rlhf.memory_planning.programs import announce_plan
     from llava_rlhf.supervised.reward_trainer import PairScorer, RewardTrainer
-    from llava_rlhf.supervised.training import begin_run, train_to_the_end
+    from llava_rlhf.supervised.training import begin_run, train_to_the_end, trainer_settings
 
-    training, text = prepared.training, prepared.text
+    training = prepared.training
     if prepared.run.summary_only:
         return
     # 1. The model: seeded before its adapter and head are drawn.
@@ -148,17 +95,9 @@ def run(prepared: RewardRun) -> None:
     # 2. Training.
     trainer = RewardTrainer(
         model=PairScorer(reward_model, prepared.files),
-        args=training,
-        train_dataset=WholeSteps(prepared.train_set, training.rows_per_step),
-        eval_dataset=prepared.eval_set and WholeSteps(prepared.eval_set),
-        data_collator=WholeStepsCollator(
-            PairCollator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image)
-        ),
         save_role=partial(save_reward_model, reward_model, prepared.card),
         load_role=partial(load_reward_model, reward_model),
-        record=prepared.record,
-        resume=prepared.checkpoint,
-        data_file=prepared.data.dataset_path,
+        **trainer_settings(prepared, PairCollator),
     )
     train_to_the_end(trainer, prepared.checkpoint)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from data_utils.batches import PromptBatch
+    from llava_rlhf.assembly.roles import PPORoles
     from llava_rlhf.ppo.preparation import PPORun
     from llava_rlhf.ppo.trainer import PPOTrainer
     from llava_rlhf.runs.watchdog import Watchdog
@@ -62,9 +63,7 @@ def run(prepared: PPORun) -> None:
 def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> None:
     from accelerate.utils import set_seed
 
-    from llava_rlhf.assembly.roles import load_roles
     from llava_rlhf.memory_planning.programs import announce_plan
-    from llava_rlhf.ppo.assembly import assemble_trainer
 
     settings, plan = prepared.settings, prepared.plan
     ppo = settings.ppo
@@ -75,28 +74,9 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
         open_run_folder(ppo.output_dir, prepared.record)
         announce_plan(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.reward_base)
     # 2. The four roles.
-    roles = load_roles(
-        ppo.base_model_name,
-        prepared.reward_base,
-        prepared.policy_adapter,
-        Path(ppo.reward_model_name_or_path),
-        settings.model.base_settings(ppo.bf16, ppo.fp16, accelerator.device),
-        ppo.init_value_with_reward,
-        ppo.gradient_checkpointing,
-    )
+    roles = roles_of(prepared, accelerator)
     # 3. The loop.
-    trainer = assemble_trainer(
-        accelerator,
-        settings,
-        plan,
-        roles,
-        prepared.text,
-        [len(ids) for ids in prepared.prompts.column("query_ids")],
-        prepared.reward_base,
-        prepared.learning_rate,
-        prepared.record,
-        prepared.caches,
-    )
+    trainer = trainer_of(prepared, accelerator, roles)
     # 4. From where the run stands, to the end.
     first_step, metrics_lines = _steps_done(prepared)
     if accelerator.is_main_process:
@@ -112,6 +92,40 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
     if accelerator.is_main_process:
         mark_finished(ppo.output_dir, plan.ppo_steps)
     accelerator.end_training()
+
+
+def roles_of(prepared: PPORun, accelerator: Accelerator) -> PPORoles:
+    """Load the models of a run on a process's device."""
+    from llava_rlhf.assembly.roles import load_roles
+
+    ppo = prepared.settings.ppo
+    return load_roles(
+        ppo.base_model_name,
+        prepared.reward_base,
+        prepared.policy_adapter,
+        Path(ppo.reward_model_name_or_path),
+        prepared.settings.model.base_settings(ppo.bf16, ppo.fp16, accelerator.device),
+        ppo.init_value_with_reward,
+        ppo.gradient_checkpointing,
+    )
+
+
+def trainer_of(prepared: PPORun, accelerator: Accelerator, roles: PPORoles) -> PPOTrainer:
+    """Put the loop of a run together around its roles."""
+    from llava_rlhf.ppo.assembly import assemble_trainer
+
+    return assemble_trainer(
+        accelerator,
+        prepared.settings,
+        prepared.plan,
+        roles,
+        prepared.text,
+        [len(ids) for ids in prepared.prompts.column("query_ids")],
+        prepared.reward_base,
+        prepared.learning_rate,
+        prepared.record,
+        prepared.caches,
+    )
 
 
 def _steps_done(prepared: PPORun) -> tuple[int, int]:

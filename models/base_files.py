@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from models.json_objects import read_object
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, PreTrainedConfig
@@ -18,12 +19,7 @@ def check_base(path: str | Path) -> None:
     if not config_file.is_file():
         raise ValueError(f"{path} is not a model directory: it has no config.json")
     # Read as it is: a configuration class fills what an original checkpoint lacks with sizes of another model.
-    try:
-        fields = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config_file} is not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{config_file} holds a {type(fields).__name__}, not a JSON object")
+    fields = read_object(config_file)
     if fields.get("mm_vision_tower") is not None and "vision_config" not in fields:
         raise ValueError(
             f"{config_file} is an original LLaVA checkpoint (it names mm_vision_tower); convert it to the Hugging Face "

@@ -66,14 +66,18 @@ class Policy(nn.Module):
             return sample(vlm, input_ids, mask, image_features, settings, uniforms, on_tokens=on_tokens)
 
 
-class ValueModel(nn.Module):
-    """V(s_t) in (scaled) reward units for every response position: base + adapter + scalar head."""
+class _HeadedModel(nn.Module):
+    """Base + adapter + scalar head."""
 
     def __init__(self, bank: AdapterBank, adapter: str, head: ScalarHead):
         super().__init__()
         self.bank = bank
         self.adapter = adapter
         self.head = head
+
+
+class ValueModel(_HeadedModel):
+    """V(s_t) in (scaled) reward units for every response position: base + adapter + scalar head."""
 
     def forward(
         self,
@@ -89,14 +93,8 @@ class ValueModel(nn.Module):
         return self.head(_before(hidden, columns))
 
 
-class RewardModel(nn.Module):
+class RewardModel(_HeadedModel):
     """r(x, y) = w · h_last + b, h_last at the last real token (arXiv 2309.14525, section 2)."""
-
-    def __init__(self, bank: AdapterBank, adapter: str, head: ScalarHead):
-        super().__init__()
-        self.bank = bank
-        self.adapter = adapter
-        self.head = head
 
     def forward(
         self,

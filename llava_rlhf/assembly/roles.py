@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.conversation import ConversationTemplate
+from data_utils.conversation import TEMPLATES, ConversationTemplate
 from data_utils.facts import PLACEHOLDER, FactBook, RewardPrompt
 from data_utils.images import ImagePipeline
 from data_utils.problems import DataError
+from data_utils.row_settings import RowSettings
 from data_utils.schema import read_captions
 from data_utils.tokens import SegmentEncoder
-from llava_rlhf.runs.arguments import AdapterArguments, FactArguments
+from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, FactArguments
 from llava_rlhf.runs.role_files import POLICY, REFERENCE, REWARD, REWARD_HEAD, VALUE
 from models.adapters import AdapterBank, AdapterSpec
 from models.base_files import read_base_facts
@@ -69,6 +70,21 @@ def load_text_side(base: str | Path, image_aspect_ratio: str) -> TextSide:
         facts.image_token_id,
         facts.tokens_per_image,
         ImagePipeline(processor, image_aspect_ratio),
+    )
+
+
+def row_settings(data: DataArguments, text: TextSide, template: str | None = None) -> RowSettings:
+    """How a program reads its rows; `template` names one in place of `--version`."""
+    return RowSettings(
+        image_folder=data.image_folder,
+        encoder=text.encoder,
+        template=TEMPLATES[template or data.version],
+        pipeline=text.pipeline,
+        query_len=data.query_len,
+        response_len=data.response_len,
+        model_max_length=data.model_max_length,
+        skip_invalid=data.skip_invalid,
+        image_checks=data.image_checks(),
     )
 
 

@@ -6,7 +6,6 @@ another way (rank-stabilised, DoRA, ranks that differ by layer). The published c
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import LlamaConfig
 from llava_rlhf.conversion.original_config import read_original_config
 from models.adapter_files import ADAPTER_CONFIG, check_scale
 from models.adapter_shapes import LayerSizes, layer_sizes, read_layer_sizes
+from models.json_objects import read_object
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
 from models.vlm import lora_target_pattern
 
@@ -39,7 +39,7 @@ def read_base_sizes(base: str | Path, allow_original: bool = False) -> LayerSize
         ValueError: the directory is no such model.
     """
     file = Path(base) / "config.json"
-    if allow_original and file.is_file() and "mm_vision_tower" in _read_json(file):
+    if allow_original and file.is_file() and "mm_vision_tower" in read_object(file):
         return layer_sizes(base, LlamaConfig.from_dict(read_original_config(Path(base)).fields))
     return read_layer_sizes(base)
 
@@ -52,7 +52,7 @@ def read_settings(folder: Path) -> LoraSettings:
             layers of the language model.
     """
     file = folder / ADAPTER_CONFIG
-    content = _read_json(file)
+    content = read_object(file)
     if content.get("peft_type") != "LORA":
         raise ValueError(f"{file}: peft_type is {content.get('peft_type')!r}, can convert LORA only")
     if content.get("task_type") not in ("CAUSAL_LM", None):
@@ -67,17 +67,7 @@ def read_settings(folder: Path) -> LoraSettings:
 
 def recorded_base(folder: Path) -> str | None:
     """The base that the `adapter_config.json` in `folder` names."""
-    return _read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}, must be a JSON object")
-    return content
+    return read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
 
 
 def _refuse_beyond_plain_lora(file: Path, content: Mapping[str, Any]) -> None:

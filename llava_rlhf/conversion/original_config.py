@@ -6,7 +6,6 @@ than CLIP.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from llava_rlhf.conversion.config_values import (
     rope_parameters,
 )
 from llava_rlhf.conversion.original_files import check_whole
+from models.json_objects import read_object
 
 ORIGINAL_MODEL_TYPES = ("llava", "llava_llama")
 # mm_projector_type → activation between two linear layers; the one linear layer gets an identity behind it.
@@ -65,13 +65,7 @@ class OriginalConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ValueError when the file is missing, a git-LFS pointer or no JSON object."""
     check_whole(path)
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds a {type(fields).__name__}, not a JSON object")
-    return fields
+    return read_object(path)
 
 
 def read_original_config(source: Path) -> OriginalConfig:

@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from data_utils.batches import collate_prompts
 from data_utils.building import build_prompts
-from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from llava_rlhf.assembly.image_features import SeenImages
-from llava_rlhf.assembly.roles import TextSide, unsampled_ids
+from llava_rlhf.assembly.roles import TextSide, row_settings, unsampled_ids
 from llava_rlhf.ppo.actor_critic import expanded_queries
 from llava_rlhf.runs.arguments import DataArguments
 from llava_rlhf.runs.role_files import POLICY
@@ -29,22 +28,8 @@ from models.vlm import BaseSettings, VisionLanguageModel, load_base
 
 def load_prompts(data: DataArguments, text: TextSide, seed: int) -> PromptDataset:
     """A checked file of prompts, for a checkpoint that answers them without being scored. Raises DataError."""
-    return build_prompts(
-        data.dataset_path,
-        image_folder=data.image_folder,
-        encoder=text.encoder,
-        template=TEMPLATES[data.version],
-        pipeline=text.pipeline,
-        reward_pipeline=None,
-        facts=None,
-        prompt=None,
-        query_len=data.query_len,
-        response_len=data.response_len,
-        model_max_length=data.model_max_length,
-        seed=seed,
-        skip_invalid=data.skip_invalid,
-        image_checks=data.image_checks(),
-    )
+    rows = row_settings(data, text)
+    return build_prompts(data.dataset_path, rows, reward_pipeline=None, facts=None, prompt=None, seed=seed)
 
 
 class Answerer:

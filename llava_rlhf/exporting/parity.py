@@ -20,6 +20,7 @@ from transformers import LlavaForConditionalGeneration
 
 from data_utils.building import build_prompts
 from data_utils.items import PromptItem
+from data_utils.row_settings import RowSettings
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.exporting.plain_answers import Questions, check_answers, our_answers
@@ -74,21 +75,17 @@ def read_check_prompts(
         if file is None:
             file, image_folder = str(_write_own_prompts(Path(folder))), folder
         text = load_text_side(base, trained.image_aspect_ratio)
-        dataset = build_prompts(
-            file,
+        rows_read = RowSettings(
             image_folder=image_folder,
             encoder=text.encoder,
             template=trained.template,
             pipeline=text.pipeline,
-            reward_pipeline=None,
-            facts=None,
-            prompt=None,
             query_len=MAX_PROMPT_TOKENS,
             response_len=ANSWER_TOKENS,
             model_max_length=MAX_PROMPT_TOKENS + ANSWER_TOKENS,
-            seed=0,
             skip_invalid=False,
         )
+        dataset = build_prompts(file, rows_read, reward_pipeline=None, facts=None, prompt=None, seed=0)
         return [dataset[index] for index in range(min(rows, len(dataset)))]
 
 

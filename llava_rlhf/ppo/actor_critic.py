@@ -17,6 +17,20 @@ from models.roles import Policy, ValueModel
 from models.vlm import VisionLanguageModel
 
 
+class Responses(NamedTuple):
+    """Responses without their prompts.
+
+    Attributes:
+        ids: int64[B, T], right-padded.
+        mask: bool[B, T], True at real tokens.
+        counted: bool[B, T], True at the columns that will be read.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    counted: Tensor
+
+
 class Sequences(NamedTuple):
     """Prompts with responses, as one base sees them.
 
@@ -60,9 +74,7 @@ def expanded_queries(
 
 def join_responses(
     queries: Sequence[Sequence[int]],
-    responses: Tensor,
-    mask: Tensor,
-    counted: Tensor,
+    responses: Responses,
     image_features: Tensor | None,
     vlm: VisionLanguageModel,
     pad_id: int,
@@ -72,22 +84,19 @@ def join_responses(
 
     Args:
         queries: ids, an image as one.
-        responses: int64[B, T], right-padded.
-        mask: bool[B, T], True at real tokens.
-        counted: bool[B, T], True at the columns that will be read.
+        responses: what was answered.
         image_features: float[S, K, D] for the slots of these rows.
         vlm, pad_id: of the base that will look at them.
         padding_read: whether padding counts too; the result then has a mask.
     """
     rows = _expanded(queries, vlm)
-    ids, real = (tensor.to(responses.device) for tensor in right_pad(rows, pad_id))
+    device, longest = responses.ids.device, responses.ids.shape[1]
+    ids, real = (tensor.to(device) for tensor in right_pad(rows, pad_id))
     lengths = torch.tensor([len(row) for row in rows])
-    columns = lengths.to(responses.device).unsqueeze(1) + torch.arange(
-        responses.shape[1], device=responses.device
-    )
-    ids = pad(ids, (0, responses.shape[1]), value=pad_id).scatter(1, columns, responses)
-    real = pad(real, (0, responses.shape[1]), value=False).scatter(1, columns, mask)
-    width = int((columns * counted).max()) + 1
+    columns = lengths.to(device).unsqueeze(1) + torch.arange(longest, device=device)
+    ids = pad(ids, (0, longest), value=pad_id).scatter(1, columns, responses.ids)
+    real = pad(real, (0, longest), value=False).scatter(1, columns, responses.mask)
+    width = int((columns * responses.counted).max()) + 1
     return Sequences(
         ids[:, :width],
         real[:, :width] if padding_read else None,

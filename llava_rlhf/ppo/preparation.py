@@ -13,7 +13,7 @@ from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.feature_cache import open_feature_cache
-from llava_rlhf.assembly.roles import TextSide, check_stop, load_facts, load_text_side
+from llava_rlhf.assembly.roles import TextSide, check_stop, load_facts, load_text_side, row_settings
 from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, plan_batches
 from llava_rlhf.ppo.assembly import PPOSettings
 from llava_rlhf.ppo.optimization import check_optimizer, learning_rate_schedule
@@ -171,19 +171,11 @@ def load_prompts(
         )
     return build_prompts(
         data.dataset_path,
-        image_folder=data.image_folder,
-        encoder=text.encoder,
-        template=TEMPLATES[data.version],
-        pipeline=text.pipeline,
+        row_settings(data, text),
         reward_pipeline=None if reward_text is text else reward_text.pipeline,
         facts=facts,
         prompt=prompt,
-        query_len=data.query_len,
-        response_len=data.response_len,
-        model_max_length=data.model_max_length,
         seed=ppo.seed,
-        skip_invalid=data.skip_invalid,
-        image_checks=data.image_checks(),
     )
 
 

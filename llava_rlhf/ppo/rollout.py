@@ -16,7 +16,13 @@ from data_utils.items import PromptItem
 from data_utils.tokens import expand_image_tokens
 from llava_rlhf.assembly.image_features import ImageFeatures, SeenImages
 from llava_rlhf.assembly.roles import PPORoles
-from llava_rlhf.ppo.actor_critic import ScoringSettings, Sequences, join_responses, response_log_probs
+from llava_rlhf.ppo.actor_critic import (
+    Responses,
+    ScoringSettings,
+    Sequences,
+    join_responses,
+    response_log_probs,
+)
 from llava_rlhf.ppo.micro_batches import MicroBatches
 from llava_rlhf.ppo.numerics import Numerics
 from llava_rlhf.ppo.rollout_engine import RolloutEngine
@@ -65,12 +71,9 @@ class Experience:
         """int64[R] response tokens, the stop token included."""
         return self.response_mask.sum(dim=1)
 
-    def rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Responses, mask and counted columns of these rows, trimmed to those that count: int64, bool, bool[r, t]."""
-        index = torch.tensor(rows, device=self.responses.device)
-        counted = self.counted[index]
-        width = int(counted.sum(dim=1).max())
-        return self.responses[index, :width], self.response_mask[index, :width], counted[:, :width]
+    def rows(self, rows: Sequence[int]) -> Responses:
+        """The responses of these rows, trimmed to the columns that count."""
+        return _trimmed(Responses(self.responses, self.response_mask, self.counted), rows)
 
 
 @dataclass(frozen=True)
@@ -142,28 +145,30 @@ class RolloutCollector:
             parts.append(self._answer(batch, uniforms[rows], seen))
             start += len(rows)
         answers = _join(parts, order, self.pad_id)
-        responses, mask, counted = self.numerics.columns(
-            answers.responses, answers.mask, self.engine.settings.max_new_tokens, self.pad_id
+        responses = Responses(
+            *self.numerics.columns(
+                answers.responses, answers.mask, self.engine.settings.max_new_tokens, self.pad_id
+            )
         )
-        counts = counted.sum(dim=1).tolist()
+        counts = responses.counted.sum(dim=1).tolist()
         lengths = [
             max(self._query_length(item, vlm) for vlm in (self._policy_vlm, self._reward_vlm)) + count
             for item, count in zip(answers.items, counts, strict=True)
         ]
         # 2. What the four roles say of them.
-        looks = self._look(answers, responses, mask, counted, lengths)
-        scores = self._scores(answers.items, responses, mask, answers.reward_images)
+        looks = self._look(answers, responses, lengths)
+        scores = self._scores(answers.items, responses, answers.reward_images)
         texts = [
             self.tokenizer.decode(row[real], skip_special_tokens=True).strip()
-            for row, real in zip(responses, mask, strict=True)
+            for row, real in zip(responses.ids, responses.mask, strict=True)
         ]
         return Experience(
             items=answers.items,
-            responses=responses,
-            response_mask=mask,
-            counted=counted,
+            responses=responses.ids,
+            response_mask=responses.mask,
+            counted=responses.counted,
             finite=answers.finite,
-            stopped=((responses == self.tokenizer.eos_token_id) & mask).any(dim=1),
+            stopped=((responses.ids == self.tokenizer.eos_token_id) & responses.mask).any(dim=1),
             texts=texts,
             scores=scores,
             policy_images=answers.policy_images,
@@ -173,26 +178,16 @@ class RolloutCollector:
         )
 
     def policy_sequences(
-        self,
-        items: Sequence[PromptItem],
-        responses: Tensor,
-        mask: Tensor,
-        counted: Tensor,
-        features: Tensor | None,
+        self, items: Sequence[PromptItem], responses: Responses, features: Tensor | None
     ) -> Sequences:
         """Prompts and responses as the policy's base sees them."""
-        return self._sequences(self._policy_vlm, items, responses, mask, counted, features)
+        return self._sequences(self._policy_vlm, items, responses, features)
 
     def value_sequences(
-        self,
-        items: Sequence[PromptItem],
-        responses: Tensor,
-        mask: Tensor,
-        counted: Tensor,
-        features: Tensor | None,
+        self, items: Sequence[PromptItem], responses: Responses, features: Tensor | None
     ) -> Sequences:
         """Prompts and responses as the reward model's base sees them; the value model reads no reward prompt."""
-        return self._sequences(self._reward_vlm, items, responses, mask, counted, features)
+        return self._sequences(self._reward_vlm, items, responses, features)
 
     @property
     def _policy_vlm(self) -> VisionLanguageModel:
@@ -206,14 +201,12 @@ class RolloutCollector:
         self,
         vlm: VisionLanguageModel,
         items: Sequence[PromptItem],
-        responses: Tensor,
-        mask: Tensor,
-        counted: Tensor,
+        responses: Responses,
         features: Tensor | None,
     ) -> Sequences:
         queries = [item.query_ids for item in items]
         padding_read = self.numerics.counts_padding
-        return join_responses(queries, responses, mask, counted, features, vlm, self.pad_id, padding_read)
+        return join_responses(queries, responses, features, vlm, self.pad_id, padding_read)
 
     def _query_length(self, item: PromptItem, vlm: VisionLanguageModel) -> int:
         return len(item.query_ids) + len(item.image_names) * (vlm.tokens_per_image - 1)
@@ -231,41 +224,40 @@ class RolloutCollector:
         return _Answers(items, responses, mask, finite, policy_images, reward_images)
 
     def _look(
-        self, answers: _Answers, responses: Tensor, mask: Tensor, counted: Tensor, lengths: Sequence[int]
+        self, answers: _Answers, responses: Responses, lengths: Sequence[int]
     ) -> dict[str, Tensor | None]:
         """What policy, reference and value say of every response: float32[R, T], 0 where not counted."""
         names = ["log_probs", "ref_log_probs", "values"]
         names += ["entropies", "ref_entropies"] if self.scoring.entropy else []
-        found = {name: torch.zeros(responses.shape, device=responses.device) for name in names}
+        device = responses.ids.device
+        found = {name: torch.zeros(responses.ids.shape, device=device) for name in names}
 
         def look(rows: list[int]) -> None:
-            index = torch.tensor(rows, device=responses.device)
-            width = int(counted[index].sum(dim=1).max())
-            parts = [tensor[index, :width] for tensor in (responses, mask, counted)]
+            index = torch.tensor(rows, device=device)
+            part = _trimmed(responses, rows)
+            width = part.ids.shape[1]
             items = [answers.items[row] for row in rows]
-            sequences = self.policy_sequences(items, *parts, answers.policy_images.select(rows))
+            sequences = self.policy_sequences(items, part, answers.policy_images.select(rows))
             for role, prefix in ((self.roles.policy, ""), (self.roles.reference, "ref_")):
-                log_probs, entropies = response_log_probs(role, sequences, parts[2], self.scoring)
+                log_probs, entropies = response_log_probs(role, sequences, part.counted, self.scoring)
                 found[f"{prefix}log_probs"][index, :width] = log_probs
                 if entropies is not None:
                     found[f"{prefix}entropies"][index, :width] = entropies
-            sequences = self.value_sequences(items, *parts, answers.reward_images.select(rows))
-            found["values"][index, :width] = self.roles.value(*sequences) * parts[2]
+            sequences = self.value_sequences(items, part, answers.reward_images.select(rows))
+            found["values"][index, :width] = self.roles.value(*sequences) * part.counted
 
         self.batches.run(lengths, look)
         return {"entropies": None, "ref_entropies": None, **found}
 
-    def _scores(
-        self, items: Sequence[PromptItem], responses: Tensor, mask: Tensor, images: ImageFeatures
-    ) -> Tensor:
+    def _scores(self, items: Sequence[PromptItem], responses: Responses, images: ImageFeatures) -> Tensor:
         """float32[R] of [query, response, reward prompt]."""
         vlm = self._reward_vlm
-        answers = responses.tolist()
+        answers, lengths = responses.ids.tolist(), responses.mask.sum(dim=1).tolist()
         sequences = [
             expand_image_tokens(item.query_ids, vlm.image_token_id, vlm.tokens_per_image)
             + answer[:length]
             + list(item.reward_prompt_ids)
-            for item, answer, length in zip(items, answers, mask.sum(dim=1).tolist(), strict=True)
+            for item, answer, length in zip(items, answers, lengths, strict=True)
         ]
         scores = torch.zeros(len(items), device=vlm.device)
 
@@ -278,6 +270,13 @@ class RolloutCollector:
 
         self.reward_batches.run([len(sequence) for sequence in sequences], score)
         return scores
+
+
+def _trimmed(responses: Responses, rows: Sequence[int]) -> Responses:
+    """Some of the rows, with no more columns than those that count."""
+    index = torch.tensor(rows, device=responses.ids.device)
+    width = int(responses.counted[index].sum(dim=1).max())
+    return Responses(*(tensor[index, :width] for tensor in responses))
 
 
 def _join(parts: Sequence[_Answers], order: Sequence[int], pad_id: int) -> _Answers:

@@ -153,18 +153,14 @@ class PPOUpdater:
             yield group, index == len(groups) - 1
 
     def _micro_batch(self, experience: Experience, targets: Targets, rows: Sequence[int]) -> _MicroBatch:
-        responses, mask, counted = experience.rows(rows)
+        responses = experience.rows(rows)
         items = [experience.items[row] for row in rows]
-        index = torch.tensor(rows, device=mask.device)
-        width = counted.shape[1]
+        index = torch.tensor(rows, device=responses.ids.device)
+        width = responses.ids.shape[1]
         return _MicroBatch(
-            self.collector.policy_sequences(
-                items, responses, mask, counted, experience.policy_images.select(rows)
-            ),
-            self.collector.value_sequences(
-                items, responses, mask, counted, experience.reward_images.select(rows)
-            ),
-            counted,
+            self.collector.policy_sequences(items, responses, experience.policy_images.select(rows)),
+            self.collector.value_sequences(items, responses, experience.reward_images.select(rows)),
+            responses.counted,
             experience.log_probs[index, :width],
             experience.values[index, :width],
             targets.advantages[index, :width],

@@ -10,12 +10,14 @@ from typing import Any
 from transformers import set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from data_utils.datasets import ExampleDataset
+from data_utils.batches import DialogueCollator, PairCollator, WholeStepsCollator
+from data_utils.datasets import ExampleDataset, WholeSteps
 from llava_rlhf.runs.logs import announce
 from llava_rlhf.runs.starting import mark_finished, open_run_folder
 from llava_rlhf.runs.stopping import StoppedBySignal
 from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
 from llava_rlhf.runs.watchdog import Watchdog, WatchdogCallback
+from llava_rlhf.supervised.prepared import SupervisedRun
 from llava_rlhf.supervised.role_trainer import RoleTrainer
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,23 @@ def begin_run(training: LlavaTrainingArguments, record: Mapping[str, Any], check
     if training.process_index == 0:
         open_run_folder(training.output_dir, record)
         logger.info("continuing from %s", checkpoint) if checkpoint else logger.info("starting afresh")
+
+
+def trainer_settings(
+    prepared: SupervisedRun, collator: type[PairCollator] | type[DialogueCollator]
+) -> dict[str, Any]:
+    """What a `RoleTrainer` gets besides its model and the reading and writing of its role."""
+    training, text = prepared.training, prepared.text
+    collate = collator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image)
+    return {
+        "args": training,
+        "train_dataset": WholeSteps(prepared.train_set, training.rows_per_step),
+        "eval_dataset": prepared.eval_set and WholeSteps(prepared.eval_set),
+        "data_collator": WholeStepsCollator(collate),
+        "record": prepared.record,
+        "resume": prepared.checkpoint,
+        "data_file": prepared.data.dataset_path,
+    }
 
 
 def train_to_the_end(trainer: RoleTrainer, checkpoint: Path | None) -> None:

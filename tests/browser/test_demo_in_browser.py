@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,6 @@ def reward(world) -> Path:
 
 
 def test_two_checkpoints_side_by_side_with_scores(browser, world, policy, reward, tmp_path):
-    from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
     port = free_port()
@@ -79,11 +79,7 @@ def test_two_checkpoints_side_by_side_with_scores(browser, world, policy, reward
     argv += command_line(reward_model_name_or_path=reward, port=port, **LENGTHS)
     with served("llava_rlhf.demo", argv, tmp_path / "demo.log"):
         driver = browser(1280, 900)
-        driver.get(f"http://127.0.0.1:{port}/")
-        find = lambda selector: driver.find_elements(By.CSS_SELECTOR, selector)  # noqa: E731
-        (chooser,) = wait_for(lambda: find("#picture input[type=file]"), "the picture's file input")
-        chooser.send_keys(str(picture))
-        wait_for(lambda: find("#picture img"), "the preview")
+        find = open_with_picture(driver, port, picture)
         find("#captions textarea")[0].send_keys(f"  {CAPTION}\n\n")
         find("#question textarea")[0].send_keys(QUESTION)
         find("#ask")[0].send_keys(Keys.ENTER)
@@ -102,6 +98,20 @@ def test_two_checkpoints_side_by_side_with_scores(browser, world, policy, reward
     assert answers == [answer_of(None, picture), answer_of(policy, picture)] and answers[0] != answers[1]
     expected = scores_of(reward, answers, picture, CAPTION, tmp_path)
     assert [float(value) for value in scores] == pytest.approx(expected, abs=1e-3)  # shown with three digits
+
+
+def open_with_picture(driver, port: int, picture: Path) -> Callable[[str], list]:
+    """Open the page and choose a picture; returns how elements are found by their CSS selector."""
+    from selenium.webdriver.common.by import By
+
+    def find(selector: str) -> list:
+        return driver.find_elements(By.CSS_SELECTOR, selector)
+
+    driver.get(f"http://127.0.0.1:{port}/")
+    (chooser,) = wait_for(lambda: find("#picture input[type=file]"), "the picture's file input")
+    chooser.send_keys(str(picture))
+    wait_for(lambda: find("#picture img"), "the preview")
+    return find
 
 
 def answer_of(adapter: Path | None, picture: Path) -> str:
@@ -137,8 +147,6 @@ def scores_of(reward: Path, answers: list[str], picture: Path, caption: str, fol
 
 
 def test_a_file_that_is_no_picture_is_refused(browser, world, tmp_path):
-    from selenium.webdriver.common.by import By
-
     broken = tmp_path / "broken.png"
     whole = tmp_path / "whole.png"
     Image.new("RGB", (64, 64), "red").save(whole)
@@ -150,11 +158,7 @@ def test_a_file_that_is_no_picture_is_refused(browser, world, tmp_path):
         tmp_path / "log",
     ):
         driver = browser(400, 800)
-        driver.get(f"http://127.0.0.1:{port}/")
-        find = lambda selector: driver.find_elements(By.CSS_SELECTOR, selector)  # noqa: E731
-        (chooser,) = wait_for(lambda: find("#picture input[type=file]"), "the picture's file input")
-        chooser.send_keys(str(broken))
-        wait_for(lambda: find("#picture img"), "the preview")
+        find = open_with_picture(driver, port, broken)
         find("#question textarea")[0].send_keys(QUESTION)
         find("#ask")[0].click()
         wait_for(lambda: find("[data-testid=toast-body]"), "a message")

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import pre_tokenizers
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from data_utils.conversation import TEMPLATES
 from data_utils.images import ImagePipeline
+from data_utils.row_settings import RowSettings
 from data_utils.tokens import SegmentEncoder
+from tests.support.tiny_models import tokenizer_of_words
 
 WORDS = (
     "USER: ASSISTANT: what is this ? a cat dog red blue yes no . the image shows and score now facts".split()
@@ -23,17 +25,8 @@ WORDS = (
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """One id a word: <pad> 0, <s> 1, </s> 2, <unk> 3, <image> 4, then WORDS in order."""
     special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
-    vocab = {token: index for index, token in enumerate(special + WORDS)}
-    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=["<image>"],
-    )
+    ids = {token: index for index, token in enumerate(special + WORDS)}
+    return tokenizer_of_words(ids, pre_tokenizers.WhitespaceSplit())
 
 
 @pytest.fixture(scope="session")
@@ -73,14 +66,14 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def common(folder, word_encoder, pipeline) -> dict:
-    return {
-        "image_folder": folder,
-        "encoder": word_encoder,
-        "template": TEMPLATES["tiny"],
-        "pipeline": pipeline,
-        "query_len": 20,
-        "response_len": 10,
-        "model_max_length": 100,
-        "skip_invalid": False,
-    }
+def common(folder, word_encoder, pipeline) -> RowSettings:
+    return RowSettings(
+        image_folder=folder,
+        encoder=word_encoder,
+        template=TEMPLATES["tiny"],
+        pipeline=pipeline,
+        query_len=20,
+        response_len=10,
+        model_max_length=100,
+        skip_invalid=False,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from data_utils.building import build_preferences, build_prompts
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
 
@@ -37,10 +39,10 @@ def prompt_row(image="a.png", question="what ?", **more) -> dict:
 
 def preferences(path, common, prompt=PROMPT, missing="error", seed=0, **changes):
     facts = FactBook(CAPTIONS, MissingCaptions(missing))
-    return build_preferences(path, **{**common, "facts": facts, "prompt": prompt, "seed": seed, **changes})
+    return build_preferences(path, replace(common, **changes), facts=facts, prompt=prompt, seed=seed)
 
 
 def prompts(path, common, prompt=PROMPT, missing="error", seed=0, reward_pipeline=None, **changes):
-    facts = FactBook(CAPTIONS, MissingCaptions(missing))
-    settings = {"facts": facts, "prompt": prompt, "seed": seed, "reward_pipeline": reward_pipeline}
-    return build_prompts(path, **{**common, **settings, **changes})
+    facts = None if prompt is None else FactBook(CAPTIONS, MissingCaptions(missing))
+    scored = {"facts": facts, "prompt": prompt, "seed": seed, "reward_pipeline": reward_pipeline}
+    return build_prompts(path, replace(common, **changes), **scored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,7 @@ def answer(question="what ?", text="a cat", **more) -> dict:
 
 def answers(path, common, prompt=PROMPT, missing="error", seed=0, **changes):
     facts = FactBook(CAPTIONS, MissingCaptions(missing))
-    return build_answers(path, **{**common, "facts": facts, "prompt": prompt, "seed": seed, **changes})
+    return build_answers(path, replace(common, **changes), facts=facts, prompt=prompt, seed=seed)
 
 
 def test_answers_by_hand(write, common):
@@ -48,10 +49,10 @@ def test_an_answer_is_the_sequence_that_ppo_scores(write, common, word_encoder):
         prompt_row(image=["a.png", "c.png"], question="<image>\n<image>\nred ?", caption_type=7),
         prompt_row(image="d.png", captions=["yes", "no", "blue"]),
     ]
-    (common["image_folder"] / "d.png").write_bytes((common["image_folder"] / "a.png").read_bytes())
+    (common.image_folder / "d.png").write_bytes((common.image_folder / "a.png").read_bytes())
     source = source * 8  # each order of the captions occurs
     scored = prompts(write("p.json", source), common, prompt=FACTS, seed=5)
-    asked = prompts(write("p.json", source), common, facts=None, prompt=None)
+    asked = prompts(write("p.json", source), common, prompt=None)
     assert asked[2].question == " what  is this ? "  # a question without image is read as it stands
     rows, expected = [], []
     for position in [*range(39, 3, -2), 4, 4]:

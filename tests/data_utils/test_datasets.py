@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from data_utils.conversation import TEMPLATES
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
 from data_utils.images import ImagePipeline
 from data_utils.problems import DataError
+from data_utils.row_settings import RowSettings
 from data_utils.schema import AnswerType
 from tests.data_utils.rows import FACTS, gpt, human, preference, preferences, prompt_row, prompts
 
@@ -31,7 +33,7 @@ def test_a_pair_by_hand(write, common):
 
 def test_a_dialogue_by_hand(write, common):
     rows = [{"image": "b.png", "conversations": [human("what ?"), gpt("a cat"), human("red ?"), gpt("no")]}]
-    item = build_dialogues(write("d.json", rows), **common)[0]
+    item = build_dialogues(write("d.json", rows), common)[0]
     # <s> USER: <image> what ? ASSISTANT: | a cat </s> | USER: red ? ASSISTANT: | no </s>
     assert item.input_ids == [1, 5, 4, 7, 10, 6, 11, 12, 2, 5, 14, 10, 6, 17, 2]
     assert item.supervised == [False] * 6 + [True] * 3 + [False] * 4 + [True] * 2
@@ -92,7 +94,7 @@ def test_every_offender_is_listed_at_once(write, common):
         preference(),
         preference(image="d.png"),
     ]
-    Image.new("RGB", (4, 4)).save(common["image_folder"] / "d.png")
+    Image.new("RGB", (4, 4)).save(common.image_folder / "d.png")
     path = write("p.json", rows)
     with pytest.raises(DataError) as caught:
         preferences(path, common, prompt=FACTS)
@@ -194,25 +196,30 @@ def test_workers_open_the_images(write, common):
 
 def test_golden_pairs_and_prompts_through_the_whole_path(golden, llama_encoder):
     processor = CLIPImageProcessorPil.from_pretrained(golden / "base" / "openai" / "clip-vit-tiny-patch14-56")
-    common = {
-        "image_folder": golden / "images",
-        "encoder": llama_encoder,
-        "template": TEMPLATES["v1"],
-        "pipeline": ImagePipeline(processor, "pad"),
+    settings = RowSettings(
+        image_folder=golden / "images",
+        encoder=llama_encoder,
+        template=TEMPLATES["v1"],
+        pipeline=ImagePipeline(processor, "pad"),
+        query_len=1024,
+        response_len=256,
+        model_max_length=2048,
+        skip_invalid=False,
+    )
+    scored = {
         "facts": FactBook(None, MissingCaptions.ERROR),
         "prompt": RewardPrompt(_plain_prompt(golden)),
-        "query_len": 1024,
-        "response_len": 256,
-        "model_max_length": 2048,
         "seed": 0,
-        "skip_invalid": False,
     }
-    pairs = build_preferences(golden / "data" / "preference.json", **common)
+    pairs = build_preferences(golden / "data" / "preference.json", settings, **scored)
     recorded = json.loads((golden / "data" / "golden_rm_plain.json").read_text())
     assert [list(item.input_ids) for item in pairs] == [row["input_ids"] for row in recorded]
     assert [item.preference - 1 for item in pairs] == [row["choice"][0] for row in recorded]
     prompts = build_prompts(
-        golden / "data" / "rl.json", **{**common, "query_len": 64, "response_len": 16}, reward_pipeline=None
+        golden / "data" / "rl.json",
+        replace(settings, query_len=64, response_len=16),
+        reward_pipeline=None,
+        **scored,
     )
     long = json.loads((golden / "data" / "golden_rl_q1024.json").read_text())["rows"]
     lengths = {row["record_id"]: sum(row["query_attn_mask"]) for row in long}

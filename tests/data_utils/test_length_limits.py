@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from data_utils.building import build_dialogues
@@ -50,12 +52,12 @@ def test_limits_of_a_dialogue(write, common):
         },  # answer 5, whole 18
     ]
     path = write("d.json", rows)
-    assert len(build_dialogues(path, **{**common, "response_len": 5, "model_max_length": 18})) == 2
+    assert len(build_dialogues(path, replace(common, response_len=5, model_max_length=18))) == 2
     for limit in ({"response_len": 4}, {"model_max_length": 17}):
-        data = build_dialogues(path, **{**common, **limit})
+        data = build_dialogues(path, replace(common, **limit))
         assert [len(item.input_ids) for item in data] == [9]
     with pytest.raises(DataError, match="query_len 5"):
-        build_dialogues(path, **{**common, "query_len": 5})
+        build_dialogues(path, replace(common, query_len=5))
 
 
 def test_limits_of_a_prompt_leave_room_for_the_answer_and_the_reward_prompt(write, common):

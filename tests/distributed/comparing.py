@@ -9,6 +9,11 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from data_utils.conversation import TEMPLATES, dialogue_segments
+from data_utils.schema import read_dialogues
+from data_utils.tokens import SegmentEncoder
+from tests.support.tiny_models import IMAGE, tiny_tokenizer
+
 
 def weights_in(folder: Path) -> dict[str, dict]:
     """Every adapter and head below `folder`, by its relative path."""
@@ -33,3 +38,13 @@ def metrics_of(folder: Path, step: int) -> dict[str, float]:
 def assert_same_metrics(one: dict[str, float], other: dict[str, float]) -> None:
     """Names equal, numbers equal to 1e-5 of their size (sums in another order)."""
     assert other == pytest.approx(one, rel=1e-5, abs=1e-5)
+
+
+def supervised_tokens(dialogues: Path) -> list[int]:
+    """Of each row of a dialogue file, how many tokens carry loss."""
+    encoder, template = SegmentEncoder(tiny_tokenizer(), IMAGE), TEMPLATES["tiny"]
+    records, _ = read_dialogues(dialogues)
+    return [
+        sum(encoder.encode(dialogue_segments(template, record.turns, len(record.images))).supervised)
+        for record in records
+    ]

@@ -13,14 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.conversation import TEMPLATES, dialogue_segments
-from data_utils.schema import read_dialogues
-from data_utils.tokens import SegmentEncoder
-from tests.distributed.comparing import weights_in
+from tests.distributed.comparing import supervised_tokens, weights_in
 from tests.distributed.launching import ROOT, start
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, free_port, run_in_processes
 from tests.support.tiny_data import changed, policy_command, ppo_command, reward_command
-from tests.support.tiny_models import IMAGE, tiny_tokenizer
 
 pytestmark = pytest.mark.distributed
 
@@ -122,13 +118,8 @@ def assert_same(one: Path, other: Path, what: str) -> None:
 
 def test_the_conditions_hold(thirteen):
     """What makes the tests below able to fail."""
-    encoder = SegmentEncoder(tiny_tokenizer(), IMAGE)
-    records, _ = read_dialogues(thirteen.dialogues)
-    counts = {
-        sum(encoder.encode(dialogue_segments(TEMPLATES["tiny"], record.turns, len(record.images))).supervised)
-        for record in records
-    }
-    assert len(counts) > 1 and len(records) == ROWS and ROWS % 8
+    counts = supervised_tokens(thirteen.dialogues)
+    assert len(set(counts)) > 1 and len(counts) == ROWS and ROWS % 8
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from data_utils.conversation import TEMPLATES
 from data_utils.datasets import ExampleDataset
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
 from data_utils.images import ImagePipeline
+from data_utils.row_settings import RowSettings
 from data_utils.tokens import SegmentEncoder
-from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
+from llava_rlhf import initialize_policy_model, train_reward_model
 from llava_rlhf.assembly.roles import new_policy, new_reward_model
 from llava_rlhf.runs.arguments import AdapterArguments
 from llava_rlhf.runs.role_files import RewardModelCard
@@ -28,16 +29,13 @@ from tests.support.tiny_data import (
     FACT_PROMPT,
     TinyData,
     dialogue_row,
-    policy_command,
-    ppo_command,
     preference_row,
     prompt_row,
-    reward_command,
     write_tiny_data,
 )
 from tests.support.tiny_models import IMAGE, save_unloadable_copy, tiny_tokenizer
+from tests.support.tiny_programs import prepare_program
 
-PROGRAMS = {"reward": train_reward_model, "policy": initialize_policy_model, "ppo": train_rl_model}
 SIZE = 28
 
 
@@ -70,25 +68,27 @@ class World:
 
     def build(self, kind: str, path: Path, **changes: Any) -> ExampleDataset:
         """The data set of a file."""
-        settings: dict[str, Any] = {
-            "image_folder": self.images,
-            "encoder": self.encoder,
-            "template": TEMPLATES["tiny"],
-            "pipeline": self.pipeline,
-            "query_len": 60,
-            "response_len": 60,
-            "model_max_length": 200,
-            "skip_invalid": False,
-        }
+        settings = RowSettings(
+            image_folder=self.images,
+            encoder=self.encoder,
+            template=TEMPLATES["tiny"],
+            pipeline=self.pipeline,
+            query_len=60,
+            response_len=60,
+            model_max_length=200,
+            skip_invalid=False,
+        )
+        scored: dict[str, Any] = {}
         if kind != "policy":
-            settings |= {
+            scored |= {
                 "facts": FactBook(None, MissingCaptions.NO_FACT),
                 "prompt": RewardPrompt(FACT_PROMPT),
                 "seed": 0,
             }
         if kind == "ppo":
-            settings["reward_pipeline"] = None
-        return BUILD[kind](path, **{**settings, **changes})
+            scored["reward_pipeline"] = None
+        scored |= {name: changes.pop(name) for name in scored.keys() & changes.keys()}
+        return BUILD[kind](path, replace(settings, **changes), **scored)
 
 
 @pytest.fixture(scope="session")
@@ -138,13 +138,7 @@ def prepare(unloadable_base, data, policy_folder, reward_folder, tmp_path):
     """prepare(program, **changes): check a command line, with copies of base, policy and reward model to be damaged."""
 
     def _prepare(program: str, **changes: Any):
-        output = tmp_path / "run"
-        if program == "ppo":
-            changes = {"reward_base_model_name": unloadable_base, **changes}
-            argv = ppo_command(data, unloadable_base, policy_folder, reward_folder, output, **changes)
-        else:
-            make = reward_command if program == "reward" else policy_command
-            argv = make(data, unloadable_base, output, **changes)
-        return PROGRAMS[program].prepare(argv)
+        folders = (policy_folder, reward_folder, tmp_path / "run")
+        return prepare_program(program, data, unloadable_base, *folders, **changes)
 
     return _prepare

@@ -137,16 +137,22 @@ def test_every_flag_is_read():
 
 def test_every_program_checks_images_as_its_flags_say():
     """Whoever reads rows with images of a user's folder hands on --verify_images and --follow_image_links."""
-    readers = {"build_dialogues", "build_preferences", "build_prompts", "build_answers", "RowFilter"}
+    readers = {"RowSettings", "RowFilter"}
+    builders = {"build_dialogues", "build_preferences", "build_prompts", "build_answers"}
     seen, wrong = set(), []
     for path in sorted((ROOT / "llava_rlhf").rglob("*.py")):
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        for call in calls:
+        source = path.read_text()
+        for call in [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]:
             names = {node.id for node in ast.walk(call.func) if isinstance(node, ast.Name)}
             # The comparison of an export has no such flags.
-            if names & readers and path.name != "parity.py":
-                seen.add(path.stem)
-                wrong += [] if "data.image_checks()" in ast.unparse(call) else [f"{path}:{call.lineno}"]
+            if not names & (readers | builders) or path.name == "parity.py":
+                continue
+            seen.add(path.stem)
+            # A builder gets what `row_settings`, itself a reader, makes of the flags.
+            hands_on = "data.image_checks()" in ast.unparse(call) or (
+                not names & readers and "row_settings(data, text" in source
+            )
+            wrong += [] if hands_on else [f"{path}:{call.lineno}"]
     assert wrong == []
     assert seen >= {"answering", "initialize_policy_model", "score", "sources"}
-    assert seen >= {"train_reward_model", "preparation"}
+    assert seen >= {"train_reward_model", "preparation", "roles"}

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
-from llava_rlhf import answer_prompts, export_policy, initialize_policy_model
+from llava_rlhf import answer_prompts, export_policy
 from models.adapters import AdapterBank, AdapterSpec
 from models.vlm import BaseSettings, load_base
-from tests.support.tiny_data import TinyData, command_line, policy_command, write_tiny_data
+from tests.support.tiny_data import TinyData, command_line, write_tiny_data
 from tests.support.tiny_models import save_unloadable_copy
+from tests.support.tiny_programs import train_policy
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,7 @@ def data(tmp_path_factory) -> TinyData:
 
 @pytest.fixture(scope="module")
 def policy(data, tiny_base, tmp_path_factory) -> Path:
-    """A policy that has moved far enough from its base to answer otherwise."""
-    folder = tmp_path_factory.mktemp("answers") / "policy"
-    argv = policy_command(data, tiny_base, folder, max_steps=8, learning_rate=1e-2, save_strategy="no")
-    initialize_policy_model.run(initialize_policy_model.prepare(argv))
-    return folder
+    return train_policy(data, tiny_base, tmp_path_factory.mktemp("answers") / "policy")
 
 
 @pytest.fixture(scope="module")

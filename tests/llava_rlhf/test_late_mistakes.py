@@ -7,22 +7,12 @@ import json
 import pytest
 import torch
 
-from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
+from llava_rlhf.ppo.arguments import RewardArguments
 from llava_rlhf.runs.arguments import ModelArguments
 from llava_rlhf.runs.run_folder import delete_rollouts, write_rollouts
 from models.adapter_files import check_adapter_fits
 from models.heads import ScalarHead
-
-PATHS = {
-    "base_model_name": "b",
-    "policy_model_name_or_path": "p",
-    "reward_model_name_or_path": "r",
-    "output_dir": "o",
-}
-
-
-def ppo(**changes):
-    return PPOArguments(**PATHS, **changes)
+from tests.support.ppo_settings import ppo_arguments
 
 
 @pytest.mark.parametrize(
@@ -38,16 +28,16 @@ def ppo(**changes):
 )
 def test_ppo_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        ppo(**changes)
+        ppo_arguments(**changes)
 
 
 def test_ppo_refuses_zero_3_and_takes_zero_2(tmp_path):
     path = tmp_path / "zero.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
     with pytest.raises(ValueError, match="use stage 2"):
-        ppo(deepspeed=str(path))
+        ppo_arguments(deepspeed=str(path))
     path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
-    assert ppo(deepspeed=str(path)).deepspeed_config() == {"zero_optimization": {"stage": 2}}
+    assert ppo_arguments(deepspeed=str(path)).deepspeed_config() == {"zero_optimization": {"stage": 2}}
 
 
 @pytest.mark.parametrize("changes", [{"kl_coef": -1.0}, {"kl_controller": "adaptive", "kl_horizon": 0}])

@@ -7,12 +7,11 @@ import shutil
 import pytest
 
 from data_utils.problems import DataError
-from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.runs.run_folder import read_json_lines
-from tests.support.tiny_data import FACT_PROMPT, changed, policy_command, ppo_command, reward_command
+from tests.support.tiny_data import FACT_PROMPT, changed
 from tests.support.tiny_models import TinyShape, save_tiny_base, save_unloadable_copy
+from tests.support.tiny_programs import PROGRAMS, prepare_program
 
-PROGRAMS = {"reward": train_reward_model, "policy": initialize_policy_model, "ppo": train_rl_model}
 FILES = {"reward": "preferences", "policy": "dialogues", "ppo": "prompts"}
 
 
@@ -26,14 +25,8 @@ def prepare(unloadable_base, tiny_data, policy_run, reward_run, tmp_path):
     """prepare(program, **changes): check a command line."""
 
     def _prepare(program, **changes):
-        output = tmp_path / "run"
-        if program == "ppo":
-            changes = {"reward_base_model_name": unloadable_base, **changes}
-            argv = ppo_command(tiny_data, unloadable_base, policy_run, reward_run, output, **changes)
-        else:
-            make = reward_command if program == "reward" else policy_command
-            argv = make(tiny_data, unloadable_base, output, **changes)
-        return PROGRAMS[program].prepare(argv)
+        folders = (policy_run, reward_run, tmp_path / "run")
+        return prepare_program(program, tiny_data, unloadable_base, *folders, **changes)
 
     return _prepare
 

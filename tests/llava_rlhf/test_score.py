@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data_utils.batches import PairCollator, right_pad
-from llava_rlhf import answer_prompts, initialize_policy_model, score, train_reward_model
+from llava_rlhf import answer_prompts, score, train_reward_model
 from llava_rlhf.assembly.image_features import SeenImages
 from llava_rlhf.assembly.roles import trained_reward_model
 from llava_rlhf.evaluation.reward_scoring import score_dataset
 from llava_rlhf.evaluation.reward_summary import pair_numbers
 from llava_rlhf.evaluation.score_records import json_line
+from llava_rlhf.ppo.actor_critic import Responses
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.supervised.reward_trainer import PairScorer
 from models.vlm import BaseSettings
@@ -33,11 +34,11 @@ from tests.support.tiny_data import (
     FACT_PROMPT,
     TinyData,
     command_line,
-    policy_command,
     ppo_command,
     reward_command,
 )
 from tests.support.tiny_models import PAD, STOP
+from tests.support.tiny_programs import train_policy
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +53,7 @@ def reward(data, tiny_base, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def policy(data, tiny_base, tmp_path_factory) -> Path:
-    """A policy that stops sometimes."""
-    folder = tmp_path_factory.mktemp("score") / "policy"
-    argv = policy_command(data, tiny_base, folder, max_steps=8, learning_rate=1e-2, save_strategy="no")
-    initialize_policy_model.run(initialize_policy_model.prepare(argv))
-    return folder
+    return train_policy(data, tiny_base, tmp_path_factory.mktemp("score") / "policy")
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +160,9 @@ def test_answers_score_as_in_ppo(answers, data, tiny_base, policy, reward, tmp_p
         for line in lines
     ]
     images = SeenImages().encode("reward", reward_model.bank.vlm, batch.images, batch.items)
+    ids, real = right_pad(responses, PAD)
     with torch.no_grad():
-        expected = assembled.trainer.collector._scores(batch.items, *right_pad(responses, PAD), images)
+        expected = assembled.trainer.collector._scores(batch.items, Responses(ids, real, real), images)
     got = torch.tensor([line["score"] for line in lines])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
     assert expected.std() > 0.05 and len(lines) == summary["all"]["answers"] == 32

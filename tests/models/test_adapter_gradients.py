@@ -41,9 +41,19 @@ def build_bank(base, bits=16, checkpointing=False, dropout=0.0):
     return bank
 
 
+def loss_now(vlm):
+    """Under the adapter that is active."""
+    return loss_of(vlm(BATCH.input_ids, BATCH.mask, vlm.encode_images(PIXELS, BATCH.image_index)))
+
+
 def forward(bank, name, training=True):
     with bank.use(name, training) as vlm:
-        return loss_of(vlm(BATCH.input_ids, BATCH.mask, vlm.encode_images(PIXELS, BATCH.image_index)))
+        return loss_now(vlm)
+
+
+def evaluated(bank, name):
+    with torch.no_grad():
+        return forward(bank, name, training=False)
 
 
 def gradients(bank, name):
@@ -113,20 +123,18 @@ def test_both_modes_compute_alike(tiny_base, bits, checkpointing):
 @with_and_without_checkpointing
 def test_a_backward_inside_a_context_leaves_its_adapter_active(tiny_base, checkpointing):
     bank = build_bank(tiny_base, checkpointing=checkpointing)
-    with torch.no_grad():
-        value_before = forward(bank, "value", training=False)
+    value_before = evaluated(bank, "value")
     loss = forward(bank, "policy")
     with bank.use("value", training=False) as vlm:
         loss.backward()
         with torch.no_grad():
-            hidden = vlm(BATCH.input_ids, BATCH.mask, vlm.encode_images(PIXELS, BATCH.image_index))
-    assert torch.equal(loss_of(hidden), value_before)
+            value_after = loss_now(vlm)
+    assert torch.equal(value_after, value_before)
 
 
 def test_a_failing_backward_leaves_the_active_adapter_in_place(tiny_base):
     bank = build_bank(tiny_base, checkpointing=True)
-    with torch.no_grad():
-        value_before = forward(bank, "value", training=False)
+    value_before = evaluated(bank, "value")
     loss = forward(bank, "policy")
 
     def fail(module, args):
@@ -139,8 +147,8 @@ def test_a_failing_backward_leaves_the_active_adapter_in_place(tiny_base):
             loss.backward()
         hook.remove()
         with torch.no_grad():
-            hidden = vlm(BATCH.input_ids, BATCH.mask, vlm.encode_images(PIXELS, BATCH.image_index))
-    assert torch.equal(loss_of(hidden), value_before)
+            value_after = loss_now(vlm)
+    assert torch.equal(value_after, value_before)
 
 
 def test_a_graph_can_be_walked_twice(tiny_base):

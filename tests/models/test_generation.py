@@ -14,7 +14,7 @@ from models.roles import Policy
 from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
-from tests.models.tiny_rows import IMAGE_ROW, MIXED, PIXELS, TEXT, TWO_IMAGES, pad
+from tests.models.tiny_rows import IMAGE_ROW, MIXED, PIXELS, TEXT, TWO_IMAGES, greedy_answers, pad
 from tests.support.tiny_models import PAD
 
 NEW_TOKENS = 12
@@ -43,18 +43,7 @@ def answer(vlm, batch, chosen, uniforms=None):
 
 
 def generate(model, batch, **options):
-    """Hugging Face's greedy answers without their prompts; `model` is in eval mode."""
-    with torch.no_grad():
-        whole = model.generate(
-            input_ids=batch.input_ids,
-            pixel_values=PIXELS[batch.image_index],
-            attention_mask=batch.mask.long(),
-            do_sample=False,
-            max_new_tokens=NEW_TOKENS,
-            pad_token_id=PAD,
-            **options,
-        )
-    return whole[:, batch.input_ids.shape[1] :]
+    return greedy_answers(model, batch, max_new_tokens=NEW_TOKENS, **options)
 
 
 def next_logits(vlm, batch):

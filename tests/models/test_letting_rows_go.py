@@ -9,7 +9,16 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 from models.decoding_cache import GROWTH, DecodingCache
 from models.generation import SamplingSettings, sample
 from models.vlm import BaseSettings, VisionLanguageModel, load_base
-from tests.models.tiny_rows import MIXED, PIXELS, SHARED_IMAGE, TEXT, TWO_IMAGES, make_row, pad
+from tests.models.tiny_rows import (
+    MIXED,
+    PIXELS,
+    SHARED_IMAGE,
+    TEXT,
+    TWO_IMAGES,
+    greedy_answers,
+    make_row,
+    pad,
+)
 from tests.support.tiny_models import IMAGE, PAD
 
 NEW_TOKENS = 24
@@ -160,19 +169,10 @@ def test_answers_longer_than_the_room_that_is_added_at_once(tiny_base, vlm):
     )
     chosen = settings(0.0, max_new_tokens=new_tokens, stop_ids=(stop,), banned_ids=())
     model = LlavaForConditionalGeneration.from_pretrained(tiny_base, dtype=torch.float32).eval()
-    with torch.no_grad():
-        whole = model.generate(
-            input_ids=batch.input_ids,
-            pixel_values=PIXELS[batch.image_index],
-            attention_mask=batch.mask.long(),
-            do_sample=False,
-            max_new_tokens=new_tokens,
-            pad_token_id=PAD,
-            eos_token_id=stop,
-        )
+    theirs = greedy_answers(model, batch, max_new_tokens=new_tokens, eos_token_id=stop)
     found = answer(vlm, rows, chosen, None)
     assert found.ids.shape[1] == new_tokens and not found.mask.all()
-    assert torch.equal(found.ids, whole[:, batch.input_ids.shape[1] :])
+    assert torch.equal(found.ids, theirs)
 
 
 # --- the cache

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import LlavaForConditionalGeneration
 
 from tests.support.tiny_models import BOS, IMAGE, PAD, TinyShape
 
@@ -66,3 +67,17 @@ def last_columns(input_ids: torch.Tensor, width: int) -> torch.Tensor:
     """int64[B, width]: the last columns of int64[B, L], where responses stand behind left-padded prompts."""
     length = input_ids.shape[1]
     return torch.arange(length - width, length).expand(len(input_ids), width)
+
+
+def greedy_answers(model: LlavaForConditionalGeneration, batch: Batch, **options: Any) -> Tensor:
+    """Hugging Face's greedy answers to rows with padding in front, without their prompts; `model` is in eval mode."""
+    with torch.no_grad():
+        whole = model.generate(
+            input_ids=batch.input_ids,
+            pixel_values=PIXELS[batch.image_index],
+            attention_mask=batch.mask.long(),
+            do_sample=False,
+            pad_token_id=PAD,
+            **options,
+        )
+    return whole[:, batch.input_ids.shape[1] :]

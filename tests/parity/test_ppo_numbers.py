@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from data_utils.batches import PromptBatch, collate_prompts
+from llava_rlhf.ppo.actor_critic import Responses
 from llava_rlhf.ppo.reward_shaping import shape_rewards
 from llava_rlhf.ppo.rollout import Experience
 from llava_rlhf.ppo.trainer import PPOTrainer
@@ -180,9 +181,7 @@ def test_our_log_probabilities_of_likely_tokens_are_the_exact_ones(replay, comma
     parts = assemble(command)
     sequences = parts.trainer.collector.policy_sequences(
         experience.items,
-        experience.responses,
-        experience.response_mask,
-        experience.counted,
+        Responses(experience.responses, experience.response_mask, experience.counted),
         experience.policy_images.select(range(ROWS)),
     )
     with torch.no_grad():

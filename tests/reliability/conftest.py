@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.forked import POLICY_INIT, PPO, REWARD, finish
+from tests.support.ppo_settings import PPO_WITH_STATE
 from tests.support.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data
 
 # 5 steps of 4 rows from 16: past the end of an epoch. Dropout draws random numbers in every forward pass; a line of
@@ -23,16 +24,7 @@ TRAINER = {
     "eval_strategy": "epoch",
     "save_total_limit": 2,
 }
-PPO_RUN = {
-    "max_steps": 4,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 2,
-    "kl_controller": "adaptive",
-    "kl_horizon": 40,
-    "noptepochs": 2,
-    "step_per_device_batch_size": 2,
-    "save_total_limit": 2,
-}
+PPO_RUN = {**PPO_WITH_STATE, "save_total_limit": 2}
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import pytest
 
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.runs.run_folder import read_json_lines
+from tests.support.ppo_settings import PPO_WITH_STATE
 from tests.support.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data
 
 OLD = Path(__file__).parents[1] / "references" / "old_runs"
@@ -28,15 +29,7 @@ TRAINER = {
     "eval_size": 4,
     "per_device_train_batch_size": 4,
 }
-PPO = {
-    "max_steps": 3,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 2,
-    "kl_controller": "adaptive",
-    "kl_horizon": 40,
-    "noptepochs": 2,
-    "step_per_device_batch_size": 2,
-}
+PPO = {**PPO_WITH_STATE, "max_steps": 3}
 CLOCKS = ("time/", "runtime", "per_second")
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from data_utils.batches import PromptBatch, collate_prompts
 from llava_rlhf import train_rl_model
-from llava_rlhf.assembly.roles import PPORoles, load_roles
-from llava_rlhf.ppo.assembly import assemble_trainer, make_accelerator
+from llava_rlhf.assembly.roles import PPORoles
+from llava_rlhf.ppo.assembly import make_accelerator
 from llava_rlhf.ppo.preparation import PPORun
 from llava_rlhf.ppo.rollout import Experience, RolloutCollector
 from llava_rlhf.ppo.trainer import PPOTrainer
@@ -91,17 +91,8 @@ def random_numbers(rows: list[int]) -> Tensor:
 def assemble(argv: list[str], spread: float = 0.0) -> Assembled:
     """The parts of a run; `spread` > 0 moves every adapter and the value head randomly, each differently."""
     prepared = train_rl_model.prepare(argv)
-    ppo = prepared.settings.ppo
-    accelerator = make_accelerator(ppo, prepared.plan)
-    roles = load_roles(
-        ppo.base_model_name,
-        prepared.reward_base,
-        prepared.policy_adapter,
-        Path(ppo.reward_model_name_or_path),
-        prepared.settings.model.base_settings(False, False, "cpu"),
-        ppo.init_value_with_reward,
-        ppo.gradient_checkpointing,
-    )
+    accelerator = make_accelerator(prepared.settings.ppo, prepared.plan)
+    roles = train_rl_model.roles_of(prepared, accelerator)
     if spread:
         generator = torch.Generator().manual_seed(11)
         with torch.no_grad():
@@ -109,15 +100,4 @@ def assemble(argv: list[str], spread: float = 0.0) -> Assembled:
                 for weight in role.bank.parameters_of(role.adapter).values():
                     weight += spread * torch.randn(weight.shape, generator=generator)
             roles.value.head.linear.weight.normal_(std=0.1, generator=generator)
-    trainer = assemble_trainer(
-        accelerator,
-        prepared.settings,
-        prepared.plan,
-        roles,
-        prepared.text,
-        [len(ids) for ids in prepared.prompts.column("query_ids")],
-        prepared.reward_base,
-        prepared.learning_rate,
-        prepared.record,
-    )
-    return Assembled(prepared, roles, trainer)
+    return Assembled(prepared, roles, train_rl_model.trainer_of(prepared, accelerator, roles))

@@ -58,14 +58,20 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     bare = [*CONTROL, SPACE, *".,?:!'\n-", *WORDS[:2], *LINE_STARTS]
     spaced = [SPACE + word for word in [*WORDS, *"ABCDE", *string.digits[:4]]]
     ids = {token: index for index, token in enumerate(bare + spaced)}
+    words = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
+    marks = pre_tokenizers.Split(Regex(r"[.,?:!'\n-]"), behavior="isolated")
+    decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    return tokenizer_of_words(ids, pre_tokenizers.Sequence([words, marks]), decoder)
+
+
+def tokenizer_of_words(
+    ids: dict[str, int], splitter: pre_tokenizers.PreTokenizer, decoder: decoders.Decoder | None = None
+) -> PreTrainedTokenizerFast:
+    """One id a word, the control tokens among them; what `splitter` makes of a text is looked up in `ids`."""
     backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always"),
-            pre_tokenizers.Split(Regex(r"[.,?:!'\n-]"), behavior="isolated"),
-        ]
-    )
-    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    backend.pre_tokenizer = splitter
+    if decoder is not None:
+        backend.decoder = decoder
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",
@@ -125,7 +131,12 @@ def save_unloadable_copy(base: Path, folder: Path) -> Path:
 def save_tiny_base(folder: Path, shape: TinyShape = TinyShape()) -> Path:
     """Write model, tokenizer and image processor to `folder` (created), as a released base comes; returns it."""
     tiny_llava(shape).save_pretrained(folder)
-    size = shape.image_size
+    save_tiny_processor(folder, shape.image_size)
+    return folder
+
+
+def save_tiny_processor(folder: Path, size: int) -> None:
+    """Write the tokenizer, and an image processor of `size` pixels, to the folder of a model."""
     LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
@@ -135,4 +146,3 @@ def save_tiny_base(folder: Path, shape: TinyShape = TinyShape()) -> Path:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     ).save_pretrained(folder)
-    return folder

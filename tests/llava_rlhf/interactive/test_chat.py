@@ -17,8 +17,9 @@ from llava_rlhf.interactive import answering_models
 from llava_rlhf.interactive.streaming import GrowingText, stream
 from models.generation import SamplingSettings, sample
 from models.vlm import BaseSettings, load_base
-from tests.support.tiny_data import command_line, policy_command, write_tiny_data
+from tests.support.tiny_data import command_line, write_tiny_data
 from tests.support.tiny_models import save_unloadable_copy
+from tests.support.tiny_programs import train_policy
 
 LENGTHS = {"version": "tiny", "response_len": 12, "use_cpu": True}
 
@@ -30,12 +31,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def policy(data, tiny_base, tmp_path_factory) -> Path:
-    from llava_rlhf import initialize_policy_model
-
-    folder = tmp_path_factory.mktemp("chat") / "policy"
-    argv = policy_command(data, tiny_base, folder, max_steps=8, learning_rate=1e-2, save_strategy="no")
-    initialize_policy_model.run(initialize_policy_model.prepare(argv))
-    return folder
+    return train_policy(data, tiny_base, tmp_path_factory.mktemp("chat") / "policy")
 
 
 @pytest.fixture(scope="module")

@@ -5,30 +5,20 @@ from __future__ import annotations
 import pytest
 
 from llava_rlhf.functional.estimators import KLEstimator
-from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
-
-NAMES = {
-    "base_model_name": "base",
-    "policy_model_name_or_path": "policy",
-    "reward_model_name_or_path": "reward",
-    "output_dir": "run",
-}
-
-
-def settings(**changes):
-    return PPOArguments(**NAMES, **changes)
+from llava_rlhf.ppo.arguments import RewardArguments, plan_batches
+from tests.support.ppo_settings import ppo_arguments
 
 
 def test_the_published_numbers_on_eight_processes():
-    plan = plan_batches(settings(), world_size=8, n_prompts=72_000)
+    plan = plan_batches(ppo_arguments(), world_size=8, n_prompts=72_000)
     # 512 / 8 = 64 a process in 2 passes of 32; 2 optimizer steps of 256; ⌊72000 / 512⌋ = 140, × 4 epochs.
     assert (plan.rollouts, plan.rollout_micro_batches) == (64, 2)
     assert (plan.optimizer_steps, plan.ppo_steps) == (2, 560)
 
 
 def test_max_steps_only_shortens():
-    assert plan_batches(settings(max_steps=3), 1, 512).ppo_steps == 3
-    assert plan_batches(settings(max_steps=99), 1, 512).ppo_steps == 4
+    assert plan_batches(ppo_arguments(max_steps=3), 1, 512).ppo_steps == 3
+    assert plan_batches(ppo_arguments(max_steps=99), 1, 512).ppo_steps == 4
 
 
 @pytest.mark.parametrize(
@@ -48,16 +38,16 @@ def test_max_steps_only_shortens():
 )
 def test_sizes_that_do_not_divide_are_refused_with_all_numbers(changes, world_size, n_prompts, message):
     with pytest.raises(ValueError, match=message) as refused:
-        plan_batches(settings(**changes), world_size, n_prompts)
+        plan_batches(ppo_arguments(**changes), world_size, n_prompts)
     text = str(refused.value)
     assert f"processes {world_size}" in text
     for name in ("rollout_batch_size", "rollout_per_device_batch_size", "step_batch_size"):
-        assert f"{name} {getattr(settings(**changes), name)}" in text
+        assert f"{name} {getattr(ppo_arguments(**changes), name)}" in text
 
 
 def test_all_problems_are_named_at_once():
     with pytest.raises(ValueError, match="multiple of processes × rollout_per_device") as refused:
-        plan_batches(settings(rollout_per_device_batch_size=48, step_batch_size=4), 8, 10)
+        plan_batches(ppo_arguments(rollout_per_device_batch_size=48, step_batch_size=4), 8, 10)
     assert "step_batch_size must" in str(refused.value) and "the data has 10" in str(refused.value)
 
 
@@ -72,7 +62,7 @@ def test_all_problems_are_named_at_once():
 )
 def test_values_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        settings(**changes)
+        ppo_arguments(**changes)
 
 
 def test_the_kl_estimator_is_an_enum_whatever_it_was_given_as():

@@ -10,7 +10,6 @@ import torch
 from llava_rlhf.ppo.numerics import Numerics
 from llava_rlhf.ppo.reward_shaping import shape_rewards
 from tests.support.ppo_world import assemble, largest_difference, metrics_of, run_ppo, trained
-from tests.support.tiny_data import ppo_command
 
 PUBLISHED = {"numerics": "published"}
 RESPONSES = torch.tensor([[7, 2, 0], [7, 8, 9]])
@@ -18,11 +17,8 @@ MASK = torch.tensor([[True, True, False], [True, True, True]])
 
 
 @pytest.fixture
-def command(tiny_data, tiny_base, policy_run, reward_run, tmp_path):
-    def build(name, **changes):
-        return ppo_command(tiny_data, tiny_base, policy_run, reward_run, tmp_path / name, **changes)
-
-    return build
+def command(ppo_on_one_base, tmp_path):
+    return lambda name, **changes: ppo_on_one_base(tmp_path / name, **changes)
 
 
 def test_corrected_keeps_what_was_sampled():

@@ -17,28 +17,13 @@ from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from llava_rlhf.runs.random_state import random_state
 from llava_rlhf.runs.run_folder import write_rollouts
 from llava_rlhf.runs.tensor_files import load_tree
+from tests.support.ppo_settings import PPO_WITH_STATE
 from tests.support.ppo_world import assemble, metrics_of, run_ppo, trained
-from tests.support.tiny_data import ppo_command
-
-SETTINGS = {
-    "max_steps": 4,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 2,
-    "kl_controller": "adaptive",
-    "kl_horizon": 40,
-    "noptepochs": 2,
-    "step_per_device_batch_size": 2,
-}
 
 
 @pytest.fixture(scope="module")
-def command(tiny_data, tiny_base, policy_run, reward_run):
-    def make(output_dir, **changes):
-        return ppo_command(
-            tiny_data, tiny_base, policy_run, reward_run, output_dir, **{**SETTINGS, **changes}
-        )
-
-    return make
+def command(ppo_on_one_base):
+    return lambda output_dir, **changes: ppo_on_one_base(output_dir, **{**PPO_WITH_STATE, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -26,20 +26,10 @@ ONE_STEP = {"max_steps": 1, "noptepochs": 2, "learning_rate": 3e-4}
 
 
 @pytest.fixture(scope="module")
-def command(tiny_data, tiny_base, policy_run, reward_run):
-    """command(output_dir, **changes): PPO with one shared base."""
-
-    def make(output_dir, **changes):
-        return ppo_command(tiny_data, tiny_base, policy_run, reward_run, output_dir, **changes)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def plain_run(command, tmp_path_factory):
+def plain_run(ppo_on_one_base, tmp_path_factory):
     """One PPO step of 8 rollouts, 2 × 2 optimizer steps of 4 rows: what the variants below are compared with."""
     folder = tmp_path_factory.mktemp("ppo") / "plain"
-    run_ppo(command(folder, **ONE_STEP))
+    run_ppo(ppo_on_one_base(folder, **ONE_STEP))
     return folder
 
 
@@ -50,7 +40,7 @@ def test_every_logged_metric_has_a_sentence_and_every_sentence_a_metric(plain_ru
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_before_the_first_update_kl_is_exactly_0_and_the_ratio_exactly_1(
-    command, tmp_path, monkeypatch, checkpointing
+    ppo_on_one_base, tmp_path, monkeypatch, checkpointing
 ):
     batches = []
     backward = PPOUpdater._backward
@@ -66,7 +56,7 @@ def test_before_the_first_update_kl_is_exactly_0_and_the_ratio_exactly_1(
     size = dict.fromkeys(
         ("rollout_per_device_batch_size", "step_batch_size", "step_per_device_batch_size"), 8
     )
-    run_ppo(command(tmp_path, **{**ONE_STEP, **size}, gradient_checkpointing=checkpointing))
+    run_ppo(ppo_on_one_base(tmp_path, **{**ONE_STEP, **size}, gradient_checkpointing=checkpointing))
     assert torch.equal(seen[0].log_probs, seen[0].ref_log_probs)
     (metrics,) = metrics_of(tmp_path)
     assert metrics["objective/kl_sum_seq"] == metrics["objective/kl_avg_seq"] == 0.0
@@ -89,15 +79,15 @@ def test_before_the_first_update_kl_is_exactly_0_and_the_ratio_exactly_1(
     ],
     ids=str,
 )
-def test_settings_of_memory_and_speed_change_no_weight(command, plain_run, tmp_path, change):
-    run_ppo(command(tmp_path, **{**ONE_STEP, **change}))
+def test_settings_of_memory_and_speed_change_no_weight(ppo_on_one_base, plain_run, tmp_path, change):
+    run_ppo(ppo_on_one_base(tmp_path, **{**ONE_STEP, **change}))
     assert largest_difference(trained(tmp_path), trained(plain_run)) < 1e-5
     for name, value in metrics_of(plain_run)[0].items():
         assert metrics_of(tmp_path)[0][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
 def test_trimming_a_micro_batch_to_its_longest_answer_changes_no_weight(
-    command, plain_run, tmp_path, monkeypatch
+    ppo_on_one_base, plain_run, tmp_path, monkeypatch
 ):
     def untrimmed(self, rows):
         index = torch.tensor(rows)
@@ -106,16 +96,16 @@ def test_trimming_a_micro_batch_to_its_longest_answer_changes_no_weight(
     lengths = [line["length"] for line in read_json_lines(plain_run / "rollouts" / "000001.jsonl")]
     assert len(set(lengths)) > 1, "answers of one length would leave nothing to trim"
     monkeypatch.setattr(Experience, "rows", untrimmed)
-    run_ppo(command(tmp_path, **ONE_STEP))
+    run_ppo(ppo_on_one_base(tmp_path, **ONE_STEP))
     assert largest_difference(trained(tmp_path), trained(plain_run)) < 1e-5
 
 
 def test_the_same_base_under_two_paths_gives_the_same_run(
-    command, plain_run, tiny_base, tiny_data, policy_run, reward_run, tmp_path
+    ppo_on_one_base, plain_run, tiny_base, tiny_data, policy_run, reward_run, tmp_path
 ):
     copy = tmp_path / "copy of the base"
     shutil.copytree(tiny_base, copy)
-    run_ppo(command(tmp_path / "run", **ONE_STEP, reward_base_model_name=copy))
+    run_ppo(ppo_on_one_base(tmp_path / "run", **ONE_STEP, reward_base_model_name=copy))
     assert largest_difference(trained(tmp_path / "run"), trained(plain_run)) < 1e-6
 
 
@@ -139,8 +129,8 @@ def test_a_reward_model_with_other_images_and_width_changes_no_number_of_the_pol
     assert rollouts[0] == rollouts[1]
 
 
-def test_only_policy_value_and_value_head_move(command, tmp_path):
-    parts = assemble(command(tmp_path, **ONE_STEP))
+def test_only_policy_value_and_value_head_move(ppo_on_one_base, tmp_path):
+    parts = assemble(ppo_on_one_base(tmp_path, **ONE_STEP))
     roles, trainer = parts.roles, parts.trainer
     model = roles.policy.bank.vlm.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -155,8 +145,8 @@ def test_only_policy_value_and_value_head_move(command, tmp_path):
 
 
 @pytest.mark.parametrize("from_reward", [True, False])
-def test_where_the_value_model_starts(command, tmp_path, from_reward):
-    roles = assemble(command(tmp_path, init_value_with_reward=from_reward)).roles
+def test_where_the_value_model_starts(ppo_on_one_base, tmp_path, from_reward):
+    roles = assemble(ppo_on_one_base(tmp_path, init_value_with_reward=from_reward)).roles
     source = roles.reward if from_reward else roles.policy
     weights = source.bank.parameters_of(source.adapter)
     for name, value in roles.value.bank.parameters_of("lora_value").items():
@@ -164,27 +154,27 @@ def test_where_the_value_model_starts(command, tmp_path, from_reward):
     assert not roles.value.head.linear.weight.any() and not roles.value.head.linear.bias.any()
 
 
-def test_the_adaptive_controller_follows_the_kl_and_is_saved(command, tmp_path):
-    run_ppo(command(tmp_path / "fixed"))
+def test_the_adaptive_controller_follows_the_kl_and_is_saved(ppo_on_one_base, tmp_path):
+    run_ppo(ppo_on_one_base(tmp_path / "fixed"))
     second = metrics_of(tmp_path / "fixed")[1]["objective/kl_sum_seq"]
     # The first step has KL 0 whatever the target, so the second one has this KL: 10 % above the target.
     settings = {"kl_controller": "adaptive", "kl_target": second / 1.1, "kl_horizon": 40, "max_steps": 3}
     run = tmp_path / "adaptive"
-    run_ppo(command(run, **settings))
+    run_ppo(ppo_on_one_base(run, **settings))
     # 8 rollouts a step: 0.1 · (1 − 0.2 · 8 / 40), then · (1 + 0.1 · 8 / 40).
     used = [metrics["objective/kl_coef"] for metrics in metrics_of(run)]
     assert used == pytest.approx([0.1, 0.096, 0.096 * 1.02], rel=1e-5)
-    parts = assemble(command(run, **settings, summary_only=True))
+    parts = assemble(ppo_on_one_base(run, **settings, summary_only=True))
     parts.trainer.state.load(run / "checkpoint-2")
     assert parts.trainer.kl_controller.value == used[2]
 
 
 @pytest.fixture(scope="module")
-def accumulated_run(command, tmp_path_factory):
+def accumulated_run(ppo_on_one_base, tmp_path_factory):
     """An epoch: its second step takes the last prompts. Two optimizer steps a PPO step, each of two micro-batches."""
     folder = tmp_path_factory.mktemp("ppo") / "accumulated"
     schedule = {"lr_scheduler_type": "cosine", "warmup_steps": 2, "total_epochs": 1, "max_steps": -1}
-    run_ppo(command(folder, step_per_device_batch_size=2, learning_rate=0.01, **schedule))
+    run_ppo(ppo_on_one_base(folder, step_per_device_batch_size=2, learning_rate=0.01, **schedule))
     return folder
 
 

@@ -17,22 +17,6 @@ QUESTION_MARK = tiny_tokenizer().convert_tokens_to_ids("?")
 
 
 @pytest.fixture(scope="module")
-def command(tiny_data, tiny_base, policy_run, reward_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ppo")
-
-    def make(**changes):
-        return ppo_command(tiny_data, tiny_base, policy_run, reward_run, folder, **changes)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def parts(command):
-    """Four adapters that all differ, and a value head that is not 0."""
-    return assemble(command(), spread=0.05)
-
-
-@pytest.fixture(scope="module")
 def two_bases(tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path_factory):
     """Policy and reward model see the same image at different sizes."""
     folder = tmp_path_factory.mktemp("ppo")
@@ -152,9 +136,7 @@ def test_temperature_divides_the_logits_of_every_log_probability(command):
     experience = parts.collect(ROWS[:2])
     collector = parts.trainer.collector
     features = experience.policy_images.select([0, 1])
-    sequences = collector.policy_sequences(
-        experience.items, experience.responses, experience.response_mask, experience.counted, features
-    )
+    sequences = collector.policy_sequences(experience.items, experience.rows([0, 1]), features)
     with torch.no_grad():
         states = parts.roles.policy.response_states(*sequences)
         logits = parts.roles.policy.project(states) * 2.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from data_utils.batches import left_pad
@@ -12,25 +11,9 @@ from data_utils.tokens import expand_image_tokens
 from llava_rlhf.ppo.rollout_engine import PolicyEngine
 from models.generation import Sample
 from tests.support.ppo_world import assemble, random_numbers
-from tests.support.tiny_data import ppo_command
 from tests.support.tiny_models import STOP
 
 ROWS = [0, 2, 3, 5]
-
-
-@pytest.fixture(scope="module")
-def command(tiny_data, tiny_base, policy_run, reward_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ppo")
-
-    def make(**changes):
-        return ppo_command(tiny_data, tiny_base, policy_run, reward_run, folder, **changes)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def parts(command):
-    return assemble(command(), spread=0.05)
 
 
 class Parrot:

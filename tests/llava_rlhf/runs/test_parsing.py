@@ -12,7 +12,7 @@ import pytest
 
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.evaluation.arguments import AnswerArguments
-from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
+from llava_rlhf.ppo.arguments import RewardArguments, plan_batches
 from llava_rlhf.runs.arguments import (
     AdapterArguments,
     DataArguments,
@@ -21,6 +21,7 @@ from llava_rlhf.runs.arguments import (
     RunArguments,
 )
 from llava_rlhf.runs.parsing import ArgumentError, StrictParser
+from tests.support.ppo_settings import ppo_arguments
 from tests.support.recorded_scripts import ROOT
 
 PROGRAMS = {
@@ -148,8 +149,7 @@ def test_a_value_may_be_negative_and_contain_spaces(required):
 
 
 def test_batch_arithmetic_names_every_number():
-    ppo = PPOArguments(
-        **dict.fromkeys(REQUIRED_FOR_PPO[:4], "x"),
+    ppo = ppo_arguments(
         rollout_batch_size=500,
         rollout_per_device_batch_size=32,
         step_batch_size=120,
@@ -168,8 +168,7 @@ def test_batch_arithmetic_names_every_number():
 
 
 def test_batch_plan_by_hand():
-    ppo = PPOArguments(
-        **dict.fromkeys(REQUIRED_FOR_PPO[:4], "x"),
+    ppo = ppo_arguments(
         rollout_batch_size=64,
         rollout_per_device_batch_size=8,
         step_batch_size=32,
@@ -205,8 +204,11 @@ def test_help_of_a_trainer_program_shows_the_flags_of_its_scripts(capsys):
     """And `--help_all` shows the rest."""
     text = help_text(capsys, initialize_policy_model.ARGUMENTS)
     scripts = (ROOT / "scripts" / "launch" / "training.sh").read_text()
-    (function,) = re.findall(r"^initialize_policy_model\(\) \{\n(.*?)^\}", scripts, re.DOTALL | re.MULTILINE)
-    used = set(re.findall(r"[ (](--\w+) ", function))
+    # One function calls the other.
+    names = r"^(?:shared_flags|trainer_flags|initialize_policy_model)"
+    functions = re.findall(rf"{names}\(\) \{{\n(.*?)^\}}", scripts, re.DOTALL | re.MULTILINE)
+    used = {flag for function in functions for flag in re.findall(r"[ (](--\w+) ", function)}
+    assert len(functions) == 3
     assert len(used) > 20 and [flag for flag in sorted(used) if f"{flag} " not in text] == []
     assert "--ddp_backend " in help_text(capsys, initialize_policy_model.ARGUMENTS, "--help_all")
 

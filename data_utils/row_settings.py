@@ -1,0 +1,45 @@
+"""How the rows of a data file are read: their images, their tokens, and which are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_utils.conversation import ConversationTemplate
+from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
+from data_utils.problems import Problem
+from data_utils.row_filter import Limits, RowFilter
+from data_utils.tokens import SegmentEncoder
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """What every kind of data file is read with.
+
+    Attributes:
+        image_folder: the names of images are relative to it; None where no row may have an image.
+        encoder, template: conversation → ids.
+        pipeline: image files → pixels.
+        query_len, response_len, model_max_length: limits in tokens, see `Limits`.
+        skip_invalid: drop and count rows that cannot be used, instead of refusing the file.
+        image_checks: how images are checked.
+    """
+
+    image_folder: str | Path | None
+    encoder: SegmentEncoder
+    template: ConversationTemplate
+    pipeline: ImagePipeline
+    query_len: int
+    response_len: int
+    model_max_length: int
+    skip_invalid: bool
+    image_checks: ImageChecks = QUICK_CHECKS
+
+    @property
+    def limits(self) -> Limits:
+        """The length limits in tokens."""
+        return Limits(self.query_len, self.response_len, self.model_max_length)
+
+    def row_filter(self, path: str | Path, problems: list[Problem]) -> RowFilter:
+        """What collects the rows of one file; `problems` are those that its reader found."""
+        return RowFilter(str(path), problems, self.skip_invalid, self.image_checks)
