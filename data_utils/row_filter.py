@@ -122,6 +122,8 @@ class RowFilter:
     def keep(self, row: dict[str, Any], lengths: dict[str, list[int]]) -> None:
         """Add a row of the table and its lengths in tokens."""
         self.rows.append(row)
+        shown, text_only = self.report.images
+        self.report.images = (shown + bool(row["images"]), text_only + (not row["images"]))
         for name, values in lengths.items():
             self.report.token_lengths.setdefault(name, []).extend(values)
 
@@ -138,6 +140,8 @@ class RowFilter:
         self.report.rows_kept = len(self.rows)
         unreadable = any(problem.row is None for problem in self.problems)
         if self.problems and (unreadable or not self.skip_invalid):
+            raise DataError(self.problems)
+        if not self.rows and self.problems:  # all were dropped: why, says more than how many
             raise DataError(self.problems)
         if not self.rows:
             reasons = (

@@ -146,7 +146,8 @@ def test_a_bad_dialogue_gives_a_problem_and_no_record(write, row, field):
         ({"output_2": "A cat."}, "output_2"),
         ({"output_2": gpt("")}, "output_2.value"),
         ({"output_1": {"from": "llava"}}, "output_1.value"),
-        ({"conversations": [human("<image>")]}, "conversations"),
+        ({"conversations": [human("<image>"), human("x")]}, "conversations"),
+        ({"conversations": [gpt("y")]}, "conversations"),
         ({"conversations": [human("<image>"), gpt(""), human("x"), gpt("y")]}, "conversations[1].value"),
     ],
 )
