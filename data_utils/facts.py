@@ -6,10 +6,11 @@ Reward training and PPO both come through here, so that the reward model sees in
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from data_utils.schema import AnswerType, Record
 
@@ -57,6 +58,18 @@ class FactBook:
         if record.captions:
             return record.captions
         return None if record.images else ()
+
+    def key_like(self, key: str) -> str | None:
+        """A key of the map, one that seems to mean the same image where there is one; None without a map."""
+        if not self._captions:
+            return None
+        wanted = _bare(key)
+        return next((other for other in self._captions if _bare(other) == wanted), next(iter(self._captions)))
+
+
+def _bare(key: str) -> str:
+    """An image without folder, ending, and COCO's prefix."""
+    return re.sub(r"^COCO_(?:train|val|test)\d+_", "", PurePosixPath(key.removeprefix("aok_")).stem).lower()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.file_signatures import SEEN, foreign_file
-from data_utils.json_hints import object_hint, text_hint
+from data_utils.json_hints import list_hint, object_hint, text_hint
 
 MAX_UNPACKED = 8 << 30  # bytes; a gzip file of a few MB can hold more than any memory
 _GZIP = b"\x1f\x8b"
@@ -67,7 +67,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
             raise ValueError("holds JSON Lines, one object a line, not one object") from None
         raise
     if not isinstance(value, dict):
-        raise ValueError(f"holds a JSON {type(value).__name__}, not an object")
+        raise ValueError(f"holds a JSON {type(value).__name__}, not an object{list_hint(value)}")
     return value
 
 

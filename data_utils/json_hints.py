@@ -37,6 +37,16 @@ def object_hint(value: Any) -> str:
     return f": write the list under {wrapped[0]!r} alone, if that holds the rows" if wrapped else ""
 
 
+def list_hint(value: Any) -> str:
+    """What a list is that should be an object of captions, to be put behind an error; "" where nobody can tell."""
+    row = value[0] if isinstance(value, list) and value else None
+    if not isinstance(row, Mapping) or not any("caption" in key.lower() for key in row):
+        return ""
+    return (
+        f": its rows have the fields {', '.join(sorted(row))}; join the captions of each image into one list"
+    )
+
+
 def _holds_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
 

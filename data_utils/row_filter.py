@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt, caption_key, shuffled_captions
 from data_utils.images import QUICK_CHECKS, ImageChecks, check_image
-from data_utils.problems import DataError, Problem, shorten
+from data_utils.problems import SHOWN_PROBLEMS, DataError, Problem, shorten
 from data_utils.schema import AnswerType, Record
 from data_utils.summary import SHOWN_EXAMPLES, DataReport
 from data_utils.tokens import SegmentEncoder
@@ -101,8 +101,12 @@ class RowFilter:
         found = facts.find(record, answer_type)
         if found is None and facts.missing is not MissingCaptions.NO_FACT:
             if facts.missing is MissingCaptions.ERROR:
-                keys = ", ".join(repr(caption_key(image, answer_type)) for image in record.images)
-                remedy = f"no captions under {keys} and none on the row; add them, or --missing_captions skip|no_fact"
+                keys = [caption_key(image, answer_type) for image in record.images]
+                names = ", ".join(map(repr, keys))
+                remedy = f"no captions under {names} and none on the row; add them, or --missing_captions skip|no_fact"
+                # Looked for among all keys, so only where it is shown.
+                if len(self.problems) < SHOWN_PROBLEMS and (other := facts.key_like(keys[0])) is not None:
+                    remedy += f"; a key that is there: {other!r}"
                 self._refuse(record, "image", record.images, remedy)
             self.drop("missing captions")
             return None

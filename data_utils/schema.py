@@ -12,8 +12,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data_utils.caption_maps import read_captions as read_captions  # all readers are imported from here
 from data_utils.foreign_rows import DIALOGUE, PREFERENCE, PROMPT, RowKind, refuse_other_format
-from data_utils.json_files import BadLine, RepeatedKeys, read_object, read_rows, repeated_key
+from data_utils.json_files import BadLine, read_rows, repeated_key
 from data_utils.pictures_elsewhere import refuse_no_name, refuse_pictures_elsewhere
 from data_utils.problems import Problem, shorten, unreadable
 from data_utils.row_fields import (
@@ -98,29 +99,6 @@ def read_preferences(path: str | Path) -> tuple[list[PreferenceRecord], list[Pro
 def read_prompts(path: str | Path) -> tuple[list[PromptRecord], list[Problem]]:
     """Read PPO prompts; messages after the first human one are ignored."""
     return _read_rows(path, _parse_prompt, PROMPT)
-
-
-def read_captions(path: str | Path) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
-    """Read a caption map (one JSON object: image name → list of captions); wrong entries become problems."""
-    try:
-        data = read_object(path)
-    except ValueError as error:
-        return {}, [
-            unreadable(
-                path, error, "a readable JSON object in UTF-8, gzip or not: image name → list of captions"
-            )
-        ]
-    repeated = data.repeated if isinstance(data, RepeatedKeys) else set()
-    captions: dict[str, tuple[str, ...]] = {}
-    problems: list[Problem] = []
-    for name, value in data.items():
-        try:
-            if name in repeated:
-                raise BadField(name, value, "stands there more than once; keep one")
-            captions[checked_text(name, name)] = caption_texts(value, name)
-        except BadField as bad:
-            problems.append(Problem(str(path), None, bad.field, shorten(bad.value), bad.remedy))
-    return captions, problems
 
 
 def refuse_no_row(value: Any) -> tuple[str, Any, str] | None:

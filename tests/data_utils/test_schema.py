@@ -199,8 +199,10 @@ def test_a_byte_order_mark_is_read_over(tmp_path):
 
 
 def test_captions_are_read_and_wrong_entries_named(write):
-    captions, problems = read_captions(write("c.json", {"a.png": ["x", "y"], "b.png": "x", "c.png": [None]}))
-    assert captions == {"a.png": ("x", "y")}
+    captions, problems = read_captions(
+        write("c.json", {"a.png": ["x", "y"], "b.png": "x", "c.png": [None], "d.png": 3})
+    )
+    assert captions == {"a.png": ("x", "y"), "b.png": ("x",)}
     assert [problem.field for problem in problems] == ["b.png", "c.png"]
 
 

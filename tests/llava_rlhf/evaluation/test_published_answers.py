@@ -104,7 +104,10 @@ def test_what_cannot_be_matched_is_refused_with_the_fields_that_answers_have(tmp
             [{"id": "a/1", "text": "Yes"}],
             rf"'answer' is None, no text; its fields are \['id', 'text'\]\. {fields}",
         ),
-        ([{"answer": "Yes"}], rf"line 1: no id; its fields are \['answer'\]\. {fields}"),
+        (
+            [{"id": "a/1", "answer": "Yes"}, {"answer": "Yes"}],
+            rf"line 2: no id; its fields are \['answer'\]\. {fields}",
+        ),
     ]:
         with pytest.raises(ValueError, match=says):
             pope.score(pope.own_layout(rows), False)
