@@ -203,7 +203,7 @@ def test_captions_are_read_and_wrong_entries_named(write):
         write("c.json", {"a.png": ["x", "y"], "b.png": "x", "c.png": [None], "d.png": 3})
     )
     assert captions == {"a.png": ("x", "y"), "b.png": ("x",)}
-    assert [problem.field for problem in problems] == ["b.png", "c.png"]
+    assert [problem.field for problem in problems] == ["c.png", "d.png"]
 
 
 def test_the_error_lists_twenty_problems_and_the_total():

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from data_utils.json_files import read_object
-from llava_rlhf.evaluation.benchmarks.coco_words import OWN_WORDS, ObjectWords
+from llava_rlhf.evaluation.benchmarks.coco_words import ObjectWords
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
     Item,
@@ -48,8 +48,8 @@ class Chair(Benchmark):
         self, files: Sequence[str], synonyms_file: str | None, question: str, images: int, seed: int
     ):
         self.files = list(files)
-        self.words = ObjectWords(synonyms_file or OWN_WORDS)
-        self._synonyms_file, self._question, self._images, self._seed = synonyms_file, question, images, seed
+        self.words = ObjectWords(synonyms_file)
+        self._question, self._images, self._seed = question, images, seed
 
     def items(self) -> list[Item]:
         """The images that were drawn; `truth` is the set of objects in each."""
@@ -81,7 +81,8 @@ class Chair(Benchmark):
         ]
         conditions = {
             "files": sorted(file_hash(path) for path in self.files),
-            "synonyms": file_hash(self._synonyms_file or OWN_WORDS),
+            "synonyms": file_hash(self.words.files[0]),
+            "phrases": file_hash(self.words.files[1]),
             "question": self._question,
         }
         return Scores(scored, conditions, {"missing": len(items) - len(scored)})
