@@ -7,7 +7,7 @@ import re
 SEEN = 4096  # bytes that are looked at
 _AGAIN = "fetch the file itself"
 _UNPACK = "unpack it, and name the file inside"
-_PICTURE = "name the file of rows; pictures lie in --image_folder"
+PICTURE = "name the file of rows; pictures lie in --image_folder"
 _SAVE = "save its rows as JSON Lines"
 _PANDAS = "save its rows as JSON Lines: pandas.read_{}(FILE).to_json(NEW, orient='records', lines=True)"
 
@@ -31,14 +31,14 @@ _FIRST_BYTES: tuple[tuple[bytes, str, str], ...] = (
     (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
     (b"%PDF", "a PDF document", "name the file of rows"),
     (b"%!PS", "a PostScript document", "name the file of rows"),
-    (b"\x89PNG\r\n", "a PNG picture", _PICTURE),
-    (b"\xff\xd8\xff", "a JPEG picture", _PICTURE),
-    (b"GIF87a", "a GIF picture", _PICTURE),
-    (b"GIF89a", "a GIF picture", _PICTURE),
-    (b"II*\x00", "a TIFF picture", _PICTURE),
-    (b"MM\x00*", "a TIFF picture", _PICTURE),
-    (b"\xff\x0a", "a JPEG XL picture", _PICTURE),
-    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture", _PICTURE),
+    (b"\x89PNG\r\n", "a PNG picture", PICTURE),
+    (b"\xff\xd8\xff", "a JPEG picture", PICTURE),
+    (b"GIF87a", "a GIF picture", PICTURE),
+    (b"GIF89a", "a GIF picture", PICTURE),
+    (b"II*\x00", "a TIFF picture", PICTURE),
+    (b"MM\x00*", "a TIFF picture", PICTURE),
+    (b"\xff\x0a", "a JPEG XL picture", PICTURE),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture", PICTURE),
     (b"GGUF", "a GGUF model", "name the file of rows"),
 )
 _BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture"}
@@ -58,9 +58,9 @@ def foreign_file(head: bytes) -> tuple[str, str] | None:
         return _zip(head)
     if head[4:8] == b"ftyp":
         what = _BRANDS.get(head[8:12], "a video")
-        return what, _PICTURE
+        return what, PICTURE
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "a WebP picture", _PICTURE
+        return "a WebP picture", PICTURE
     if head[257:262] == b"ustar":
         return "a tar archive", _UNPACK
     if _PICKLE.match(head):
@@ -86,7 +86,7 @@ def _markup(head: bytes) -> tuple[str, str] | None:
         return None
     name = found[1].lower()
     if name == b"svg" or (name == b"?xml" and b"<svg" in head):
-        return "an SVG picture", _PICTURE
+        return "an SVG picture", PICTURE
     if name == b"?xml" and b"<html" not in head.lower():
         return "an XML document", _AGAIN
     return "a web page", f"{_AGAIN}, not the page that shows it (a sign-in or error page is one, too)"
