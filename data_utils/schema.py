@@ -195,7 +195,8 @@ def _messages(row: dict) -> tuple[Turn, ...]:
         if not isinstance(message, dict):
             raise BadField(where, message, 'must be an object {"from", "value"}')
         if message.get("from") not in ("human", "gpt"):
-            raise BadField(f"{where}.from", message.get("from"), 'must be "human" or "gpt"')
+            role = message.get("from")
+            raise BadField(f"{where}.from", role, 'must be "human" or "gpt"', f"role {role!r}")
         turns.append(Turn(message["from"], checked_text(message.get("value"), f"{where}.value")))
     return tuple(turns)
 
