@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
 
+from data_utils.file_signatures import SEEN, foreign_file
 from data_utils.schema import AnswerType, Record
 
 PLACEHOLDER = "{factual_prompt}"
@@ -93,7 +94,10 @@ class RewardPrompt:
     def from_file(cls, path: str | Path) -> RewardPrompt:
         """Read and strip a prompt file; raises ValueError naming it when it cannot be used."""
         try:
-            return cls(Path(path).read_text(encoding="utf-8-sig").strip())
+            content = Path(path).read_bytes()
+            if (found := foreign_file(content[:SEEN])) is not None:
+                raise ValueError(f"is {found[0]}; {found[1]}")
+            return cls(content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").strip())
         except (OSError, ValueError) as error:
             raise ValueError(f"reward prompt file {path}: {error}") from error
 

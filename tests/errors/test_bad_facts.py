@@ -43,6 +43,7 @@ CASES = {
     "map-parquet": (b"PAR1", FACT_PROMPT),
     "prompt-missing": (GOOD, None),
     "prompt-empty": (GOOD, " \n"),
+    "prompt-pointer": (GOOD, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"),
     "prompt-not-utf-8": (GOOD, b"score \xff"),
     "two-placeholders": (GOOD, "{factual_prompt} or {factual_prompt}"),
     "no-placeholder": (GOOD, PLAIN_PROMPT),
