@@ -27,10 +27,22 @@ from datasets import Value
 from data_utils.conversation import ConversationTemplate, Segment, query_segments
 from data_utils.datasets import ExampleDataset
 from data_utils.facts import FactBook, RewardPrompt
+from data_utils.foreign_rows import ANSWER, format_name, refuse_other_format
 from data_utils.json_files import read_rows
+from data_utils.pictures_elsewhere import refuse_other_markers
 from data_utils.problems import DataError, Problem, is_unicode, shorten, unreadable
+from data_utils.row_fields import BadField
 from data_utils.row_settings import RowSettings
-from data_utils.schema import IMAGE_MARKER, ROWS, AnswerType, Record, Turn, refuse_no_row
+from data_utils.schema import (
+    IMAGE_MARKER,
+    ROWS,
+    AnswerType,
+    Record,
+    Turn,
+    bad_row,
+    refuse_no_row,
+    refuse_unread_fields,
+)
 
 PAIR_FIELDS = frozenset({"output_1", "output_2", "preference"})
 
@@ -81,8 +93,11 @@ def file_kind(path: str | Path) -> Literal["pairs", "answers"]:
         value = f"row {first['pairs']} is a preference pair, row {first['answers']} an answer"
         remedy = "one file holds either; split it"
     else:
-        value = f"fields of the first row: {shorten(sorted(rows[0]) if rows and isinstance(rows[0], dict) else None)}"
+        row = rows[0] if rows and isinstance(rows[0], dict) else None
+        value = f"fields of the first row: {shorten(None if row is None else sorted(row))}"
         remedy = "neither preferences (conversations, output_1, output_2, preference) nor answers (question, answer)"
+        name = None if row is None else format_name(row)
+        remedy += f": these are the fields of {name}" if name else ""
     raise DataError([Problem(str(path), None, "file", value, remedy)])
 
 
@@ -92,9 +107,7 @@ def read_answers(path: str | Path) -> tuple[list[AnswerRecord], list[Problem]]:
     records: list[AnswerRecord] = []
     for number, row in enumerate(rows):
         wrong = _wrong_fields(row)
-        problems += [
-            Problem(str(path), number, name, shorten(value), remedy) for name, value, remedy in wrong
-        ]
+        problems += [bad_row(path, number, bad) for bad in wrong]
         if not wrong:
             records.append(_record(row, str(path), number))
     return records, problems
@@ -143,28 +156,37 @@ def _load_rows(path: str | Path) -> tuple[list[Any], list[Problem]]:
         return [], [unreadable(path, error, ROWS)]
 
 
-def _wrong_fields(row: Any) -> list[tuple[str, Any, str]]:
-    """(field, value, remedy) of everything that keeps a row from being an answer."""
+def _wrong_fields(row: Any) -> list[BadField]:
+    """Everything that keeps a row from being an answer."""
     if (no_row := refuse_no_row(row)) is not None:
-        return [no_row]
+        return [BadField(*no_row)]
+    try:
+        refuse_other_format(row, ANSWER)
+        refuse_unread_fields(row, ANSWER)
+    except BadField as bad:
+        return [bad]
     wrong = [
-        (name, row.get(name), remedy)
+        BadField(name, row.get(name), remedy)
         for name, (fits, remedy) in _CHECKS.items()
         if (name in _REQUIRED or row.get(name) is not None) and not fits(row.get(name))
     ]
     if wrong:
         return wrong
+    try:
+        refuse_other_markers("question", row["question"])
+    except BadField as bad:
+        return [bad]
     names, markers = _image_names(row), row["question"].count(IMAGE_MARKER)
     if markers not in (0, len(names)):
         value = f"{markers} marker(s) for {len(names)} image(s)"
-        wrong.append(("question", value, f"needs one {IMAGE_MARKER} marker for each image, or none at all"))
+        remedy = f"needs one {IMAGE_MARKER} marker for each image, or none at all"
+        wrong.append(BadField("question", value, remedy))
     if not names and not row["question"].strip():
-        wrong.append(("question", row["question"], "a question without image needs a text"))
+        wrong.append(BadField("question", row["question"], "a question without image needs a text"))
     kind, number = row.get("answer_type"), row.get("caption_type")
     if kind is not None and number is not None and AnswerType[kind] != number:
-        wrong.append(
-            ("caption_type", number, f"answer_type is {kind}, which is {AnswerType[kind]:d}; keep one")
-        )
+        remedy = f"answer_type is {kind}, which is {AnswerType[kind]:d}; keep one"
+        wrong.append(BadField("caption_type", number, remedy))
     return wrong
 
 

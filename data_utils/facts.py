@@ -6,11 +6,13 @@ Reward training and PPO both come through here, so that the reward model sees in
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from data_utils.file_signatures import SEEN, foreign_file
 from data_utils.schema import AnswerType, Record
 
 PLACEHOLDER = "{factual_prompt}"
@@ -58,6 +60,18 @@ class FactBook:
             return record.captions
         return None if record.images else ()
 
+    def key_like(self, key: str) -> str | None:
+        """A key of the map, one that seems to mean the same image where there is one; None without a map."""
+        if not self._captions:
+            return None
+        wanted = _bare(key)
+        return next((other for other in self._captions if _bare(other) == wanted), next(iter(self._captions)))
+
+
+def _bare(key: str) -> str:
+    """An image without folder, ending, and COCO's prefix."""
+    return re.sub(r"^COCO_(?:train|val|test)\d+_", "", PurePosixPath(key.removeprefix("aok_")).stem).lower()
+
 
 @dataclass(frozen=True)
 class RewardPrompt:
@@ -80,7 +94,10 @@ class RewardPrompt:
     def from_file(cls, path: str | Path) -> RewardPrompt:
         """Read and strip a prompt file; raises ValueError naming it when it cannot be used."""
         try:
-            return cls(Path(path).read_text(encoding="utf-8-sig").strip())
+            content = Path(path).read_bytes()
+            if (found := foreign_file(content[:SEEN])) is not None:
+                raise ValueError(f"is {found[0]}; {found[1]}")
+            return cls(content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").strip())
         except (OSError, ValueError) as error:
             raise ValueError(f"reward prompt file {path}: {error}") from error
 

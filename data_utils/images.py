@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data_utils.file_signatures import PICTURE, SEEN, foreign_file
+from data_utils.near_names import near_name
 
 if TYPE_CHECKING:  # heavy, and who only checks or copies pictures needs neither
     import torch
@@ -21,6 +24,8 @@ if TYPE_CHECKING:  # heavy, and who only checks or copies pictures needs neither
 ASPECT_RATIOS = ("pad", "square")
 # Pillow reads more, some of it by starting other programs. Pictures of several views (MPO) are opened as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+READ_FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF and PPM; convert it to PNG or JPEG"
+_READ_PICTURES = {f"a {name} picture" for name in ("JPEG", "PNG", "WebP", "GIF", "TIFF")}
 MAX_SIDE = 10_000  # pixels: as a square that is 300 MB, in each data-loader worker
 MAX_STRETCH = 100  # longer side / shorter side: what the shorter side is enlarged by, the longer one is too
 _NO_RANGE = ("I", "F")  # 32-bit numbers: which one is white, nobody knows
@@ -63,6 +68,8 @@ def check_image(folder: str | Path, name: str, checks: ImageChecks = QUICK_CHECK
             image.verify()
         if decode and not reason:
             _open_upright(path)
+    except UnidentifiedImageError:
+        return f"unreadable image (UnidentifiedImageError: {_what_it_is(path)}); read are {READ_FORMATS}"
     except Image.DecompressionBombError as error:
         return f"has too many pixels ({error}); shrink it"
     except Exception as error:  # Pillow's decoders raise whatever type they like on broken bytes
@@ -145,6 +152,10 @@ def _open_image(folder: str | Path, name: str) -> Image.Image:
         raise ValueError(f"{name}: {reason}")
     try:
         return _open_upright(path)
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{path}: cannot be decoded ({_what_it_is(path)}); read are {READ_FORMATS}"
+        ) from None
     except Exception as error:  # as above
         raise ValueError(f"{path}: cannot be decoded ({error}); replace it or drop its rows") from error
 
@@ -157,7 +168,25 @@ def _locate(folder: str | Path, name: str) -> tuple[Path, str | None]:
         found = path.is_file()
     except OSError as error:  # a name too long, a folder that may not be entered
         return path, f"can't be read ({error.strerror})"
-    return path, None if found else f"no such file in the image folder {folder}"
+    if found:
+        return path, None
+    near = near_name(folder, name)
+    return path, f"no such file in the image folder {folder}" + (f"; {near}" if near else "")
+
+
+def _what_it_is(path: Path) -> str:
+    """What a file is that no decoder knows."""
+    with path.open("rb") as file:
+        head = file.read(SEEN)
+    found = foreign_file(head)
+    if found is None:
+        return "no picture of a known format"
+    # A picture of a format that is read, and yet no decoder knows it: damaged.
+    return (
+        f"it begins like {found[0]}"
+        if found[1] == PICTURE and found[0] in _READ_PICTURES
+        else f"it is {found[0]}"
+    )
 
 
 def _leaves(folder: str | Path, path: Path) -> bool:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_utils.file_signatures import SEEN, foreign_file
+from data_utils.json_hints import list_hint, object_hint, text_hint
+
 MAX_UNPACKED = 8 << 30  # bytes; a gzip file of a few MB can hold more than any memory
 _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -40,20 +43,31 @@ def read_rows(path: str | Path) -> list[Any]:
 
     Raises ValueError, without the file's name, when the file can't be read or holds neither.
     """
+    return [value for _, value in read_placed_rows(path)]
+
+
+def read_placed_rows(path: str | Path) -> list[tuple[str, Any]]:
+    """As `read_rows`, each value with its place: "line 3" of JSON Lines (from 1), "row 2" of a list (from 0)."""
     text = read_text(path)
     if text.lstrip().startswith("{"):
         return _lines(text)
     value = _parse(text)
     if not isinstance(value, list):
         raise ValueError(f"holds a JSON {type(value).__name__}, not a list of rows")
-    return value
+    return [(f"row {number}", row) for number, row in enumerate(value)]
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises ValueError, without the file's name, when it can't be read."""
-    value = _parse(read_text(path))
+    text = read_text(path)
+    try:
+        value = _parse(text)
+    except ValueError:
+        if _several_objects(text):
+            raise ValueError("holds JSON Lines, one object a line, not one object") from None
+        raise
     if not isinstance(value, dict):
-        raise ValueError(f"holds a JSON {type(value).__name__}, not an object")
+        raise ValueError(f"holds a JSON {type(value).__name__}, not an object{list_hint(value)}")
     return value
 
 
@@ -71,6 +85,8 @@ def repeated_key(value: Any) -> str | None:
 def read_text(path: str | Path, max_unpacked: int = MAX_UNPACKED) -> str:
     """The text of a UTF-8 file, unpacked if it is gzip. Raises ValueError, without its name, when there is none."""
     content = _read_bytes(Path(path), max_unpacked)
+    if (found := foreign_file(content[:SEEN])) is not None:
+        raise ValueError(f"is {found[0]}; {found[1]}")
     if content.startswith(_UTF16):
         raise ValueError("is UTF-16; save it as UTF-8")
     try:
@@ -100,20 +116,32 @@ def _read_bytes(path: Path, max_unpacked: int) -> bytes:
     return content
 
 
-def _lines(text: str) -> list[Any]:
-    values: list[Any] = []
+def _lines(text: str) -> list[tuple[str, Any]]:
+    values: list[tuple[str, Any]] = []
     # Not `splitlines`, which also splits at characters that JSON allows within a string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            values.append(_parse(line))
+            values.append((f"line {number}", _parse(line)))
         except ValueError as error:
-            values.append(BadLine(number, line, str(error)))
-    if all(isinstance(value, BadLine) for value in values):
-        _parse(text)  # says where the file breaks off, if it is no JSON over several lines
-        raise ValueError("holds a JSON object, not a list of rows")
+            values.append((f"line {number}", BadLine(number, line, str(error))))
+    rows = [value for _, value in values]
+    if all(isinstance(row, BadLine) for row in rows):
+        value = _parse(text)  # says where the file breaks off, if it is no JSON over several lines
+        raise ValueError(f"holds a JSON object, not a list of rows{object_hint(value)}")
+    if len(rows) == 1 and isinstance(rows[0], dict) and (hint := object_hint(rows[0])):
+        raise ValueError(f"holds a JSON object, not a list of rows{hint}")
     return values
+
+
+def _several_objects(text: str) -> bool:
+    """Whether a text begins with two lines that are objects."""
+    lines = [line for line in text.split("\n", 5)[:5] if line.strip()][:2]
+    try:
+        return len(lines) == 2 and all(isinstance(_parse(line), dict) for line in lines)
+    except ValueError:
+        return False
 
 
 def _parse(text: str) -> Any:
@@ -122,7 +150,7 @@ def _parse(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("is no JSON that can be read: nested too deeply") from error
     except ValueError as error:
-        raise ValueError(f"is no JSON ({error})") from error
+        raise ValueError(f"is no JSON ({error}){text_hint(text)}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

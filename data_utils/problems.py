@@ -12,17 +12,26 @@ SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason why a row (or, with `row` None, a file) cannot be used."""
+    """One reason why a row (or, with `row` None, a file) cannot be used.
+
+    Problems of one file with the same `alike` come from how the file was made, and are told together.
+    """
 
     file: str
     row: int | None
     field: str
     value: str
     remedy: str
+    alike: str = ""
 
     def __str__(self) -> str:
+        return self.told(1)
+
+    def told(self, rows: int) -> str:
+        """The problem in words, where so many rows have one like it."""
         place = self.file if self.row is None else f"{self.file}, row {self.row}"
-        return f"{place}, field {self.field!r}: value {self.value} — {self.remedy}"
+        more = f" and {rows - 1} more like it" if rows > 1 else ""
+        return f"{place}{more}, field {self.field!r}: value {self.value} — {self.remedy}"
 
 
 class DataError(ValueError):
@@ -31,9 +40,14 @@ class DataError(ValueError):
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
         lines = [f"{len(self.problems)} problem(s) in the data:"]
-        lines += [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
-        if len(self.problems) > SHOWN_PROBLEMS:
-            lines.append(f"  … and {len(self.problems) - SHOWN_PROBLEMS} more")
+        groups: dict[Any, list[Problem]] = {}
+        for number, problem in enumerate(self.problems):
+            groups.setdefault((problem.file, problem.alike) if problem.alike else number, []).append(problem)
+        shown = list(groups.values())[:SHOWN_PROBLEMS]
+        lines += [f"  {group[0].told(len(group))}" for group in shown]
+        left = len(self.problems) - sum(map(len, shown))
+        if left:
+            lines.append(f"  … and {left} more")
         super().__init__("\n".join(lines))
 
 

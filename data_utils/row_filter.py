@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt, caption_key, shuffled_captions
 from data_utils.images import QUICK_CHECKS, ImageChecks, check_image
-from data_utils.problems import DataError, Problem, shorten
+from data_utils.problems import SHOWN_PROBLEMS, DataError, Problem, shorten
 from data_utils.schema import AnswerType, Record
 from data_utils.summary import SHOWN_EXAMPLES, DataReport
 from data_utils.tokens import SegmentEncoder
@@ -101,8 +101,12 @@ class RowFilter:
         found = facts.find(record, answer_type)
         if found is None and facts.missing is not MissingCaptions.NO_FACT:
             if facts.missing is MissingCaptions.ERROR:
-                keys = ", ".join(repr(caption_key(image, answer_type)) for image in record.images)
-                remedy = f"no captions under {keys} and none on the row; add them, or --missing_captions skip|no_fact"
+                keys = [caption_key(image, answer_type) for image in record.images]
+                names = ", ".join(map(repr, keys))
+                remedy = f"no captions under {names} and none on the row; add them, or --missing_captions skip|no_fact"
+                # Looked for among all keys, so only where it is shown.
+                if len(self.problems) < SHOWN_PROBLEMS and (other := facts.key_like(keys[0])) is not None:
+                    remedy += f"; a key that is there: {other!r}"
                 self._refuse(record, "image", record.images, remedy)
             self.drop("missing captions")
             return None
@@ -122,6 +126,8 @@ class RowFilter:
     def keep(self, row: dict[str, Any], lengths: dict[str, list[int]]) -> None:
         """Add a row of the table and its lengths in tokens."""
         self.rows.append(row)
+        shown, text_only = self.report.images
+        self.report.images = (shown + bool(row["images"]), text_only + (not row["images"]))
         for name, values in lengths.items():
             self.report.token_lengths.setdefault(name, []).extend(values)
 
@@ -138,6 +144,8 @@ class RowFilter:
         self.report.rows_kept = len(self.rows)
         unreadable = any(problem.row is None for problem in self.problems)
         if self.problems and (unreadable or not self.skip_invalid):
+            raise DataError(self.problems)
+        if not self.rows and self.problems:  # all were dropped: why, says more than how many
             raise DataError(self.problems)
         if not self.rows:
             reasons = (

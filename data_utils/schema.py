@@ -12,8 +12,18 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_utils.json_files import BadLine, RepeatedKeys, read_object, read_rows, repeated_key
-from data_utils.problems import Problem, is_unicode, shorten, unreadable
+from data_utils.caption_maps import read_captions as read_captions  # all readers are imported from here
+from data_utils.foreign_rows import DIALOGUE, PREFERENCE, PROMPT, RowKind, refuse_other_format
+from data_utils.json_files import BadLine, read_rows, repeated_key
+from data_utils.pictures_elsewhere import refuse_no_name, refuse_pictures_elsewhere
+from data_utils.problems import Problem, shorten, unreadable
+from data_utils.row_fields import (
+    BadField,
+    caption_texts,
+    checked_text,
+    image_names,
+    refuse_other_spellings,
+)
 
 IMAGE_MARKER = "<image>"
 ROWS = "a readable JSON list of rows, or JSON Lines (one row a line), in UTF-8, gzip or not"
@@ -73,53 +83,22 @@ class PromptRecord(Record):
     length_bonus: float
 
 
-class _BadField(Exception):
-    """Raised inside one row's parser; never leaves this file."""
-
-    def __init__(self, field: str, value: Any, remedy: str):
-        super().__init__(field, value, remedy)
-        self.field, self.value, self.remedy = field, value, remedy
-
-
 RecordT = TypeVar("RecordT", bound=Record)
 
 
 def read_dialogues(path: str | Path) -> tuple[list[DialogueRecord], list[Problem]]:
     """Read supervised dialogues; a row with a problem gives no record."""
-    return _read_rows(path, _parse_dialogue)
+    return _read_rows(path, _parse_dialogue, DIALOGUE)
 
 
 def read_preferences(path: str | Path) -> tuple[list[PreferenceRecord], list[Problem]]:
     """Read preference pairs; the last gpt message, which each output replaces, is cut off."""
-    return _read_rows(path, _parse_preference)
+    return _read_rows(path, _parse_preference, PREFERENCE)
 
 
 def read_prompts(path: str | Path) -> tuple[list[PromptRecord], list[Problem]]:
     """Read PPO prompts; messages after the first human one are ignored."""
-    return _read_rows(path, _parse_prompt)
-
-
-def read_captions(path: str | Path) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
-    """Read a caption map (one JSON object: image name → list of captions); wrong entries become problems."""
-    try:
-        data = read_object(path)
-    except ValueError as error:
-        return {}, [
-            unreadable(
-                path, error, "a readable JSON object in UTF-8, gzip or not: image name → list of captions"
-            )
-        ]
-    repeated = data.repeated if isinstance(data, RepeatedKeys) else set()
-    captions: dict[str, tuple[str, ...]] = {}
-    problems: list[Problem] = []
-    for name, value in data.items():
-        try:
-            if name in repeated:
-                raise _BadField(name, value, "stands there more than once; keep one")
-            captions[_text(name, name)] = _captions(value, name)
-        except _BadField as bad:
-            problems.append(Problem(str(path), None, bad.field, shorten(bad.value), bad.remedy))
-    return captions, problems
+    return _read_rows(path, _parse_prompt, PROMPT)
 
 
 def refuse_no_row(value: Any) -> tuple[str, Any, str] | None:
@@ -133,7 +112,7 @@ def refuse_no_row(value: Any) -> tuple[str, Any, str] | None:
 
 
 def _read_rows(
-    path: str | Path, parse: Callable[[dict, dict], RecordT]
+    path: str | Path, parse: Callable[[dict, dict], RecordT], kind: RowKind
 ) -> tuple[list[RecordT], list[Problem]]:
     try:
         rows = read_rows(path)
@@ -144,11 +123,25 @@ def _read_rows(
     for row, value in enumerate(rows):
         try:
             if (wrong := refuse_no_row(value)) is not None:
-                raise _BadField(*wrong)
+                raise BadField(*wrong)
+            refuse_other_format(value, kind)
+            refuse_unread_fields(value, kind)
             records.append(parse(value, {"file": str(path), "row": row}))
-        except _BadField as bad:
-            problems.append(Problem(str(path), row, bad.field, shorten(bad.value), bad.remedy))
+        except BadField as bad:
+            problems.append(bad_row(path, row, bad))
     return records, problems
+
+
+def refuse_unread_fields(row: Mapping[str, Any], kind: RowKind) -> None:
+    """Raise BadField for what a row says in a place where nobody reads it: a picture, or a field under another spelling."""
+    refuse_pictures_elsewhere(row)
+    refuse_other_spellings(row, kind.known)
+    refuse_no_name(row.get("image"))
+
+
+def bad_row(path: str | Path, row: int, bad: BadField) -> Problem:
+    """The problem of a row with a bad field."""
+    return Problem(str(path), row, bad.field, shorten(bad.value), bad.remedy, bad.alike)
 
 
 def _parse_dialogue(row: dict, place: dict) -> DialogueRecord:
@@ -158,11 +151,14 @@ def _parse_dialogue(row: dict, place: dict) -> DialogueRecord:
 
 
 def _parse_preference(row: dict, place: dict) -> PreferenceRecord:
-    turns = _alternating(_messages(row))[:-1]
+    turns = _messages(row)
+    if turns[-1].role == "human":  # the last answer is a placeholder, which not every tool writes
+        turns = (*turns, Turn("gpt", ""))
+    turns = _alternating(turns)[:-1]
     _check_answers(turns)
     preference = row.get("preference")
     if type(preference) is not int or preference not in (1, 2):
-        raise _BadField("preference", preference, "must be 1 or 2")
+        raise BadField("preference", preference, "must be 1 or 2")
     outputs = (_output(row, "output_1"), _output(row, "output_2"))
     known = {"conversations", "output_1", "output_2", "preference"}
     return PreferenceRecord(**place, **_common(row, turns, known), outputs=outputs, preference=preference)
@@ -171,13 +167,17 @@ def _parse_preference(row: dict, place: dict) -> PreferenceRecord:
 def _parse_prompt(row: dict, place: dict) -> PromptRecord:
     human = [turn for turn in _messages(row) if turn.role == "human"]
     if not human:
-        raise _BadField("conversations", row["conversations"], "needs a human message")
+        raise BadField("conversations", row["conversations"], "needs a human message")
     kind = row.get("caption_type", 1)
     if type(kind) is not int or kind not in set(AnswerType):
-        raise _BadField("caption_type", kind, "must be an integer from 1 to 7 (absent means 1)")
+        raise BadField("caption_type", kind, "must be an integer from 1 to 7 (absent means 1)")
+    other = row.get("answer_type")
+    if other is not None and other not in (kind, AnswerType(kind).name):
+        remedy = "is read in answers files only: a prompt says it in caption_type"
+        raise BadField("answer_type", other, remedy, "key answer_type")
     bonus = row.get("length_bonus", 1.0)
     if isinstance(bonus, bool) or not isinstance(bonus, (int, float)) or not abs(bonus) <= 1e30:
-        raise _BadField("length_bonus", bonus, "must be a finite number of at most 1e30 (absent means 1.0)")
+        raise BadField("length_bonus", bonus, "must be a finite number of at most 1e30 (absent means 1.0)")
     common = _common(row, (human[0],), {"conversations", "caption_type", "length_bonus"})
     return PromptRecord(**place, **common, answer_type=AnswerType(kind), length_bonus=float(bonus))
 
@@ -185,15 +185,19 @@ def _parse_prompt(row: dict, place: dict) -> PromptRecord:
 def _messages(row: dict) -> tuple[Turn, ...]:
     messages = row.get("conversations")
     if not isinstance(messages, list) or not messages:
-        raise _BadField("conversations", messages, 'must be a non-empty list of {"from", "value"} messages')
+        remedy = 'must be a non-empty list of {"from", "value"} messages'
+        if "conversations" not in row:
+            remedy += f"; the fields of this row: {shorten(sorted(row))}"
+        raise BadField("conversations", messages, remedy, "no conversations" if messages is None else "")
     turns = []
     for index, message in enumerate(messages):
         where = f"conversations[{index}]"
         if not isinstance(message, dict):
-            raise _BadField(where, message, 'must be an object {"from", "value"}')
+            raise BadField(where, message, 'must be an object {"from", "value"}')
         if message.get("from") not in ("human", "gpt"):
-            raise _BadField(f"{where}.from", message.get("from"), 'must be "human" or "gpt"')
-        turns.append(Turn(message["from"], _text(message.get("value"), f"{where}.value")))
+            role = message.get("from")
+            raise BadField(f"{where}.from", role, 'must be "human" or "gpt"', f"role {role!r}")
+        turns.append(Turn(message["from"], checked_text(message.get("value"), f"{where}.value")))
     return tuple(turns)
 
 
@@ -202,74 +206,53 @@ def _alternating(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     turns = turns[1:] if turns[0].role == "gpt" else turns
     roles = [turn.role for turn in turns]
     if "human" not in roles:
-        raise _BadField("conversations", roles, "needs a human message before a gpt message")
+        raise BadField("conversations", roles, "needs a human message before a gpt message")
     if "gpt" not in roles:
-        raise _BadField("conversations", roles, "needs a gpt message")
+        raise BadField("conversations", roles, "needs a gpt message")
     if len(roles) % 2 or roles != ["human", "gpt"] * (len(roles) // 2):
-        raise _BadField("conversations", roles, "human and gpt must alternate and gpt must come last")
+        raise BadField("conversations", roles, "human and gpt must alternate and gpt must come last")
     return turns
 
 
 def _check_answers(turns: tuple[Turn, ...]) -> None:
     for index, turn in enumerate(turns):
         if turn.role == "gpt" and not turn.text.strip():
-            raise _BadField(f"conversations[{index}].value", turn.text, "a gpt message must not be empty")
+            raise BadField(f"conversations[{index}].value", turn.text, "a gpt message must not be empty")
 
 
 def _output(row: dict, field: str) -> str:
     output = row.get(field)
     if not isinstance(output, dict):
-        raise _BadField(field, output, 'must be an object {"from", "value"}')
-    text = _text(output.get("value"), f"{field}.value")
+        raise BadField(field, output, 'must be an object {"from", "value"}')
+    text = checked_text(output.get("value"), f"{field}.value")
     if not text.strip():
-        raise _BadField(f"{field}.value", text, "the response must not be empty")
+        raise BadField(f"{field}.value", text, "the response must not be empty")
     return text
 
 
 def _common(row: dict, turns: tuple[Turn, ...], known: set[str]) -> dict[str, Any]:
     name = row.get("id", "")
     if isinstance(name, bool) or not isinstance(name, (str, int)):
-        raise _BadField("id", name, "must be a string or an integer")
+        raise BadField("id", name, "must be a string or an integer")
     if isinstance(name, str):
-        _text(name, "id")
-    images = _images(row.get("image"))
+        checked_text(name, "id")
+    images = image_names(row.get("image"))
     _check_markers(turns, images)
-    captions = None if row.get("captions") is None else _captions(row["captions"], "captions")
+    captions = None if row.get("captions") is None else caption_texts(row["captions"], "captions")
     extra = {key: value for key, value in row.items() if key not in known | {"id", "image", "captions"}}
     return {"id": str(name), "images": images, "turns": turns, "captions": captions, "extra": extra}
-
-
-def _images(value: Any) -> tuple[str, ...]:
-    names = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise _BadField("image", value, "must be a file name or a list of file names (absent: no image)")
-    return tuple(_text(name, "image") for name in names)
 
 
 def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:
     counts = [turn.text.count(IMAGE_MARKER) if turn.role == "human" else 0 for turn in turns]
     if sum(counts) != len(images) and (len(images), sum(counts)) != (1, 0):
         value = f"{sum(counts)} marker(s) for {len(images)} image(s)"
-        raise _BadField(
+        raise BadField(
             "conversations", value, f"human messages need one {IMAGE_MARKER} marker for each image"
         )
     for index, turn in enumerate(turns):
         image_only = counts[index] or (index == 0 and images)
         if turn.role == "human" and not image_only and not turn.text.strip():
-            raise _BadField(
+            raise BadField(
                 f"conversations[{index}].value", turn.text, "a question without image needs a text"
             )
-
-
-def _captions(value: Any, field: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise _BadField(field, value, "must be a list of strings")
-    return tuple(_text(item, field) for item in value)
-
-
-def _text(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        raise _BadField(field, value, "must be a string")
-    if not is_unicode(value):
-        raise _BadField(field, value, "holds half a surrogate pair, not valid Unicode")
-    return value

@@ -16,6 +16,7 @@ EXAMPLE_CHARACTERS = 1200
 class DataReport:
     """Numbers of one file. Lengths are in tokens of the rows kept, an image counted as one.
 
+    `images` is (rows with an image, rows of text alone) of those kept;
     `caption_coverage` is (rows with facts, rows without), None when no facts are asked for;
     `repeated_ids` counts rows whose id an earlier row has; `answer_types` counts the rows of each answer type, None where rows have none.
     """
@@ -26,6 +27,7 @@ class DataReport:
     dropped: Counter[str] = field(default_factory=Counter)
     token_lengths: dict[str, list[int]] = field(default_factory=dict)
     repeated_ids: int = 0
+    images: tuple[int, int] = (0, 0)
     caption_coverage: tuple[int, int] | None = None
     answer_types: Counter[str] | None = None
     examples: list[str] = field(default_factory=list)
@@ -44,6 +46,9 @@ def format_report(report: DataReport) -> str:
     for name, lengths in report.token_lengths.items():
         p50, p95, most = _percentiles(lengths)
         lines.append(f"  {name:<14}{p50:>8}{p95:>8}{most:>8}")
+    if any(report.images):
+        shown, text_only = report.images
+        lines.append(f"  images: {shown} rows with, {text_only} without")
     if report.caption_coverage is not None:
         known, unknown = report.caption_coverage
         lines.append(f"  facts: {known} rows with, {unknown} without")

@@ -27,7 +27,7 @@ from llava_rlhf.evaluation.arguments import (
     ScoreArguments,
     name_and_file,
 )
-from llava_rlhf.evaluation.benchmarks.items import Benchmark, Record
+from llava_rlhf.evaluation.benchmarks.items import Benchmark, Record, read_objects
 from llava_rlhf.evaluation.comparison import Comparison, check_comparable, compare, group_runs
 from llava_rlhf.evaluation.judge_client import JudgeError
 from llava_rlhf.evaluation.prompt_files import write_prompts
@@ -36,7 +36,7 @@ from llava_rlhf.evaluation.score_files import ScoreFile, format_summary, read_sc
 from llava_rlhf.evaluation.tables import as_json, latex, markdown
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
 from llava_rlhf.runs.parsing import StrictParser, run_program, split_action
-from llava_rlhf.runs.run_folder import read_json_lines, write_text_whole
+from llava_rlhf.runs.run_folder import write_text_whole
 
 if TYPE_CHECKING:
     from llava_rlhf.evaluation.answer_runs import AnswerRun
@@ -109,10 +109,11 @@ def prepare_score(
     benchmark: BenchmarkArguments, arguments: ScoreArguments, judge: JudgeArguments
 ) -> ScoreRun:
     """Read the benchmark's files and the answers, and look whether they fit and the judge can be asked."""
-    answers = read_json_lines(arguments.answers)
-    if not answers or not all(isinstance(answer, dict) for answer in answers):
-        raise ValueError(f"--answers {arguments.answers}: must be JSON Lines, one object a line")
+    given = [answer for _, answer in read_objects(arguments.answers, "--answers")]
+    if not given:
+        raise ValueError(f"--answers {arguments.answers}: holds no answers")
     made = make_benchmark(benchmark, arguments, judge)
+    answers = made.own_layout(given)
     made.check(answers, arguments.missing_items == "leave_out")
     return ScoreRun(arguments, made, benchmark.benchmark, answers)
 

@@ -83,7 +83,9 @@ class TrainingBytes(NamedTuple):
 
 @lru_cache(maxsize=256)
 def image_encoding(base: BaseSpec, images: int) -> int:
-    """Encoding so many images, features [images, K, D] included."""
+    """Encoding so many images, features [images, K, D] included; nothing for rows of text alone."""
+    if not images:
+        return 0
     vision = base.llava.vision_config
 
     def measure(depth: int) -> tuple[int]:

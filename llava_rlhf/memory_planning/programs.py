@@ -37,8 +37,12 @@ def announce_plan(
         on_gpu = request.on_gpu and torch.cuda.is_available()
         gpu_bytes = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
         print(describe(request, plan_for(request), gpu_bytes), flush=True)
-    except Exception:  # it runs the layers of libraries in a way of its own: what fails here may well train
-        logger.warning("memory is not planned for this run", exc_info=True)
+    except (
+        Exception
+    ) as error:  # it runs the layers of libraries in a way of its own: what fails here may well train
+        first_line = (str(error).splitlines() or [""])[0]
+        logger.warning("memory is not planned for this run (%s: %s)", type(error).__name__, first_line)
+        logger.debug("what the plan failed on", exc_info=True)
 
 
 def request_of(

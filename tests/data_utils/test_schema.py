@@ -146,7 +146,8 @@ def test_a_bad_dialogue_gives_a_problem_and_no_record(write, row, field):
         ({"output_2": "A cat."}, "output_2"),
         ({"output_2": gpt("")}, "output_2.value"),
         ({"output_1": {"from": "llava"}}, "output_1.value"),
-        ({"conversations": [human("<image>")]}, "conversations"),
+        ({"conversations": [human("<image>"), human("x")]}, "conversations"),
+        ({"conversations": [gpt("y")]}, "conversations"),
         ({"conversations": [human("<image>"), gpt(""), human("x"), gpt("y")]}, "conversations[1].value"),
     ],
 )
@@ -198,9 +199,11 @@ def test_a_byte_order_mark_is_read_over(tmp_path):
 
 
 def test_captions_are_read_and_wrong_entries_named(write):
-    captions, problems = read_captions(write("c.json", {"a.png": ["x", "y"], "b.png": "x", "c.png": [None]}))
-    assert captions == {"a.png": ("x", "y")}
-    assert [problem.field for problem in problems] == ["b.png", "c.png"]
+    captions, problems = read_captions(
+        write("c.json", {"a.png": ["x", "y"], "b.png": "x", "c.png": [None], "d.png": 3})
+    )
+    assert captions == {"a.png": ("x", "y"), "b.png": ("x",)}
+    assert [problem.field for problem in problems] == ["c.png", "d.png"]
 
 
 def test_the_error_lists_twenty_problems_and_the_total():

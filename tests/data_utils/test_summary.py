@@ -14,6 +14,7 @@ def test_the_report_says_what_became_of_the_rows():
         rows_kept=9,
         dropped=Counter({"missing captions": 2, "query longer than query_len 6": 1}),
         token_lengths={"query": list(range(1, 101)), "response": []},
+        images=(6, 3),
         caption_coverage=(7, 2),
         answer_types=Counter(GENERAL=8, NO_IN_YESNO=1),
         examples=["first", "second", "third", "fourth"],
@@ -25,6 +26,7 @@ def test_the_report_says_what_became_of_the_rows():
     # of 1 … 100: the middle is 50.5, the next length that occurs 51; 95 % lie below 95.05 → 96
     assert "query 51 96 100" in [" ".join(line.split()) for line in lines]
     assert "response 0 0 0" in [" ".join(line.split()) for line in lines]
+    assert "  images: 6 rows with, 3 without" in lines
     assert "  facts: 7 rows with, 2 without" in lines
     assert "  answer types: GENERAL 8, NO_IN_YESNO 1" in lines
     assert {"first", "second", "third"} <= set(lines) and "fourth" not in lines

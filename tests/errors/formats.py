@@ -55,6 +55,8 @@ def is_of_the_format(kind: str, row: Any) -> bool:
             return False
     else:
         asked = messages[roles[0] == "gpt" :]
+        if kind == "reward" and roles[-1] == "human":  # its answer would be cut off anyway
+            asked = [*asked, {"from": "gpt", "value": ""}]
         if len(asked) < 2 or [m["from"] for m in asked] != ["human", "gpt"] * (len(asked) // 2):
             return False
         if kind == "reward":

@@ -179,12 +179,13 @@ def test_any_bytes_are_read_or_become_problems(read, tmp_path):
     value=st.dictionaries(TEXTS | st.text(max_size=3), VALUES | st.lists(TEXTS, max_size=3), max_size=4)
     | VALUES
 )
-def test_captions_are_accepted_exactly_when_they_are_lists_of_texts(value, tmp_path_factory):
+def test_captions_are_accepted_exactly_when_they_are_texts_or_lists_of_them(value, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "fuzzed captions.json"
     path.write_text(json.dumps(value))
     captions, problems = read_captions(path)
     entries = value if isinstance(value, dict) else {}
-    assert captions == {name: tuple(v) for name, v in entries.items() if is_text(name) and are_texts(v)}
+    lists = {name: [v] if isinstance(v, str) else v for name, v in entries.items()}
+    assert captions == {name: tuple(v) for name, v in lists.items() if is_text(name) and are_texts(v)}
     assert len(problems) == (len(entries) - len(captions) if isinstance(value, dict) else 1)
 
 

@@ -15,7 +15,7 @@ from llava_rlhf.memory_planning.names import PPO
 from llava_rlhf.memory_planning.plan import CONTEXT, GIB, MemoryPlan, Part, Phase, format_plan
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.settings import base_of
-from tests.support.tiny_data import policy_command, ppo_command, reward_command
+from tests.support.tiny_data import changed, policy_command, ppo_command, reward_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["train_rl_model", "--shape", "7b-v1.5-224", "--bf16", "True"]
@@ -168,4 +168,37 @@ def test_a_plan_that_fails_stops_no_run_and_draws_no_random_number(
     assert torch.equal(torch.get_rng_state(), before)
     assert "peak of tensors" in capsys.readouterr().out
     announce_plan(PPO, settings, prepared.train_set, 1)  # not its settings
-    assert "memory is not planned for this run" in caplog.text
+    assert "memory is not planned for this run (" in caplog.text and "Traceback" not in caplog.text
+    (warning,) = (record for record in caplog.records if record.name.endswith("memory_planning.programs"))
+    assert warning.exc_info is None and "\n" not in warning.getMessage()
+
+
+def without_images(rows: list[dict]) -> None:
+    """Rows of text alone, with captions of their own where a reward model wants some."""
+    for row in rows:
+        row.pop("image", None)
+        for message in row["conversations"]:
+            message["value"] = message["value"].replace("<image>\n", "")
+
+
+def test_rows_of_text_alone_are_planned_and_trained_on(tiny_base, tiny_data, tmp_path, capsys, caplog):
+    data = replace(
+        tiny_data,
+        **{
+            name: changed(getattr(tiny_data, name), f"text {name}.json", without_images)
+            for name in ("preferences", "dialogues", "prompts")
+        },
+    )
+    reward, policy = tmp_path / "reward", tmp_path / "policy"
+    one = {"max_steps": 1}
+    for program, argv in [
+        (train_reward_model, reward_command(data, tiny_base, reward, **one)),
+        (initialize_policy_model, policy_command(data, tiny_base, policy, **one)),
+        (train_rl_model, ppo_command(data, tiny_base, policy, reward, tmp_path / "ppo", **one)),
+    ]:
+        program.run(program.prepare(argv))
+        text = capsys.readouterr().out
+        assert "text tokens and 0 image(s)" in text and "peak of tensors" in text, program
+        assert "Traceback" not in text and "not planned" not in caplog.text
+        encoding = [line for line in text.splitlines() if line.startswith("  + image encoding")]
+        assert encoding and all(line.split("  <-")[0].endswith(" 0.00") for line in encoding), encoding

@@ -5,14 +5,13 @@ What is in the image, as published: objects with an instance annotation, and obj
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-from llava_rlhf.evaluation.benchmarks.coco_words import OWN_WORDS, ObjectWords
+from data_utils.json_files import read_object
+from llava_rlhf.evaluation.benchmarks.coco_words import ObjectWords
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
     Item,
@@ -23,6 +22,7 @@ from llava_rlhf.evaluation.benchmarks.items import (
     match_answers,
     summed,
 )
+from llava_rlhf.evaluation.benchmarks.published_answers import by_image_number, have, unknown_layout
 
 
 class Chair(Benchmark):
@@ -48,8 +48,8 @@ class Chair(Benchmark):
         self, files: Sequence[str], synonyms_file: str | None, question: str, images: int, seed: int
     ):
         self.files = list(files)
-        self.words = ObjectWords(synonyms_file or OWN_WORDS)
-        self._synonyms_file, self._question, self._images, self._seed = synonyms_file, question, images, seed
+        self.words = ObjectWords(synonyms_file)
+        self._question, self._images, self._seed = question, images, seed
 
     def items(self) -> list[Item]:
         """The images that were drawn; `truth` is the set of objects in each."""
@@ -60,6 +60,14 @@ class Chair(Benchmark):
         if self._images:
             names = sorted(random.Random(self._seed).sample(names, self._images))
         return [Item(name, self._question, name, "all", truth=there[name]) for name in names]
+
+    def own_layout(self, answers: Sequence[Record]) -> Sequence[Record]:
+        """As `Benchmark.own_layout`: captions with the number of their image."""
+        if have(answers, "image_id", "caption"):
+            return by_image_number(self.items(), answers)
+        if have(answers):
+            raise unknown_layout(answers, "image_id, caption (results of COCO)")
+        return answers
 
     def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
         """Count mentions: those of things that are not there, and the things that are named."""
@@ -73,7 +81,8 @@ class Chair(Benchmark):
         ]
         conditions = {
             "files": sorted(file_hash(path) for path in self.files),
-            "synonyms": file_hash(self._synonyms_file or OWN_WORDS),
+            "synonyms": file_hash(self.words.files[0]),
+            "phrases": file_hash(self.words.files[1]),
             "question": self._question,
         }
         return Scores(scored, conditions, {"missing": len(items) - len(scored)})
@@ -127,9 +136,9 @@ def _objects_there(files: Sequence[str], words: ObjectWords) -> dict[str, set[st
 def _read(path: str) -> Mapping[str, Any]:
     file_hash(path)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = read_object(path)
     except ValueError as error:
         raise ValueError(f"{path}: must be a JSON file of COCO ({error})") from None
-    if not isinstance(content, dict) or "annotations" not in content:
+    if "annotations" not in content:
         raise ValueError(f"{path}: no annotations of COCO")
     return content

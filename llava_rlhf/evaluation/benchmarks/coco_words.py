@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from data_utils.json_files import read_text
+
 OWN_WORDS = Path(__file__).with_name("coco_objects.txt")
+OWN_PHRASES = Path(__file__).with_name("coco_phrases.txt")
+PUBLISHED_PHRASES = Path(__file__).with_name("published_phrases.txt")
+
+# Words that are mostly adjectives, and name a thing only where no other noun follows. What may follow a noun:
+_ADJECTIVES = frozenset({"orange", "baseball", "basketball", "football"})
+_AFTER_NOUNS = frozenset(
+    "a an the this that these those his her its their my your our some any each and or but nor with without on in at of to "
+    "by for from near next beside behind under over above below between among around through across into onto inside outside "
+    "off up down out while as like than which who where when is are was were has have had be being been can will would may "
+    "might should does do did it he she they we you there here not also too still just then so sits lies stands hangs rests "
+    "sitting lying laying hanging resting growing floating rolling falling flying coming going moving bouncing heading "
+    "thrown hit held caught kicked placed left cut sliced peeled slice slices wedge wedges segment segments half halves piece "
+    "pieces section sections fruit fruits visible".split()
+)
+_COLOURS = frozenset(
+    "red blue green yellow white black brown gray grey pink purple orange tan beige gold silver blond blonde cream".split()
+)
+# Before a colour, not before a fruit.
+_BEFORE_COLOURS = frozenset(
+    "is are was were bright light dark deep pale neon burnt painted colored coloured wearing in all dressed".split()
+)
 
 
 class ObjectWords:
@@ -14,18 +38,31 @@ class ObjectWords:
 
     Args:
         path: one object a line, its name first, then other words for it, separated by commas (the format of the published
-            `synonyms.txt` of CHAIR).
+            `synonyms.txt` of CHAIR); None for our own list, with our own phrases and adjectives.
 
     Raises:
         ValueError: no such file, or a word stands for two objects.
     """
 
-    def __init__(self, path: str | Path):
-        if not Path(path).is_file():
-            raise ValueError(f"--synonyms_file {path}: no such file")
+    def __init__(self, path: str | Path | None = None):
+        self.own = path is None or Path(path) == OWN_WORDS
+        self.files = (OWN_WORDS, OWN_PHRASES) if self.own else (Path(path), PUBLISHED_PHRASES)
         self.names: set[str] = set()
-        self._objects: dict[tuple[str, ...], str] = {}
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        self._objects: dict[tuple[str, ...], str | None] = {}
+        self._read_words(self.files[0])
+        for phrase, name in list(self._objects.items()):  # a word that is there itself goes before a plural
+            for plural in _plurals(phrase[-1]):
+                self._objects.setdefault((*phrase[:-1], plural), name)
+        self._read_phrases(self.files[1])
+        self._longest = max(map(len, self._objects))
+
+    def _read_words(self, path: Path) -> None:
+        if not path.is_file():
+            raise ValueError(f"--synonyms_file {path}: no such file")
+        try:
+            lines = read_text(path).splitlines()
+        except ValueError as error:
+            raise ValueError(f"--synonyms_file {path}: {error}") from None
         rows = [[word.strip().lower() for word in line.split(",") if word.strip()] for line in lines]
         for number, row in enumerate(rows, 1):
             for word in row:
@@ -37,10 +74,19 @@ class ObjectWords:
             self.names |= set(row[:1])
         if not self.names:
             raise ValueError(f"--synonyms_file {path}: no words")
-        for phrase, name in list(self._objects.items()):  # a word that is there itself goes before a plural
-            for plural in _plurals(phrase[-1]):
-                self._objects.setdefault((*phrase[:-1], plural), name)
-        self._longest = max(map(len, self._objects))
+
+    def _read_phrases(self, path: Path) -> None:
+        """Add the phrases; those of the list of words itself go before them."""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.strip() or line.startswith("#"):
+                continue
+            pattern, _, name = line.partition("=")
+            for phrase in map(tuple, _expanded(pattern)):
+                means: str | None = name.strip() or None
+                if means == "*":
+                    means = self._objects.get(phrase[-1:])
+                for last in (phrase[-1], *_plurals(phrase[-1])):
+                    self._objects.setdefault((*phrase[:-1], last), means if means in self.names else None)
 
     def mentions(self, text: str) -> list[str]:
         """Names of the objects that a text speaks of, one for each mention, in order."""
@@ -52,13 +98,39 @@ class ObjectWords:
                 0,
             )
             if length:
-                found.append(self._objects[tuple(words[place : place + length])])
+                name = self._objects[tuple(words[place : place + length])]
+                adjective = self.own and length == 1 and _is_adjective(words, place)
+                found += [] if name is None or adjective else [name]
             place += max(length, 1)
         return found
 
 
+def _is_adjective(words: Sequence[str], place: int) -> bool:
+    """Whether a word that may name a thing here only describes one ("orange shirt", "a white and orange cat")."""
+    word = words[place]
+    if word not in _ADJECTIVES:
+        return False
+    before, after = words[max(place - 2, 0) : place], words[place + 1 : place + 3]
+    if word == "orange":
+        if before[-1:] and before[-1] in _BEFORE_COLOURS | _COLOURS:
+            return True
+        if len(before) == 2 and before[1] in ("and", "or", ",") and before[0] in _COLOURS:
+            return True
+        if len(after) == 2 and after[0] in ("and", "or", ",") and after[1] in _COLOURS:
+            return True
+    return bool(after) and after[0].isalpha() and after[0] not in _AFTER_NOUNS
+
+
+def _expanded(pattern: str) -> Iterator[list[str]]:
+    """Every phrase of "a (b|c) d"."""
+    parts = [part.split("|") for part in re.split(r"[()]", pattern)]
+    for chosen in itertools.product(*parts):
+        yield _words("".join(chosen))
+
+
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z]+", text.lower().replace("'s ", " ").replace("’s ", " "))
+    """Words in small letters, and the marks that a phrase reaches across only where it has them itself ("'" for "'s")."""
+    return re.findall(r"[a-z]+|[.,;:!?()\n]|'(?= )", re.sub(r"['’]s(?![a-z])", "' ", text.lower()))
 
 
 def _plurals(word: str) -> Iterable[str]:

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_utils.json_files import BadLine, read_placed_rows
 from data_utils.schema import AnswerType
 
 Record = Mapping[str, Any]
 SHOWN_IDS = 5
+FIELDS = "An answers file has id, question, image and answer, as `evaluate answer` writes it"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,14 @@ class Benchmark(ABC):
     def items(self) -> list[Item]:
         """What to ask. Raises ValueError for a benchmark that scores a file of another program, and asks nothing."""
 
+    def own_layout(self, answers: Sequence[Record]) -> Sequence[Record]:
+        """Answers in a layout that others publish as those of an answers file; all others as they are.
+
+        Raises:
+            ValueError: they can't be matched without doubt.
+        """
+        return answers
+
     def check(self, answers: Sequence[Record], leave_out_missing: bool) -> None:
         """What `score` refuses, before it is done: it may ask a judge. Arguments and errors as there."""
         match_answers(self.items(), answers, leave_out_missing)
@@ -114,6 +124,8 @@ def match_answers(
     texts: defaultdict[str, list[str]] = defaultdict(list)
     for line, answer in enumerate(answers, 1):
         item = by_id.get(str(answer.get("id")))
+        if item is None and answer.get("id") is None:
+            raise ValueError(f"answers, line {line}: no id; its fields are {sorted(answer)}. {FIELDS}")
         if item is None:
             raise ValueError(
                 f"answers, line {line}: id {answer.get('id')!r} is no item of this benchmark; was it asked?"
@@ -140,7 +152,8 @@ def match_answers(
 def check_answer(line: int, answer: Record) -> None:
     """Raise ValueError unless a line of an answers file has a text."""
     if not isinstance(answer.get("answer"), str):
-        raise ValueError(f"answers, line {line}: field 'answer' is {answer.get('answer')!r}, no text")
+        fields = "" if "answer" in answer else f"; its fields are {sorted(answer)}. {FIELDS}"
+        raise ValueError(f"answers, line {line}: field 'answer' is {answer.get('answer')!r}, no text{fields}")
 
 
 def summed(values: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
@@ -149,6 +162,23 @@ def summed(values: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, tup
         name: (sum(value[name][0] for value in values), sum(value[name][1] for value in values))
         for name in values[0]
     }
+
+
+def read_objects(path: str | Path, flag: str) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON list or of JSON Lines, with their places ("line 3", "row 2").
+
+    Raises ValueError, naming the file as the flag's, where it can't be read or holds something else.
+    """
+    try:
+        rows = read_placed_rows(path)
+    except ValueError as error:
+        raise ValueError(f"{flag} {path}: {error}") from None
+    for place, row in rows:
+        if isinstance(row, BadLine):
+            raise ValueError(f"{flag} {path}, {place}: must be a JSON object a line ({row.reason})")
+        if not isinstance(row, dict):
+            raise ValueError(f"{flag} {path}, {place}: must be a JSON object")
+    return rows
 
 
 def file_hash(path: str | Path) -> str:

@@ -7,7 +7,6 @@ what is there, the question and a reference answer.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from scipy import stats
 
+from data_utils.pictures_elsewhere import is_base64_picture
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
     Item,
@@ -25,7 +25,9 @@ from llava_rlhf.evaluation.benchmarks.items import (
     Scores,
     file_hash,
     match_answers,
+    read_objects,
 )
+from llava_rlhf.evaluation.benchmarks.published_answers import by_image_and_question, have, unknown_layout
 from llava_rlhf.evaluation.judge_client import Judge, Question
 
 HALLUCINATION_BELOW = 3
@@ -87,7 +89,7 @@ class MMHal(Benchmark):
     """The published list of questions, and a judge.
 
     Args:
-        file: JSON list with `question_type`, `image_src`, `question`, `gt_answer`, `image_content`.
+        file: JSON list (or JSON Lines) with `question_type`, `image_src`, `question`, `gt_answer`, `image_content`.
         judge: who rates; None where answers are only to be made.
         prompt: what it reads; None likewise.
         repeats: verdicts an answer.
@@ -104,13 +106,18 @@ class MMHal(Benchmark):
     def items(self) -> list[Item]:
         """The questions; images are called as the last part of `image_src`."""
         file_hash(self.file)
-        try:
-            rows = json.loads(Path(self.file).read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise ValueError(f"{self.file}: must be a JSON list ({error})") from None
-        if not isinstance(rows, list) or not rows:
+        rows = read_objects(self.file, "--benchmark_files")
+        if not rows:
             raise ValueError(f"{self.file}: must be a JSON list of questions")
-        return [_item(self.file, number, row) for number, row in enumerate(rows)]
+        return [_item(self.file, number, row, self.judge is None) for number, (_, row) in enumerate(rows)]
+
+    def own_layout(self, answers: Sequence[Record]) -> Sequence[Record]:
+        """As `Benchmark.own_layout`: the published list with `model_answer` filled in."""
+        if have(answers, "question", "model_answer"):
+            return by_image_and_question(self.items(), answers)
+        if have(answers):
+            raise unknown_layout(answers, "the published list with model_answer filled in")
+        return answers
 
     def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
         """Ask the judge; an item's rating is the mean of those of its verdicts that could be read."""
@@ -174,17 +181,22 @@ def _score(item: Item, ratings: np.ndarray) -> ItemScore:
     return ItemScore(item.id, item.category, item.image, values)
 
 
-def _item(path: str, number: int, row: Any) -> Item:
+def _item(path: str, number: int, row: Mapping[str, Any], asking: bool) -> Item:
     place = f"{path}, row {number}"
-    if not isinstance(row, Mapping):
-        raise ValueError(f"{place}: must be an object")
     for name in _FIELDS:
         if not isinstance(row.get(name), str) or not row[name].strip():
             raise ValueError(f"{place}, field {name!r}: {row.get(name)!r} must be a text")
     content = row.get("image_content")
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise ValueError(f"{place}, field 'image_content': must be a list of texts")
-    image = row.get("image") or PurePosixPath(urlsplit(str(row.get("image_src", ""))).path).name
+    image = row.get("image")
+    if is_base64_picture(image) and asking:
+        raise ValueError(
+            f"{place}, field 'image': is the picture itself as base64 text, here and maybe in other rows; write each to "
+            "--image_folder under the last part of its image_src, and take the field out"
+        )
+    if not image or is_base64_picture(image):
+        image = PurePosixPath(urlsplit(str(row.get("image_src", ""))).path).name
     if not image:
         raise ValueError(f"{place}, field 'image_src': names no image")
     truth = {"content": ", ".join(content), "reference": row["gt_answer"]}

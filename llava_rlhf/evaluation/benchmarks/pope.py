@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from data_utils.schema import AnswerType
 from llava_rlhf.evaluation.benchmarks.items import (
@@ -17,10 +16,13 @@ from llava_rlhf.evaluation.benchmarks.items import (
     Scores,
     file_hash,
     match_answers,
+    read_objects,
     summed,
 )
+from llava_rlhf.evaluation.benchmarks.published_answers import by_question_id, have, in_order, unknown_layout
 
 _NO_WORDS = frozenset({"No", "no", "not"})
+FLAG = "--benchmark_files"
 _LABELS = {"yes": True, "no": False}
 
 
@@ -43,7 +45,7 @@ class Pope(Benchmark):
     """The published files, one for each way of choosing the absent things.
 
     Args:
-        files: JSON Lines with `question_id`, `image`, `text` and `label` ("yes" or "no").
+        files: JSON Lines or JSON lists with `question_id`, `image`, `text` and `label` ("yes" or "no").
     """
 
     metrics: ClassVar[Mapping[str, str]] = {
@@ -66,6 +68,18 @@ class Pope(Benchmark):
     def items(self) -> list[Item]:
         """The questions of all files."""
         return [item for path in self.files for item in _read(path)]
+
+    def own_layout(self, answers: Sequence[Record]) -> Sequence[Record]:
+        """As `Benchmark.own_layout`: those of LLaVA's evaluation and of POPE's own script."""
+        if have(answers, "question_id", "text"):
+            return by_question_id(self.items(), answers)
+        if have(answers, "question", "answer"):
+            return in_order(self.items(), answers)
+        if have(answers):
+            raise unknown_layout(
+                answers, "question_id, prompt, text (LLaVA); question, answer in order (POPE)"
+            )
+        return answers
 
     def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
         """Counts of right and wrong answers."""
@@ -103,34 +117,21 @@ def _category(path: str) -> str:
 
 def _read(path: str) -> list[Item]:
     items: dict[str, Item] = {}
-    for number, row in _rows(path):
+    file_hash(path)
+    for place, row in read_objects(path, FLAG):
         wrong = [name for name in ("image", "text", "label") if not isinstance(row.get(name), str)]
         wrong += [] if "question_id" in row else ["question_id"]
         if wrong:
-            raise ValueError(f"{path}, line {number}: field {wrong[0]!r} is missing or no text")
+            raise ValueError(
+                f"{path}, {place}: field {wrong[0]!r} is missing or no text; its fields are {sorted(row)}"
+            )
         if row["label"] not in _LABELS:
-            raise ValueError(f"{path}, line {number}: field 'label': {row['label']!r} must be 'yes' or 'no'")
+            raise ValueError(f"{path}, {place}: field 'label': {row['label']!r} must be 'yes' or 'no'")
         identity, there = f"{_category(path)}/{row['question_id']}", _LABELS[row["label"]]
         if identity in items:
-            raise ValueError(f"{path}, line {number}: question_id {row['question_id']!r} comes twice")
+            raise ValueError(f"{path}, {place}: question_id {row['question_id']!r} comes twice")
         kind = AnswerType.YES_IN_YESNO if there else AnswerType.NO_IN_YESNO
         items[identity] = Item(identity, row["text"].strip(), row["image"], _category(path), kind, there)
     if not items:
         raise ValueError(f"{path}: no questions")
     return list(items.values())
-
-
-def _rows(path: str) -> list[tuple[int, dict[str, Any]]]:
-    file_hash(path)
-    rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: must be a JSON object a line ({error})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: must be a JSON object a line")
-        rows.append((number, row))
-    return rows

@@ -154,11 +154,18 @@ def test_other_files_are_refused(change, says, tmp_path):
         Pope([write_pope(tmp_path / "a.json", "yn", **change)]).items()
 
 
-def test_a_file_that_is_no_json_lines_is_refused(tmp_path):
+def test_a_file_that_holds_no_questions_is_refused(tmp_path):
     path = tmp_path / "a.json"
-    path.write_text("[\n{}]\n")
-    with pytest.raises(ValueError, match=r"a.json, line 1: must be a JSON object a line"):
-        Pope([str(path)]).items()
+    for text, says in [
+        ("[\n{}]\n", r"a.json, row 0: field 'image' is missing or no text; its fields are \[\]"),
+        ("[3]", "a.json, row 0: must be a JSON object"),
+        ('{"question_id": 1}\n{"quest', r"a.json, line 2: must be a JSON object a line \(is no JSON"),
+        ("[]", "a.json: no questions"),
+        ("PAR1", "a.json: is a Parquet file"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            Pope([str(path)]).items()
     with pytest.raises(ValueError, match="each with another name"):
         Pope([str(path), str(path)])
     with pytest.raises(ValueError, match=r"--benchmark_files .*nowhere.json: no such file"):
