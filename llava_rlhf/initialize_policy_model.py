@@ -17,7 +17,7 @@ from llava_rlhf.runs.role_files import POLICY
 from llava_rlhf.runs.run_record import base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import starting_point
 from llava_rlhf.runs.training_flags import TrainingFlags
-from models.base_fingerprint import check_weights
+from models.base_check import check_base
 
 if TYPE_CHECKING:
     from data_utils.datasets import DialogueDataset
@@ -50,13 +50,14 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
     training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.building import build_dialogues
     from data_utils.conversation import TEMPLATES
+    from llava_rlhf.assembly.conversations import check_conversation
     from llava_rlhf.assembly.feature_cache import with_feature_cache
     from llava_rlhf.assembly.roles import load_text_side
     from llava_rlhf.supervised.training import announce_and_split
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_weights(training.model_name_or_path)
+    check_base(training.model_name_or_path)
     inputs = {
         "dataset_path": file_identity(data.dataset_path),
         "deepspeed": file_identity(training.deepspeed),
@@ -67,6 +68,7 @@ def prepare(argv: Sequence[str]) -> PolicyRun:
     checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
     check_writable("--output_dir", training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
+    check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
     dataset = build_dialogues(
         data.dataset_path,
         image_folder=data.image_folder,

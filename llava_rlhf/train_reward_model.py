@@ -17,6 +17,7 @@ from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard
 from llava_rlhf.runs.run_record import base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import starting_point
 from llava_rlhf.runs.training_flags import TrainingFlags
+from models.base_check import check_base
 from models.base_fingerprint import base_fingerprint
 
 if TYPE_CHECKING:
@@ -51,12 +52,15 @@ class RewardRun:
 def prepare(argv: Sequence[str]) -> RewardRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    from data_utils.conversation import TEMPLATES
+    from llava_rlhf.assembly.conversations import check_conversation
     from llava_rlhf.assembly.feature_cache import with_feature_cache
     from llava_rlhf.assembly.roles import load_facts, load_text_side
     from llava_rlhf.supervised.training import announce_and_split
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
+    check_base(training.model_name_or_path)
     inputs = {
         "dataset_path": file_identity(data.dataset_path),
         "image_to_caption_file": file_identity(fact_arguments.image_to_caption_file),
@@ -69,6 +73,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
     check_writable("--output_dir", training.output_dir)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
+    check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
     dataset = _read_pairs(training, data, text, facts, prompt)
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
