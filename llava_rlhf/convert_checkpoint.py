@@ -129,15 +129,15 @@ def find_conversion(arguments: ConvertArguments) -> Conversion:
     if not source.is_dir():
         reason = "it is a file" if source.is_file() else why_absent(arguments.input)
         raise ValueError(f"--input {source} is no directory: {reason}")
-    for name in ("base_model", "value_base_model"):  # recorded, so they must be found from elsewhere
-        if getattr(arguments, name) is not None:
-            check_place(getattr(arguments, name))
-            setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
     files = find_adapters(arguments, source)
     check_flags(arguments, BASE_KIND if files is None else files.kind)
     if files is None:
         tower = None if arguments.vision_tower is None else Path(arguments.vision_tower)
         return Conversion(arguments, BASE_KIND, plan_base(source, tower))
+    for name in ("base_model", "value_base_model"):  # recorded, so they must be found from elsewhere
+        if getattr(arguments, name) is not None:
+            check_place(getattr(arguments, name))
+            setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
     bases = dict.fromkeys(files.adapters, arguments.base_model)
     if arguments.value_base_model is not None:
         bases[VALUE] = arguments.value_base_model

@@ -27,7 +27,9 @@ def named(weights, start):
 def test_a_pickle_is_converted_as_the_message_says(start, small_base, weights, tmp_path):
     source = write_adapter(tmp_path / "pickled", named(weights, start))
     assert not is_original_adapter(source)
-    with pytest.raises(ValueError, match=r"(?s)holds its weights as a pickle.*convert_checkpoint\.sh --input"):
+    with pytest.raises(
+        ValueError, match=r"(?s)holds its weights as a pickle.*convert_checkpoint\.sh --input"
+    ):
         read_adapter_config(source)
     argv = command_line(input=source, base_model=small_base, output=tmp_path / "ours")
     convert_checkpoint.run(convert_checkpoint.prepare(argv))
