@@ -55,7 +55,8 @@ def prepare(argv: Sequence[str]) -> ChatRun:
     arguments, generation, model = StrictParser(
         (ChatArguments, GenerationArguments, ModelArguments), description=__doc__
     ).parse(argv)
-    from llava_rlhf.assembly.roles import check_stop, load_text_side
+    from llava_rlhf.assembly.conversations import check_conversation
+    from llava_rlhf.assembly.roles import load_text_side
     from llava_rlhf.interactive.answering_models import check_checkpoint
 
     start_logging(main_process=False)
@@ -63,7 +64,7 @@ def prepare(argv: Sequence[str]) -> ChatRun:
     checkpoint = check_checkpoint("model", arguments.base_model_name, arguments.adapter)
     check_template(checkpoint.base, checkpoint.adapter, generation.version)
     text = load_text_side(arguments.base_model_name, generation.image_aspect_ratio)
-    check_stop(text, TEMPLATES[generation.version])
+    check_conversation(arguments.base_model_name, text.tokenizer, TEMPLATES[generation.version])
     if arguments.image is not None:
         reason = unusable(arguments.image)
         if reason:

@@ -27,8 +27,9 @@ from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import POLICY, VALUE, RewardModelCard
 from models.adapter_files import original_adapter_folders
-from models.base_files import check_base
 from models.base_fingerprint import base_fingerprint
+from models.base_kind import check_kind
+from models.base_place import check_place, why_absent
 
 if TYPE_CHECKING:
     from llava_rlhf.conversion.adapters import AdapterConversion
@@ -126,15 +127,17 @@ def find_conversion(arguments: ConvertArguments) -> Conversion:
 
     source = Path(os.path.abspath(arguments.input))
     if not source.is_dir():
-        raise ValueError(f"--input {source} is no directory")
-    for name in ("base_model", "value_base_model"):  # recorded, so they must be found from elsewhere
-        if getattr(arguments, name) is not None:
-            setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
+        reason = "it is a file" if source.is_file() else why_absent(arguments.input)
+        raise ValueError(f"--input {source} is no directory: {reason}")
     files = find_adapters(arguments, source)
     check_flags(arguments, BASE_KIND if files is None else files.kind)
     if files is None:
         tower = None if arguments.vision_tower is None else Path(arguments.vision_tower)
         return Conversion(arguments, BASE_KIND, plan_base(source, tower))
+    for name in ("base_model", "value_base_model"):  # recorded, so they must be found from elsewhere
+        if getattr(arguments, name) is not None:
+            check_place(getattr(arguments, name))
+            setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
     bases = dict.fromkeys(files.adapters, arguments.base_model)
     if arguments.value_base_model is not None:
         bases[VALUE] = arguments.value_base_model
@@ -199,7 +202,7 @@ def make_card(arguments: ConvertArguments) -> RewardModelCard:
 
 def base_aspect_ratio(base: str) -> str:
     """How the base was trained to see images, which a conversion keeps in its `config.json`; `pad` where it is not told."""
-    check_base(base)
+    check_kind(base)
     ratio = json.loads((Path(base) / "config.json").read_text(encoding="utf-8")).get("image_aspect_ratio")
     if ratio not in (None, *ASPECT_RATIOS):
         raise ValueError(

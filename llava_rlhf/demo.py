@@ -55,7 +55,8 @@ def prepare(argv: Sequence[str]) -> DemoRun:
     arguments, generation, page, model = StrictParser(
         (DemoArguments, GenerationArguments, PageArguments, ModelArguments), description=__doc__
     ).parse(argv)
-    from llava_rlhf.assembly.roles import check_stop, load_text_side
+    from llava_rlhf.assembly.conversations import check_conversation
+    from llava_rlhf.assembly.roles import load_text_side
     from llava_rlhf.interactive.answering_models import find_reward_model, parse_checkpoint
 
     start_logging(main_process=True)
@@ -67,7 +68,8 @@ def prepare(argv: Sequence[str]) -> DemoRun:
     for checkpoint in checkpoints:
         check_template(checkpoint.base, checkpoint.adapter, generation.version)
     for base in {checkpoint.base for checkpoint in checkpoints}:
-        check_stop(load_text_side(base, generation.image_aspect_ratio), TEMPLATES[generation.version])
+        text = load_text_side(base, generation.image_aspect_ratio)
+        check_conversation(base, text.tokenizer, TEMPLATES[generation.version])
     reward_model = None
     if arguments.reward_model_name_or_path is not None:
         reward_model = find_reward_model(

@@ -12,9 +12,17 @@ from llava_rlhf.runs.checkpoints import new_folder
 from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import find_policy_adapter
-from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits, read_adapter_config, save_adapter
-from models.base_files import check_base
-from models.base_fingerprint import check_weights, weight_files
+from models.adapter_files import (
+    ADAPTER_WEIGHTS,
+    check_adapter_fits,
+    read_adapter_config,
+    read_adapter_tensors,
+    save_adapter,
+)
+from models.adapter_names import on_language_model
+from models.adapter_shapes import read_layer_sizes
+from models.base_check import check_base
+from models.base_weights import weight_files
 from models.settings import DTYPE_NAMES
 
 if TYPE_CHECKING:
@@ -112,7 +120,6 @@ def prepare(argv: Sequence[str]) -> Export:
 
     base = arguments.base_model_name
     check_base(base)
-    check_weights(base)
     adapter = find_policy_adapter(arguments.adapter)
     check_adapter_fits(adapter, base)
     trained = read_trained(
@@ -166,16 +173,15 @@ def run(prepared: Export) -> None:
 
 
 def _write_adapter(prepared: Export, folder: Path) -> None:
-    from safetensors.torch import load_file
-
     from llava_rlhf.exporting.plain_answers import Questions
     from llava_rlhf.exporting.trained import write_plain_files
 
-    state = load_file(prepared.adapter / ADAPTER_WEIGHTS)
+    state = read_adapter_tensors(prepared.adapter)
     if prepared.dtype is not None:
         state = {name: tensor.to(prepared.dtype) for name, tensor in state.items()}
-    config = read_adapter_config(prepared.adapter)
     base = Path(prepared.arguments.base_model_name)
+    sizes = read_layer_sizes(base)
+    config = on_language_model(read_adapter_config(prepared.adapter), sizes.layers, sizes.widths)
     save_adapter(state, config, folder, str(base))
     # Beside the adapter too: those of the base may crop where training padded, or say nothing of our template.
     write_plain_files(folder, base, prepared.trained)

@@ -14,7 +14,7 @@ from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import POLICY
 from llava_rlhf.runs.training_flags import TrainingFlags
 from llava_rlhf.supervised.prepared import SupervisedRun, find_start
-from models.base_fingerprint import check_weights
+from models.base_check import check_base
 
 if TYPE_CHECKING:
     from models.roles import Policy
@@ -26,15 +26,18 @@ def prepare(argv: Sequence[str]) -> SupervisedRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.building import build_dialogues
+    from data_utils.conversation import TEMPLATES
+    from llava_rlhf.assembly.conversations import check_conversation
     from llava_rlhf.assembly.feature_cache import with_feature_cache
     from llava_rlhf.assembly.roles import load_text_side, row_settings
     from llava_rlhf.supervised.training import announce_and_split
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_weights(training.model_name_or_path)
+    check_base(training.model_name_or_path)
     record, checkpoint = find_start(training, data, model, run)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
+    check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
     dataset = build_dialogues(data.dataset_path, row_settings(data, text))
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
     train_set, eval_set = announce_and_split(dataset, training)

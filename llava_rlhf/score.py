@@ -18,7 +18,9 @@ from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard, read_reward_card
 from llava_rlhf.runs.run_folder import write_text_whole
 from models.adapter_files import check_adapter_fits
+from models.base_check import check_base
 from models.base_files import read_base_facts
+from models.base_place import why_absent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,6 +119,7 @@ def prepare(argv: Sequence[str]) -> ScoreRun:
     arguments, data, facts, model = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.answers import build_answers, file_kind
     from data_utils.building import build_preferences
+    from llava_rlhf.assembly.conversations import check_conversation
     from llava_rlhf.assembly.roles import load_fact_book, load_text_side, row_settings
     from llava_rlhf.evaluation.score_records import describe_answers, describe_pairs
 
@@ -128,6 +131,7 @@ def prepare(argv: Sequence[str]) -> ScoreRun:
     check_conditions(arguments.reward_model_name_or_path, card, data, facts)
     base = find_base(arguments, card)
     text = load_text_side(base, card.image_aspect_ratio)
+    check_conversation(base, text.tokenizer, TEMPLATES[card.template])
     pairs = file_kind(data.dataset_path) == "pairs"
     dataset = (build_preferences if pairs else build_answers)(
         data.dataset_path,
@@ -239,10 +243,11 @@ def find_base(arguments: ScoringArguments, card: RewardModelCard) -> str:
     if not Path(base).is_dir():
         raise ValueError(
             f"the base of the reward model, {base}, is no directory (reward_model.json of {folder} names "
-            f"{card.base_model}); name it with --base_model_name"
+            f"{card.base_model}): {why_absent(base)}; name it with --base_model_name"
         )
     from models.heads import check_head_fits
 
+    check_base(base)
     check_adapter_fits(Path(folder) / REWARD, base)
     check_head_fits(Path(folder) / REWARD_HEAD, base)
     card.check_base(folder, base, "--base_model_name")

@@ -15,6 +15,7 @@ from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard
 from llava_rlhf.runs.training_flags import TrainingFlags
 from llava_rlhf.supervised.prepared import SupervisedRun, find_start
+from models.base_check import check_base
 from models.base_fingerprint import base_fingerprint
 
 if TYPE_CHECKING:
@@ -35,14 +36,18 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.building import build_preferences
+    from data_utils.conversation import TEMPLATES
+    from llava_rlhf.assembly.conversations import check_conversation
     from llava_rlhf.assembly.feature_cache import with_feature_cache
     from llava_rlhf.assembly.roles import load_facts, load_text_side, row_settings
     from llava_rlhf.supervised.training import announce_and_split
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
+    check_base(training.model_name_or_path)
     record, checkpoint = find_start(training, data, model, run, fact_arguments)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
+    check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
     rows = row_settings(data, text)
     dataset = build_preferences(data.dataset_path, rows, facts=facts, prompt=prompt, seed=training.seed)

@@ -9,18 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-
+from models.adapter_names import HF_MODEL, REMEDY, adapted_layers, beyond_language_lora, present_tensor_name
 from models.adapter_shapes import (
     LayerSizes,
     Shape,
     differences,
     listed,
     lora_shapes,
-    module_name,
     natural_order,
     read_layer_sizes,
 )
+from models.safetensors_headers import FLOATING, read_header
 
 if TYPE_CHECKING:  # heavy, and who only asks for names or what a folder is needs neither
     from peft import LoraConfig
@@ -28,10 +27,6 @@ if TYPE_CHECKING:  # heavy, and who only asks for names or what a folder is need
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-HF_MODEL = "base_model.model."  # how PEFT begins the names of all tensors
-LAYERS = "model.language_model.layers."  # in the model itself
-HF_LAYERS = HF_MODEL + LAYERS  # how the names of our tensors begin
-FLOATING = ("F16", "BF16", "F32", "F64")  # in the words of safetensors
 
 # The code of 2023 (PEFT 0.4 on a patched LLaVA) wrote other names, and knew no safetensors.
 ORIGINAL_ADAPTER_WEIGHTS = "adapter_model.bin"
@@ -47,14 +42,27 @@ def is_original_adapter(directory: str | Path) -> bool:
 
     Raises ValueError when its `adapter_model.safetensors` can't be read.
     """
-    weights = Path(directory) / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        return (Path(directory) / ORIGINAL_ADAPTER_WEIGHTS).is_file()
+    weights, pickled = Path(directory) / ADAPTER_WEIGHTS, Path(directory) / ORIGINAL_ADAPTER_WEIGHTS
+    if weights.is_file():
+        return any(name.startswith(ORIGINAL_LAYERS) for name in read_header(weights))
+    return pickled.is_file() and not is_pickled_present_adapter(directory)
+
+
+def is_pickled_present_adapter(directory: str | Path) -> bool:
+    """Whether a folder holds an adapter that PEFT wrote on Hugging Face's LLaVA as a pickle, told by its tensors' names."""
+    pickled = Path(directory) / ORIGINAL_ADAPTER_WEIGHTS
+    if (Path(directory) / ADAPTER_WEIGHTS).is_file() or not pickled.is_file():
+        return False
+    import torch
+
     try:
-        with safe_open(weights, framework="numpy") as file:  # names only
-            return any(key.startswith(ORIGINAL_LAYERS) for key in file.keys())  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is cut off or no safetensors file ({error})") from error
+        state = torch.load(pickled, map_location="cpu", weights_only=True)
+    # The unpickler raises whatever type it likes on broken bytes; the converter says what is wrong with them.
+    except Exception:
+        return False
+    language = HF_MODEL + "model.language_model."
+    names = [name for name in state if isinstance(name, str)] if isinstance(state, dict) else []
+    return any(present_tensor_name(name).startswith(language) for name in names)
 
 
 def original_adapter_folders(directory: str | Path) -> list[Path]:
@@ -80,8 +88,12 @@ def refuse_original(directory: str | Path, reward_model: bool = False) -> None:
         what = f"{directory} holds only checkpoints of the original LLaVA-RLHF code ({names})"
     raise ValueError(
         f"{what}. Convert {'it' if folder == directory else 'one of them'} first:\n"
-        f"bash scripts/convert_checkpoint.sh --input {shlex.quote(str(folder))} --base_model BASE{prompt} --output DIR"
+        f"{_conversion(folder, prompt)}"
     )
+
+
+def _conversion(folder: Path, prompt: str = "") -> str:
+    return f"bash scripts/convert_checkpoint.sh --input {shlex.quote(str(folder))} --base_model BASE{prompt} --output DIR"
 
 
 def _is_original(directory: Path) -> bool:
@@ -102,34 +114,51 @@ def read_adapter_config(directory: str | Path) -> LoraConfig:
 
     refuse_original(directory)
     directory = Path(directory)
+    if is_pickled_present_adapter(directory):
+        raise ValueError(
+            f"{directory} holds its weights as a pickle ({ORIGINAL_ADAPTER_WEIGHTS}), which is not read here. Convert it "
+            f"first:\n{_conversion(directory)}"
+        )
     missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
     if missing:
         raise ValueError(f"{directory} is not an adapter folder: it lacks {' and '.join(missing)}")
+    file = directory / ADAPTER_CONFIG
     try:
-        config = LoraConfig.from_pretrained(str(directory))
+        kind = json.loads(file.read_text(encoding="utf-8")).get("peft_type")
+        if kind in (None, "LORA"):
+            config = LoraConfig.from_pretrained(str(directory))
     except Exception as error:  # PEFT raises whatever its classes raise on values that it does not expect
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{directory}/{ADAPTER_CONFIG} is not one that PEFT can read ({reason})") from error
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"{directory}/{ADAPTER_CONFIG}: peft_type {config.peft_type} is not LORA")
+        raise ValueError(f"{file} is not one that PEFT can read ({reason})") from error
+    if kind not in (None, "LORA"):
+        raise ValueError(f"{file}: peft_type {kind} is not LORA; {REMEDY}")
     return config
+
+
+def read_adapter_tensors(directory: str | Path) -> dict[str, Tensor]:
+    """Name → tensor of an adapter, under the names of today."""
+    from safetensors.torch import load_file
+
+    state = load_file(Path(directory) / ADAPTER_WEIGHTS, device="cpu")
+    return {present_tensor_name(name): tensor for name, tensor in state.items()}
 
 
 def check_adapter_fits(directory: str | Path, base: str | Path) -> None:
     """Compare an adapter with a base: every tensor of every adapted layer, by file headers only.
 
     Raises:
-        ValueError: no adapter, a tensor is missing, unexpected, of another shape or no floating-point numbers, or the
-            rank or the scale is none.
+        ValueError: no adapter, one that is or trains more than LoRA on the language model, a tensor is missing,
+            unexpected, of another shape or no floating-point numbers, or the rank or the scale is none.
     """
     config = read_adapter_config(directory)
     sizes = read_layer_sizes(base)
     check_scale(Path(directory) / ADAPTER_CONFIG, config.r, config.lora_alpha)
     path = Path(directory) / ADAPTER_WEIGHTS
-    with safe_open(path, framework="pt") as file:
-        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        found = {key: tuple(entry.get_shape()) for key, entry in slices.items()}
-        others = [key for key, entry in slices.items() if entry.get_dtype() not in FLOATING]
+    entries = {present_tensor_name(name): entry for name, entry in read_header(path).items()}
+    if beyond := beyond_language_lora(config, entries):
+        raise ValueError(f"{directory} {beyond}")
+    found = {name: entry.shape for name, entry in entries.items()}
+    others = [name for name, entry in entries.items() if entry.dtype not in FLOATING]
     problems = differences(found, _expected(config, sizes))
     if problems:
         raise ValueError(
@@ -150,15 +179,10 @@ def check_scale(file: Path, rank: object, alpha: object) -> None:
 
 def _expected(config: LoraConfig, sizes: LayerSizes) -> dict[str, Shape]:
     """Name → shape of the tensors that PEFT makes on a base; ranks that differ by layer are not looked at."""
-    from peft.tuners.tuners_utils import check_target_module_exists
-
     rank = None if config.rank_pattern else config.r
     shapes: dict[str, Shape] = {}
-    for layer in range(sizes.layers):
-        for name, widths in sizes.widths.items():
-            linear = LAYERS + module_name(layer, name)
-            if check_target_module_exists(config, linear):
-                shapes |= lora_shapes(HF_MODEL + linear, rank, widths)
+    for linear in adapted_layers(config, sizes.layers, sizes.widths):
+        shapes |= lora_shapes(HF_MODEL + linear, rank, sizes.widths[linear.rsplit(".", 1)[1]])
     return shapes
 
 

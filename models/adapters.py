@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.adapter_files import ADAPTER_WEIGHTS, read_adapter_config, save_adapter
+from models.adapter_files import read_adapter_config, read_adapter_tensors, save_adapter
+from models.adapter_names import on_language_model
 from models.sampling_layers import lora_places, stand_ins
-from models.settings import LoraSettings
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
 from models.vlm import VisionLanguageModel, lora_target_pattern
 
 
@@ -61,7 +61,7 @@ class AdapterBank(nn.Module):
         super().__init__()
         if not adapters:
             raise ValueError("an adapter bank needs at least one adapter")
-        configs = {name: _lora_config(spec) for name, spec in adapters.items()}
+        configs = {name: _lora_config(spec, vlm) for name, spec in adapters.items()}
         first, *others = configs
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -183,7 +183,7 @@ class AdapterBank(nn.Module):
     def load(self, name: str, directory: str | Path) -> None:
         """Fill adapter `name` from a PEFT folder. Raises ValueError unless every key finds its place, at equal scale."""
         config = read_adapter_config(directory)
-        state = load_file(Path(directory) / ADAPTER_WEIGHTS, device="cpu")
+        state = read_adapter_tensors(directory)
         model = (self.state_dict_of(name), self.peft_model.peft_config[name])
         reason = _mismatch((state, config), model, ("file", "model"))
         if reason:
@@ -234,7 +234,7 @@ class _RecomputeUnder:
             self.bank._point_layers_at(self.bank.active)
 
 
-def _lora_config(spec: AdapterSpec) -> LoraConfig:
+def _lora_config(spec: AdapterSpec, vlm: VisionLanguageModel) -> LoraConfig:
     if isinstance(spec.source, LoraSettings):
         lora = spec.source
         return LoraConfig(
@@ -243,7 +243,8 @@ def _lora_config(spec: AdapterSpec) -> LoraConfig:
             lora_dropout=lora.dropout,
             target_modules=lora_target_pattern(lora.layers),
         )
-    config = read_adapter_config(spec.source)
+    layers = vlm.model.config.get_text_config().num_hidden_layers
+    config = on_language_model(read_adapter_config(spec.source), layers, LANGUAGE_MODEL_LINEAR_LAYERS)
     config.inference_mode = False  # PEFT would freeze it; `AdapterBank` declares what trains
     config.lora_dropout = (
         0.0  # what is loaded is sampled from too: an update must see the policy that answered

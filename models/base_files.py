@@ -1,42 +1,22 @@
-"""Configuration of a base directory: is it a LLaVA in Hugging Face format, and what does it say. Reads no weights."""
+"""Configuration of a base directory: what it says, as objects. Reads no weights."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.json_objects import read_object
+from models.base_kind import check_kind
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, PreTrainedConfig
 
 
-def check_base(path: str | Path) -> None:
-    """Refuse a directory that `load_base` cannot load, reading only its `config.json`. Raises ValueError."""
-    config_file = Path(path) / "config.json"
-    if not config_file.is_file():
-        raise ValueError(f"{path} is not a model directory: it has no config.json")
-    # Read as it is: a configuration class fills what an original checkpoint lacks with sizes of another model.
-    fields = read_object(config_file)
-    if fields.get("mm_vision_tower") is not None and "vision_config" not in fields:
-        raise ValueError(
-            f"{config_file} is an original LLaVA checkpoint (it names mm_vision_tower); convert it to the Hugging Face "
-            f"format first: bash scripts/convert_checkpoint.sh --input {shlex.quote(str(path))} --vision_tower DIR --output DIR"
-        )
-    if fields.get("model_type") != "llava" or "vision_config" not in fields:
-        raise ValueError(
-            f"{config_file}: model_type {fields.get('model_type')!r} is not a LLaVA model in Hugging Face format "
-            "(LlavaForConditionalGeneration)"
-        )
-
-
 def read_base_config(path: str | Path) -> PreTrainedConfig:
-    """The configuration of a base, whose own code (if it brings any) is not run. Raises ValueError as `check_base` does."""
+    """The configuration of a base, whose own code (if it brings any) is not run. Raises ValueError as `check_kind` does."""
     from transformers import AutoConfig  # loads torch
 
-    check_base(path)
+    check_kind(path)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from models.base_files import read_base_facts
+from models.base_weights import present_name, weight_files
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS
 
 ROWS = 8  # of each weight
@@ -44,33 +43,6 @@ def base_fingerprint(directory: str | Path) -> str:
     return digest.hexdigest()
 
 
-def check_weights(directory: str | Path) -> None:
-    """Raise ValueError unless every weight file of a base is there as whole safetensors; reads headers only."""
-    for file in weight_files(Path(directory)):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is missing, cut off or no safetensors file ({error})") from error
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a base. Raises ValueError when it has none."""
-    whole, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
-    if not index.is_file():
-        raise ValueError(
-            f"{directory} holds no model.safetensors (nor shards of it with their index), by which a base is known "
-            "again; load and save it with Hugging Face's from_pretrained and save_pretrained"
-        )
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return [directory / name for name in sorted(set(weight_map.values()))]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is not an index of shards: it has no readable weight_map") from error
-
-
 def _first_rows(file: Path, wanted: set[str]) -> dict[str, bytes]:
     """Name → shape and first rows, of those weights of a file that are wanted."""
     found = {}
@@ -85,12 +57,3 @@ def _first_rows(file: Path, wanted: set[str]) -> dict[str, bytes]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is missing, cut off or no safetensors file ({error})") from error
     return found
-
-
-def present_name(stored: str) -> str:
-    """The name that a weight has today.
-
-    Files of different age say `language_model.model.x` or `model.language_model.x`, and `vision_tower.vision_model.x`.
-    """
-    name = stored.removeprefix("model.")
-    return re.sub(r"^(language_model|vision_tower)\.(model|vision_model)\.", r"\1.", name)

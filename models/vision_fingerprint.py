@@ -10,8 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
-from models.base_files import check_base
-from models.base_fingerprint import present_name, weight_files
+from models.base_kind import check_kind
+from models.base_weights import present_name, weight_files
 
 _VISION = re.compile(r"(vision_tower|multi_modal_projector)\.")
 _SETTINGS = (
@@ -31,7 +31,7 @@ def vision_fingerprint(directory: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the directory is no LLaVA base, or holds no safetensors weights of tower and projector.
     """
-    check_base(directory)
+    check_kind(directory)
     places: dict[str, tuple[Path, str]] = {}
     digest = hashlib.sha256()
     file = Path(directory)

@@ -25,7 +25,8 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 
-from models.base_files import check_base, positions_of_one_image
+from models.base_files import positions_of_one_image
+from models.base_kind import check_kind
 from models.matrix_products import use_frozen_products
 from models.quantized import compute_alike_in_both_modes
 from models.settings import DTYPE_NAMES
@@ -198,9 +199,9 @@ def load_base(path: str | Path, settings: BaseSettings) -> VisionLanguageModel:
     """Load a Hugging Face LLaVA directory, frozen.
 
     Raises:
-        ValueError: the directory is not a LLaVA checkpoint in Hugging Face format (`check_base` says what it is).
+        ValueError: the directory is not a LLaVA checkpoint in Hugging Face format (`check_kind` says what it is).
     """
-    check_base(path)
+    check_kind(path)
     quantization = settings.quantization_config()
     model = LlavaForConditionalGeneration.from_pretrained(
         path,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.conversation import TEMPLATES, ConversationTemplate
+from data_utils.conversation import TEMPLATES
 from data_utils.facts import PLACEHOLDER, FactBook, RewardPrompt
 from data_utils.images import ImagePipeline
 from data_utils.problems import DataError
@@ -96,15 +96,6 @@ def _read_part(base: str | Path, part: str, read: Callable[[str | Path], PartT])
             raise
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"the {part} of {base} can't be read ({reason}); fetch the base again") from error
-
-
-def check_stop(text: TextSide, template: ConversationTemplate) -> None:
-    """Raise ValueError unless the template's stop is the token at which sampling ends."""
-    if text.tokenizer.convert_tokens_to_ids(template.stop) != text.tokenizer.eos_token_id:
-        raise ValueError(
-            f"template {template.name!r} ends an answer with {template.stop!r}, the tokenizer with "
-            f"{text.tokenizer.eos_token!r}: no response would ever stop; choose another --version"
-        )
 
 
 def unsampled_ids(text: TextSide, vocab_size: int) -> Tensor:

@@ -21,11 +21,11 @@ from llava_rlhf.conversion.original_files import open_weights
 from models.adapter_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
-    HF_LAYERS,
     ORIGINAL_ADAPTER_WEIGHTS,
     ORIGINAL_LAYERS,
     save_adapter,
 )
+from models.adapter_names import HF_LAYERS, present_tensor_name, unfit_tensors
 from models.adapter_shapes import (
     LayerSizes,
     Shape,
@@ -72,11 +72,15 @@ def check_tensors(folder: Path, layers_at: str, sizes: LayerSizes | None) -> Non
     path = weights_file(folder)
     settings = read_settings(folder)
     weights = open_weights(path)
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    found = {present_tensor_name(name): tuple(tensor.shape) for name, tensor in weights.items()}
+    if unfit := unfit_tensors(found):
+        raise ValueError(f"{path} {unfit}")
+    if layers_at == ORIGINAL_LAYERS and path.name == ORIGINAL_ADAPTER_WEIGHTS and _holds(found, HF_LAYERS):
+        layers_at = HF_LAYERS  # written by PEFT on Hugging Face's LLaVA: only the file format is another
     other, layout = (
         (HF_LAYERS, "Hugging Face") if layers_at == ORIGINAL_LAYERS else (ORIGINAL_LAYERS, "original")
     )
-    if any(name.startswith(other) for name in found):
+    if _holds(found, other):
         raise ValueError(f"{path} is in the {layout} layout already: its tensors are named {other}…")
     problems = differences(found, _expected_shapes(settings, layers_at, sizes, _count_layers(found)))
     if problems:
@@ -165,5 +169,13 @@ def _count_layers(names: Iterable[str]) -> int:
 
 
 def _renamed(folder: Path, old: str, new: str) -> dict[str, Tensor]:
-    state = read_weights(weights_file(folder))
-    return {new + name.removeprefix(old): state[name] for name in sorted(state, key=natural_order)}
+    stored = read_weights(weights_file(folder))
+    state = {present_tensor_name(name): tensor for name, tensor in stored.items()}
+    return {
+        new + name.removeprefix(old).removeprefix(new): state[name]
+        for name in sorted(state, key=natural_order)
+    }
+
+
+def _holds(names: Iterable[str], start: str) -> bool:
+    return any(name.startswith(start) for name in names)

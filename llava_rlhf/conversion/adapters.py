@@ -26,7 +26,8 @@ from llava_rlhf.conversion.adapter_weights import (
 from llava_rlhf.conversion.original_files import open_weights
 from llava_rlhf.runs.checkpoints import new_folder
 from llava_rlhf.runs.role_files import REWARD, VALUE, RewardModelCard
-from models.adapter_files import HF_LAYERS, ORIGINAL_LAYERS, save_safetensors
+from models.adapter_files import ORIGINAL_LAYERS, save_safetensors
+from models.adapter_names import HF_LAYERS
 from models.adapter_shapes import LayerSizes
 
 

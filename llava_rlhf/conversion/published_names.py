@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from models.base_fingerprint import present_name, weight_files
+from models.base_weights import present_name, weight_files
 
 INDEX = "model.safetensors.index.json"
 # Name in the Hugging Face model → name in published files.

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llava_rlhf.evaluation.judge_client import Question, Reply, ReplyCache
+from models.base_place import check_place
 
 OPTIONS = frozenset({"temperature", "max_tokens"})
 
@@ -31,8 +32,10 @@ class LocalJudge:
     """
 
     def __init__(self, folder: str | Path, options: Mapping[str, Any], cache: ReplyCache, device: str):
-        if not (Path(folder) / "config.json").is_file():
-            raise ValueError(f"--judge_model_path {folder}: no folder of a model (it lacks config.json)")
+        try:
+            check_place(folder)
+        except ValueError as error:
+            raise ValueError(f"--judge_model_path {error}") from None
         unknown = sorted(set(options) - OPTIONS)
         if unknown:
             raise ValueError(

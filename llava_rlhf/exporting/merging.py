@@ -13,14 +13,15 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from peft import LoraConfig
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration
 
 from llava_rlhf.conversion.published_names import module_name, publish_index, published_name
-from models.adapter_files import ADAPTER_WEIGHTS, HF_MODEL, read_adapter_config
-from models.base_fingerprint import weight_files
+from models.adapter_files import read_adapter_config, read_adapter_tensors
+from models.adapter_names import HF_MODEL
+from models.base_weights import weight_files
 
 CONFIG = "config.json"
 WEIGHT_FILES = ("model", "pytorch_model")  # how the names of weight files and their indices begin
@@ -59,7 +60,7 @@ class LoraUpdate:
     def read(cls, adapter: Path) -> LoraUpdate:
         """Read a PEFT folder. Raises ValueError unless it is plain LoRA."""
         config = check_plain(adapter)
-        tensors = load_file(adapter / ADAPTER_WEIGHTS)
+        tensors = read_adapter_tensors(adapter)
         ends = (".lora_A.weight", ".lora_B.weight")
         modules = sorted(
             name.removeprefix(HF_MODEL).removesuffix(ends[0]) for name in tensors if name.endswith(ends[0])

@@ -27,8 +27,8 @@ from llava_rlhf.runs.role_files import (
 )
 from models.adapter_files import check_adapter_fits
 from models.adapters import AdapterBank, AdapterSpec
-from models.base_files import check_base
-from models.base_fingerprint import check_weights
+from models.base_check import check_base
+from models.base_place import why_absent
 from models.generation import SamplingSettings
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel
@@ -60,7 +60,6 @@ def parse_checkpoint(flag: str, text: str) -> Checkpoint:
 def check_checkpoint(name: str, base: str, adapter: str | None) -> Checkpoint:
     """A checkpoint whose files are there and fit each other. Raises ValueError where they do not."""
     check_base(base)
-    check_weights(base)
     folder = find_policy_adapter(adapter) if adapter else None
     if folder is not None:
         check_adapter_fits(folder, base)
@@ -82,12 +81,13 @@ def find_reward_model(folder: str, base: str | None, base_flag: str) -> RewardCh
     base = base or card.base_model
     if not Path(base).is_dir():
         raise ValueError(
-            f"the base of the reward model {folder}, {base}, is no directory; name it with {base_flag}"
+            f"the base of the reward model {folder}, {base}, is no directory: {why_absent(base)}; name it with "
+            f"{base_flag}"
         )
     if card.template not in TEMPLATES:
         raise ValueError(f"{folder}: reward_model.json names an unknown template {card.template!r}")
+    check_base(base)
     check_adapter_fits(Path(folder) / REWARD, base)
-    check_weights(base)
     card.check_base(folder, base, base_flag)
     return RewardCheckpoint(Path(folder), card, base)
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from data_utils.images import check_image
 from data_utils.schema import Turn
-from llava_rlhf.assembly.roles import check_stop, load_text_side
+from llava_rlhf.assembly.conversations import check_conversation
+from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.exporting.model_card import Origin
 from llava_rlhf.exporting.trained import read_trained
 from llava_rlhf.interactive.answering_models import (
@@ -157,7 +158,8 @@ class Policy:
         checkpoint = check_checkpoint("policy", str(base_model), str(adapter) if adapter else None)
         record = Origin.of(checkpoint.adapter).arguments if checkpoint.adapter else None
         trained = read_trained(record, Path(checkpoint.base), version, image_aspect_ratio)
-        check_stop(load_text_side(checkpoint.base, trained.image_aspect_ratio), trained.template)
+        text = load_text_side(checkpoint.base, trained.image_aspect_ratio)
+        check_conversation(checkpoint.base, text.tokenizer, trained.template)
         loaded = load_models(
             [checkpoint],
             None,

@@ -15,7 +15,7 @@ from transformers.modeling_utils import set_zero3_state
 
 from llava_rlhf.memory_planning.names import SHAPES
 from models.adapters import AdapterBank, AdapterSpec
-from models.base_files import check_base
+from models.base_kind import check_kind
 from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 
@@ -129,7 +129,7 @@ class BaseSpec:
 
 def read_config(path: str | Path) -> LlavaConfig:
     """The configuration of a base directory. Raises ValueError when it is no LLaVA base."""
-    check_base(path)
+    check_kind(path)
     return LlavaConfig.from_pretrained(path)
 
 

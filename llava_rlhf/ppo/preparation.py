@@ -12,8 +12,9 @@ from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.feature_files import FeatureFiles
+from llava_rlhf.assembly.conversations import check_conversation
 from llava_rlhf.assembly.feature_cache import open_feature_cache
-from llava_rlhf.assembly.roles import TextSide, check_stop, load_facts, load_text_side, row_settings
+from llava_rlhf.assembly.roles import TextSide, load_facts, load_text_side, row_settings
 from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, plan_batches
 from llava_rlhf.ppo.assembly import PPOSettings
 from llava_rlhf.ppo.optimization import check_optimizer, learning_rate_schedule
@@ -29,8 +30,9 @@ from llava_rlhf.runs.role_files import (
 from llava_rlhf.runs.run_record import adapter_identity, base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import starting_point
 from models.adapter_files import check_adapter_fits
+from models.base_check import check_base
 from models.base_files import read_base_facts
-from models.base_fingerprint import check_weights
+from models.base_place import why_absent
 from models.heads import check_head_fits
 
 
@@ -57,6 +59,7 @@ def check_run(settings: PPOSettings) -> PPORun:
     start_logging(rank == 0)
     check_optimizer(ppo.optim)
     settings.model.check_attention(ppo.bf16, ppo.fp16, ppo.use_cpu)
+    check_base(ppo.base_model_name)
     policy_adapter = find_policy_adapter(ppo.policy_model_name_or_path)
     check_adapter_fits(policy_adapter, ppo.base_model_name)
     card = read_reward_card(ppo.reward_model_name_or_path)
@@ -70,8 +73,7 @@ def check_run(settings: PPOSettings) -> PPORun:
     checkpoint = starting_point(settings.run, ppo.output_dir, record, rank == 0)
     check_writable("--output_dir", ppo.output_dir)
     text, reward_text = load_text_sides(ppo.base_model_name, reward_base, data.image_aspect_ratio)
-    check_weights(ppo.base_model_name)
-    check_stop(text, TEMPLATES[data.version])
+    check_conversation(ppo.base_model_name, text.tokenizer, TEMPLATES[data.version])
     prompts = load_prompts(settings, text, reward_text, card)
     announce(prompts.report, rank == 0)
     plan = plan_batches(ppo, world_size, len(prompts))
@@ -115,8 +117,9 @@ def check_reward_base(ppo: PPOArguments, reward_base: str) -> None:
     if not Path(reward_base).is_dir():
         raise ValueError(
             f"the base of the reward model, {reward_base}, is no directory (named by reward_model.json of "
-            f"{ppo.reward_model_name_or_path}); name it with --reward_base_model_name"
+            f"{ppo.reward_model_name_or_path}): {why_absent(reward_base)}; name it with --reward_base_model_name"
         )
+    check_base(reward_base)
     reward, policy = read_base_facts(reward_base), read_base_facts(ppo.base_model_name)
     if not ppo.init_value_with_reward and (reward.layers, reward.hidden_size) != (
         policy.layers,

@@ -18,6 +18,7 @@ from typing import Any
 from llava_rlhf.runs.run_record import ARGUMENTS_FILE
 from models.adapter_files import ADAPTER_CONFIG, refuse_original
 from models.base_fingerprint import base_fingerprint
+from models.base_place import why_absent
 
 POLICY = "lora_policy"
 REFERENCE = "lora_ref_policy"
@@ -80,6 +81,8 @@ def read_reward_card(folder: str | Path) -> RewardModelCard:
     """Read `reward_model.json`. Raises ValueError when the folder is no reward model, or one of the original."""
     refuse_original(folder, reward_model=True)
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a reward model: {_no_folder(folder)}")
     missing = [
         name
         for name in (REWARD_CARD, REWARD_HEAD, f"{REWARD}/{ADAPTER_CONFIG}")
@@ -124,10 +127,20 @@ def find_policy_adapter(folder: str | Path) -> Path:
     for candidate in (folder / POLICY, folder):
         if (candidate / ADAPTER_CONFIG).is_file():
             return candidate
+    if not folder.is_dir():
+        raise ValueError(f"{folder} holds no policy adapter: {_no_folder(folder)}")
+    if (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} holds no policy adapter: it is a whole model; name it as the base, without an adapter"
+        )
     raise ValueError(
         f"{folder} holds no policy adapter: neither {POLICY}/{ADAPTER_CONFIG} nor {ADAPTER_CONFIG} is there. "
         "Name the output folder of initialize_policy_model.py or one of its checkpoints."
     )
+
+
+def _no_folder(folder: Path) -> str:
+    return "it is a file, not a folder" if folder.is_file() else why_absent(folder)
 
 
 def check_template(base: str | Path, adapter: Path | None, version: str) -> None:

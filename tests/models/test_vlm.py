@@ -10,7 +10,8 @@ import torch
 from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
-from models.base_files import check_base, read_base_facts
+from models.base_files import read_base_facts
+from models.base_kind import check_kind
 from models.vlm import BaseSettings, load_base, load_image_processor, load_tokenizer
 from tests.models.tiny_rows import IMAGE_FIRST, IMAGE_ROW, MIXED, PIXELS, SHARED_IMAGE, TEXT, TWO_IMAGES, pad
 from tests.support.tiny_models import IMAGE
@@ -141,7 +142,7 @@ def test_another_folder_is_refused(tmp_path, config, message):
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
-        check_base(tmp_path)
+        check_kind(tmp_path)
 
 
 def test_other_bits_are_refused(tiny_base):

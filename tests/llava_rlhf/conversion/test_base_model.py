@@ -14,7 +14,8 @@ from transformers import LlavaForConditionalGeneration
 from llava_rlhf.conversion import original_files
 from llava_rlhf.conversion.base_model import plan_base
 from llava_rlhf.conversion.original_files import open_weights
-from models.base_files import check_base, read_base_facts
+from models.base_check import check_base
+from models.base_files import read_base_facts
 from tests.support.original_models import (
     OriginalShape,
     language_weights,

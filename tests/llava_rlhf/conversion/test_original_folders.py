@@ -13,7 +13,7 @@ from llava_rlhf.conversion.adapter_layouts import POLICY_KIND, PPO_KIND, REWARD_
 from llava_rlhf.runs.role_files import find_policy_adapter, read_reward_card
 from models.adapter_files import read_adapter_config
 from models.adapters import AdapterBank, AdapterSpec
-from models.base_files import check_base
+from models.base_check import check_base
 from models.vlm import BaseSettings, load_base
 from tests.llava_rlhf.conversion.original_adapters import write_adapter
 from tests.support.tiny_data import TinyData, command_line, ppo_command, write_tiny_data
@@ -85,7 +85,9 @@ def test_every_form_of_an_original_adapter_is_recognised(ending, small_base, wei
 def test_a_cut_off_adapter_is_named(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is cut off or no safetensors file"):
+    with pytest.raises(
+        ValueError, match=r"adapter_model\.safetensors is missing, cut off or no safetensors file"
+    ):
         find_policy_adapter(tmp_path)
 
 

@@ -24,7 +24,8 @@ from llava_rlhf.conversion.base_model import plan_base
 from llava_rlhf.conversion.plain_files import plain_image_processor, plain_processor
 from llava_rlhf.conversion.plain_inputs import questions_on_all_pictures, write_pictures
 from llava_rlhf.conversion.published_names import INDEX, module_name, publish_names, published_name
-from models.base_fingerprint import base_fingerprint, weight_files
+from models.base_fingerprint import base_fingerprint
+from models.base_weights import weight_files
 from models.vision_fingerprint import vision_fingerprint
 from tests.support.original_models import write_json
 

@@ -11,7 +11,7 @@ import torch
 
 from llava_rlhf.conversion import original_config, original_files
 from llava_rlhf.conversion.base_model import plan_base
-from models.base_files import check_base
+from models.base_check import check_base
 from tests.llava_rlhf.conversion.conftest import Converted
 from tests.support.original_models import language_weights, tower_weights, write_json, write_weights
 

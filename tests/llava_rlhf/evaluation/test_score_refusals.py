@@ -124,6 +124,8 @@ def test_a_base_that_does_not_fit_is_refused(prepare, reward, tiny_base, tiny_re
     config = json.loads((larger / "config.json").read_text())
     config["vision_config"]["image_size"] = 42
     (larger / "config.json").write_text(json.dumps(config))
+    processor = larger / "processor_config.json"
+    processor.write_text(processor.read_text().replace("28", "42"))  # which goes with that tower
     with pytest.raises(
         ValueError, match=r"is another model than .*tokens_per_image=9.*not .*tokens_per_image=4"
     ):

@@ -282,7 +282,9 @@ def test_an_adapter_that_is_not_plain_lora_is_refused(tiny_base, run_folder, tmp
     adapter = shutil.copytree(run_folder / "checkpoint-3" / "lora_policy", tmp_path / "adapter")
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dora": True}))
-    with pytest.raises(ValueError, match="use_dora is True; only plain LoRA can be merged"):
+    with pytest.raises(
+        ValueError, match=r"is DoRA \(use_dora True\); only LoRA on linear layers of the language model"
+    ):
         export(tiny_base, adapter, tmp_path / "merged")
 
 
