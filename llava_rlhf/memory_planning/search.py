@@ -53,7 +53,9 @@ def search(request: Request, gpu_bytes: float) -> Fit | str:
 
 def _least(levels: Sequence[int], place: int, fits: Callable[[Sequence[int]], bool]) -> int:
     """The smallest level of one knob that fits; that of `levels` does."""
-    low, high = 0, levels[place]
+    if levels[place] == 0 or fits([*levels[:place], 0, *levels[place + 1 :]]):  # often traced already
+        return 0
+    low, high = 1, levels[place]
     while low < high:
         middle = (low + high) // 2
         if fits([*levels[:place], middle, *levels[place + 1 :]]):
