@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llava_rlhf.memory_planning.commands import command
 from llava_rlhf.memory_planning.launch_lines import LaunchLine, launch_lines
 from llava_rlhf.memory_planning.names import PROGRAMS, SHAPES
 from llava_rlhf.memory_planning.plan import GIB, MemoryPlan
@@ -59,11 +60,21 @@ class PlanArguments:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The script or program, its own flags, and those of this program."""
+
+    what: str
+    flags: tuple[str, ...]
+    plan: PlanArguments
+
+
+@dataclass(frozen=True)
 class PlanRun:
     """Plans with what was asked, and the memory of a GPU in bytes, None where it was not said."""
 
     planned: list[tuple["Request", MemoryPlan]]
     gpu_bytes: float | None
+    asked: "Asked"
 
 
 def prepare(argv: Sequence[str]) -> PlanRun:
@@ -71,19 +82,47 @@ def prepare(argv: Sequence[str]) -> PlanRun:
     found, gpu_gib = requests(argv)
     from llava_rlhf.memory_planning.programs import plan_for  # traces layers, with torch
 
-    return PlanRun([(request, plan_for(request)) for request in found], gpu_gib * GIB or None)
+    return PlanRun([(request, plan_for(request)) for request in found], gpu_gib * GIB or None, _asked(argv))
 
 
 def run(prepared: PlanRun) -> None:
-    """Print the plans."""
+    """Print the plans, and for one that does not fit the command that does."""
     from llava_rlhf.memory_planning.programs import describe
 
+    size = prepared.gpu_bytes
     for request, plan in prepared.planned:
-        print(describe(request, plan, prepared.gpu_bytes))
+        if size is None or plan.total <= size:
+            print(describe(plan, size))
+        else:
+            print(describe(plan, None), f"  does NOT fit in {size / GIB:.0f} GiB", sep="\n", flush=True)
+            print(advice(request, prepared.asked, size))
+
+
+def advice(request: "Request", asked: Asked, gpu_bytes: float) -> str:
+    """The command with the smallest change that fits, what it changes in results, or why nothing fits."""
+    from llava_rlhf.memory_planning.search import search
+
+    try:
+        found = search(request, gpu_bytes)
+    except ValueError as error:  # of batch sizes that do not divide
+        return f"  {error}"
+    if isinstance(found, str):
+        return f"  {found}"
+    processes = request.processes if asked.plan.gpus or asked.what in PROGRAMS else None
+    effects = "\n".join(f"    {effect}" for effect in found.effects)
+    words = command(asked.what, asked.flags, found.changes, processes)
+    return f"  this takes {found.plan.total / GIB:.1f} GiB:\n  {words}\n  what changes in results:\n{effects}"
 
 
 def requests(argv: Sequence[str]) -> tuple[list["Request"], float]:
     """Parse the command line, and run a script that is named as far as its launch lines; what to plan, and `--gpu_gib`."""
+    asked = _asked(argv)
+    what, flags = asked.what, asked.flags
+    lines = [LaunchLine(what, flags, 1)] if what in PROGRAMS else launch_lines(what, flags)
+    return [_request(line, asked.plan) for line in lines], asked.plan.gpu_gib
+
+
+def _asked(argv: Sequence[str]) -> Asked:
     parser = StrictParser((PlanArguments,), description=__doc__)
     if {"-h", "--help", "--help_all"} & set(argv[:1]):
         parser.parse(["--help"])
@@ -93,9 +132,7 @@ def requests(argv: Sequence[str]) -> tuple[list["Request"], float]:
     plan = PlanArguments(**{name: getattr(known, name) for name in PlanArguments.__dataclass_fields__})
     if not rest or rest[0].startswith("-"):
         raise ArgumentError(f"first name a script or one of {', '.join(PROGRAMS)}\n(--help shows examples)")
-    what, flags = rest[0], rest[1:]
-    lines = [LaunchLine(what, tuple(flags), 1)] if what in PROGRAMS else launch_lines(what, flags)
-    return [_request(line, plan) for line in lines], plan.gpu_gib
+    return Asked(rest[0], tuple(rest[1:]), plan)
 
 
 def _request(line: LaunchLine, plan: PlanArguments) -> "Request":

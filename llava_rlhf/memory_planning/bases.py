@@ -16,7 +16,7 @@ from transformers.modeling_utils import set_zero3_state
 from llava_rlhf.memory_planning.names import SHAPES
 from models.adapters import AdapterBank, AdapterSpec
 from models.base_kind import check_kind
-from models.settings import LoraSettings
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
 from models.vlm import VisionLanguageModel
 
 ONLY = "only"  # name of the one adapter of a model without contents
@@ -123,14 +123,30 @@ class BaseSpec:
     @property
     def cache_width(self) -> int:
         """Numbers that the key/value cache keeps of one token in one layer."""
+        heads, channels = self.cached_heads
+        return 2 * heads * channels
+
+    @property
+    def cached_heads(self) -> tuple[int, int]:
+        """Heads that keys and values have, and channels of each. Not every configuration states both."""
         text = self.llava.get_text_config()
-        return 2 * text.num_key_value_heads * text.head_dim
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        return heads, getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
 def read_config(path: str | Path) -> LlavaConfig:
-    """The configuration of a base directory. Raises ValueError when it is no LLaVA base."""
+    """The configuration of a base directory. Raises ValueError when it is no LLaVA base, or its layers are not known."""
     check_kind(path)
-    return LlavaConfig.from_pretrained(path)
+    config = LlavaConfig.from_pretrained(path)
+    language_model = meta_model(BaseSpec.of("", config), 1, 1).model.language_model
+    names = {name.rpartition(".")[2] for name, _ in language_model.named_modules()}
+    missing = {"layers", "norm", "rotary_emb", *LANGUAGE_MODEL_LINEAR_LAYERS} - names
+    if missing:
+        raise ValueError(
+            f"{path}: its language model ({config.text_config.model_type}) is not built as Llama is, so its memory can't be "
+            f"planned (it has no {', '.join(sorted(missing))}); llama, mistral, qwen2 and qwen3 are"
+        )
+    return config
 
 
 def meta_model(base: BaseSpec, layers: int, vision_layers: int) -> LlavaForConditionalGeneration:

@@ -154,7 +154,7 @@ def prefill(bank: Bank, rows: int, length: int, merge: bool) -> int:
 def decoding(bank: Bank, rows: int, prompt: int, response: int, merge: bool) -> int:
     """The last tokens of responses that are all of full length; what is included is that of `prefill`."""
     merge = merge and not bank.base.quantised
-    base, text = bank.base, bank.base.llava.get_text_config()
+    base = bank.base
     columns = prompt + GROWTH
     while columns < prompt + response - 1:  # the last token is not put into the cache
         columns += 1 + GROWTH
@@ -163,7 +163,8 @@ def decoding(bank: Bank, rows: int, prompt: int, response: int, merge: bool) -> 
         traced = _traced(bank, depth)
         with traced.count() as live, traced.bank.use_for_sampling(ONLY, merge):
             kept = DecodingCache()
-            shape = (rows, text.num_key_value_heads, columns - GROWTH, text.head_dim)
+            heads, channels = base.cached_heads
+            shape = (rows, heads, columns - GROWTH, channels)
             for layer in range(depth):
                 past = torch.empty(1, dtype=base.dtype).expand(shape)
                 kept.update(past, past, layer)

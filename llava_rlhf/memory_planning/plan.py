@@ -25,12 +25,10 @@ class Phase:
     Attributes:
         name: what happens, by whom.
         size: bytes.
-        knobs: flags that make it smaller, in the order in which to try them.
     """
 
     name: str
     size: int
-    knobs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

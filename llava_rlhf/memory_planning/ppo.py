@@ -41,6 +41,23 @@ def plan_ppo(request: Request) -> MemoryPlan:
     return _PPOPlan(request).plan()
 
 
+def longest_row(request: Request) -> int:
+    """Positions of the longest row that any role reads."""
+    plan = _PPOPlan(request)
+    return max(plan._longest, plan._scored)
+
+
+def bases_of(request: Request) -> tuple[BaseSpec, BaseSpec]:
+    """The base of the policy and that of the reward model."""
+    plan = _PPOPlan(request)
+    return plan.policy_base, plan.reward_base
+
+
+def shares_base(request: Request) -> bool:
+    """Whether policy and reward model stand on one base, which is loaded once."""
+    return _PPOPlan(request).shared
+
+
 class _PPOPlan:
     def __init__(self, request: Request):
         flags = request.flags
@@ -115,7 +132,7 @@ class _PPOPlan:
         phases = []
         for name, base in bases.items():
             size = image_encoding(base, rows * self.lengths.images) - self._features(base, rows)  # in `_held`
-            phases.append(Phase(name, size + (0 if self.request.on_gpu else self._pixels(rows)), (SAMPLED,)))
+            phases.append(Phase(name, size + (0 if self.request.on_gpu else self._pixels(rows))))
         prompt, response = self._length(policy) - self.flags["response_len"], self.flags["response_len"]
         tables = DRAWING_TABLES * FLOAT + (policy.dtype.itemsize if policy.dtype.itemsize < FLOAT else 0)
         merge = self._merges
@@ -123,11 +140,10 @@ class _PPOPlan:
         selected = self._features(policy, rows)
         first = prefill(self.policy, rows, prompt, merge)
         last = decoding(self.policy, rows, prompt, response, merge) + drawing
-        knobs = (*((f"{MERGE} False",) if merge else ()), SAMPLED)
         return [
             *phases,
-            Phase(f"sampling, policy: {rows} prompts of {prompt} positions", selected + first, knobs),
-            Phase(f"sampling, policy: up to {response} tokens", selected + last, knobs),
+            Phase(f"sampling, policy: {rows} prompts of {prompt} positions", selected + first),
+            Phase(f"sampling, policy: up to {response} tokens", selected + last),
         ]
 
     @property
@@ -145,22 +161,21 @@ class _PPOPlan:
     def _scoring(self) -> list[Phase]:
         """What the roles say of the answers."""
         rows = self._rows(SAMPLED, self._longest)
-        scored = self.lengths.total - self.lengths.images + self.lengths.images * self.reward_base.positions
+        scored = self._scored
         reward_rows = self._rows(SCORED, scored)
         language = self._work(self.policy_base, rows, language=True)
         values = self._work(self.reward_base, rows, language=False)
         looks = [
-            ("policy and reference", self.policy, language, SAMPLED),
-            ("value", self.value, values, SAMPLED),
-            ("reward", self.reward, Pass(reward_rows, scored, Head(reward_rows)), SCORED),
+            ("policy and reference", self.policy, language),
+            ("value", self.value, values),
+            ("reward", self.reward, Pass(reward_rows, scored, Head(reward_rows))),
         ]
         return [
             Phase(
                 f"scoring, {name}: {work.rows} rows of {work.length} positions",
                 scoring(bank, work) + self._features(bank.base, work.rows),
-                (flag, BUDGET),
             )
-            for name, bank, work, flag in looks
+            for name, bank, work in looks
         ]
 
     def _update(self) -> list[Phase]:
@@ -181,12 +196,10 @@ class _PPOPlan:
                 "policy": before + policy.with_gradients(policy_numbers),
                 "value": before + policy_numbers + value.with_gradients(value_numbers),
             }
-        checkpointing = () if self.policy.checkpointing else ("gradient_checkpointing True",)
-        knobs = (*checkpointing, STEPPED, BUDGET)
         what = f"{rows} rows of up to {self._longest} positions"
         return [
-            *(Phase(f"update, {role}: {what}", size, knobs) for role, size in sizes.items()),
-            Phase("update: optimizer step", trained.step(), ("optim",)),
+            *(Phase(f"update, {role}: {what}", size) for role, size in sizes.items()),
+            Phase("update: optimizer step", trained.step()),
         ]
 
     def _rows(self, flag: str, longest: int) -> int:
@@ -202,6 +215,11 @@ class _PPOPlan:
     @property
     def _longest(self) -> int:
         return max(self._length(self.policy_base), self._length(self.reward_base))
+
+    @property
+    def _scored(self) -> int:
+        """Positions of the longest row that the reward model scores."""
+        return self.lengths.total - self.lengths.images + self.lengths.images * self.reward_base.positions
 
     def _work(self, base: BaseSpec, rows: int, language: bool) -> Pass:
         tokens = rows * self.flags["response_len"]

@@ -36,7 +36,7 @@ def announce_plan(
         request = request_of(program, settings, dataset, processes, reward_base)
         on_gpu = request.on_gpu and torch.cuda.is_available()
         gpu_bytes = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
-        print(describe(request, plan_for(request), gpu_bytes), flush=True)
+        print(describe(plan_for(request), gpu_bytes), flush=True)
     except (
         Exception
     ) as error:  # it runs the layers of libraries in a way of its own: what fails here may well train
@@ -67,17 +67,13 @@ def request_of(
     return Request(program, flags, Lengths.of_data(dataset), processes)
 
 
-def describe(request: Request, plan: MemoryPlan, gpu_bytes: float | None) -> str:
-    """A plan as text; with a size of the GPUs also whether it fits, and else which flags make its peak smaller."""
+def describe(plan: MemoryPlan, gpu_bytes: float | None) -> str:
+    """A plan as text; with a size of the GPUs also whether it fits, and else who finds what would."""
     lines = [format_plan(plan)]
-    if gpu_bytes is not None:
-        lines.append(f"  {_verdict(request, plan, gpu_bytes)}")
+    if gpu_bytes is not None and plan.total <= gpu_bytes:
+        lines.append(f"  fits in {gpu_bytes / GIB:.0f} GiB")
+    elif gpu_bytes is not None:
+        gib = f"{gpu_bytes / GIB:.0f}"
+        find = f"python -m llava_rlhf.plan_memory SCRIPT --gpu_gib {gib} finds what does"
+        lines.append(f"  does NOT fit in {gib} GiB; {find}")
     return "\n".join(lines)
-
-
-def _verdict(request: Request, plan: MemoryPlan, gpu_bytes: float) -> str:
-    if plan.total <= gpu_bytes:
-        return f"fits in {gpu_bytes / GIB:.0f} GiB"
-    knobs = [*plan.widest.knobs, *(["bits 4"] if request.flags["bits"] > 8 else [])]
-    hint = f"; what makes it smaller: --{', --'.join(knobs)}" if knobs else ""
-    return f"does NOT fit in {gpu_bytes / GIB:.0f} GiB{hint}"

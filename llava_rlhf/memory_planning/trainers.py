@@ -77,16 +77,15 @@ class _TrainerPlan:
         else:
             update = passes.with_gradients(trained.fresh_gradients)
         what = f"{items} {'pairs' if self.pairs else 'rows'} of {work.length} positions"
-        knobs = () if self.bank.checkpointing else ("gradient_checkpointing True",)
         phases = [
-            Phase("image encoding", pixels + self._encoding(items), (TRAIN_ROWS,)),
-            Phase(f"update: {what}", pixels + update + trained.buckets, (*knobs, TRAIN_ROWS)),
-            Phase("update: optimizer step", pixels + trained.step(), ("optim",)),
+            Phase("image encoding", pixels + self._encoding(items)),
+            Phase(f"update: {what}", pixels + update + trained.buckets),
+            Phase("update: optimizer step", pixels + trained.step()),
         ]
         if self.flags["eval_size"] > 0:
             items = self.flags[EVAL_ROWS]
             size = self._features(items) + scoring(self.bank, self._work(items))
-            phases.append(Phase("evaluation", self._pixels(items) + size, (EVAL_ROWS,)))
+            phases.append(Phase("evaluation", self._pixels(items) + size))
         return tuple(phases)
 
     def _work(self, items: int) -> Pass:

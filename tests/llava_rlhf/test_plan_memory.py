@@ -131,9 +131,12 @@ def test_what_is_wrong_is_named(argv, message):
 def test_a_plan_that_does_not_fit_says_what_makes_it_smaller(capsys):
     prepared = plan_memory.prepare([*SMALL, "--gpu_gib", "24"])
     plan_memory.run(prepared)
-    verdict = capsys.readouterr().out.splitlines()[-1]
-    assert "does NOT fit in 24 GiB" in verdict
-    assert "--merge_adapter_for_sampling False, --rollout_per_device_batch_size" in verdict
+    text = capsys.readouterr().out
+    assert "  does NOT fit in 24 GiB\n  this takes " in text
+    (line,) = [
+        line for line in text.splitlines() if line.startswith("  python -m llava_rlhf.train_rl_model ")
+    ]
+    assert "--rollout_per_device_batch_size" in line and "--step_per_device_batch_size" in line
     plan_memory.run(replace(prepared, gpu_bytes=500 * GIB))
     assert "  fits in 500 GiB" in capsys.readouterr().out
 

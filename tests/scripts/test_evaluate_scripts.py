@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.recorded_scripts import Call, ScriptRunner, parsed
 
-SCRIPTS = ("7b-v1.5-224/evaluate.sh", "13b-v1.5-336/evaluate.sh")
+SCRIPTS = ("7b-v1.5-224/evaluate.sh", "13b-v1.5-336/evaluate.sh", "7b-1x24gb/evaluate.sh")
 FILES = {"pope": 3, "mmhal": 1, "chair": 2}
 JUDGE = {"JUDGE_URL": "http://localhost:8000/v1", "JUDGE_MODEL": "judge-1", "JUDGE_REPEATS": "3"}
 

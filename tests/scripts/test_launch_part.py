@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.recorded_scripts import LARGE, ROOT, ScriptRunner, copy_scripts
+from tests.support.recorded_scripts import LARGE, ONE_CARD, ROOT, ScriptRunner, copy_scripts
 
-EVALUATE = ["7b-v1.5-224/evaluate.sh", "13b-v1.5-336/evaluate.sh"]
+EVALUATE = [f"{size}/evaluate.sh" for size in ("7b-v1.5-224", "13b-v1.5-336", "7b-1x24gb")]
 ABLATION = [
     f"{size}/ablation_{part}.sh" for size in ("7b-v1.5-224", "13b-v1.5-336") for part in ("seed", "arm")
 ]
@@ -31,7 +31,8 @@ OWN_STEPS = {
 }
 PREPARING = {"set", "source", ":", "absolute"}  # where things are, and what has to be given
 ASSIGNED = re.compile(r'^([A-Z]\w*)=|(?<=")\s([A-Z]\w*)=""', re.MULTILINE)
-JUDGED = {"BENCHMARK": "mmhal", "JUDGE_URL": "http://judge"}  # so that all of evaluate.sh is run
+# So that all of evaluate.sh is run, and that the number of GPUs is none that is there without being asked for.
+GIVEN = {"BENCHMARK": "mmhal", "JUDGE_URL": "http://judge", "NUM_GPUS": "2"}
 
 
 def call_of(script: str) -> str:
@@ -60,7 +61,7 @@ def unread(runner: ScriptRunner, script: str, text: str) -> list[str]:
     """The variables that a script with this text sets for nothing: without them it launches the same."""
     path = runner.checkout / "scripts" / script
     path.write_text(text)
-    before = runner.run(script, **JUDGED)
+    before = runner.run(script, **GIVEN)
     files = [text]
     if script.startswith("tiny/"):
         files.append((runner.checkout / "scripts" / "tiny" / "common.sh").read_text())
@@ -70,7 +71,7 @@ def unread(runner: ScriptRunner, script: str, text: str) -> list[str]:
         if any(re.search(rf"\$\{{?{name}\b", line) for line in lines if not line.startswith(f"{name}=")):
             continue  # others are built from it
         path.write_text(text.replace(f"\n{call_of(script)}\n", f"\nunset {name}\n{call_of(script)}\n"))
-        done = runner.start(script, **JUDGED)
+        done = runner.start(script, **GIVEN)
         if done.returncode == 0 and runner.calls() == before:
             found.append(name)
         else:  # without NUM_PROCESSES there is one; all else has no default there
@@ -84,7 +85,7 @@ def own(tmp_path) -> ScriptRunner:
     return ScriptRunner(copy_scripts(tmp_path / "my own checkout"), tmp_path)
 
 
-@pytest.mark.parametrize("script", [*LARGE, *EVALUATE, *ABLATION, *TINY])
+@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, *EVALUATE, *ABLATION, *TINY])
 def test_below_the_variables_there_is_one_call(script):
     text = (ROOT / "scripts" / script).read_text()
     done, call = steps(text), call_of(script)
@@ -100,7 +101,7 @@ def test_a_second_step_or_a_flag_would_be_seen():
     assert len(steps(text + "launch llava_rlhf.score\n")) == 2
 
 
-@pytest.mark.parametrize("script", [*LARGE, *EVALUATE, *TINY])
+@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, *EVALUATE, *TINY])
 def test_every_variable_is_read_and_none_has_a_default_elsewhere(script, own):
     assert unread(own, script, (ROOT / "scripts" / script).read_text()) == []
 

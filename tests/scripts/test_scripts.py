@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
-from tests.support.recorded_scripts import LARGE, ROOT, ScriptRunner, parsed
+from tests.support.recorded_scripts import LARGE, ONE_CARD, ROOT, ScriptRunner, parsed
 
 TINY = [
     f"tiny/{name}.sh"
@@ -52,7 +52,7 @@ def test_facts_must_be_true_or_false(runner):
     assert done.returncode == 2 and "FACTS=yes" in done.stderr and not runner.calls()
 
 
-@pytest.mark.parametrize("script", LARGE + TINY)
+@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, *TINY])
 def test_every_variable_at_the_top_can_be_overridden(script, runner):
     """Each variable gets a value of its own, which must arrive; one that others are built from is set alone."""
     text = (runner.checkout / "scripts" / script).read_text()
@@ -66,7 +66,7 @@ def test_every_variable_at_the_top_can_be_overridden(script, runner):
         assert [name for name, value in given.items() if value not in words] == []
 
 
-@pytest.mark.parametrize("script", [*LARGE, "tiny/train_rl_model.sh"])
+@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, "tiny/train_rl_model.sh"])
 def test_several_nodes(script, runner):
     nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "1234"}
     (call,) = runner.run(script, NUM_GPUS="4", NUM_PROCESSES="4", **nodes)

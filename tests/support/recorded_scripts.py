@@ -23,6 +23,9 @@ LARGE = (
     "13b-v1.5-336/train_reward_model.sh 13b-v1.5-336/initialize_policy_model.sh 13b-v1.5-336/train_rl_model.sh "
     "7b-v1.5-224/initialize_policy_model.sh 7b-v1.5-224/train_rl_model.sh"
 ).split()
+ONE_CARD = tuple(
+    f"7b-1x24gb/{name}.sh" for name in ("train_reward_model", "initialize_policy_model", "train_rl_model")
+)
 # The settings of the programs that need no launcher; the others name theirs in ARGUMENTS.
 TOOLS = {
     "llava_rlhf.answer_prompts": (AnswerArguments, DataArguments, ModelArguments),

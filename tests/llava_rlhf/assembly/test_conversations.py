@@ -12,7 +12,7 @@ import pytest
 from data_utils.conversation import TEMPLATES
 from llava_rlhf import answer_prompts
 from llava_rlhf.assembly.conversations import check_conversation, read_chat_template
-from llava_rlhf.conversion.processor_files import chat_template
+from llava_rlhf.conversion.plain_files import chat_template
 from models.vlm import load_tokenizer
 from tests.support.tiny_data import command_line
 

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# PPO of the 7B-224 policy on one card of 24 GB: policy, reference, value and reward are adapters on one 4-bit base.
+#
+# Hardware: 1 GPU of 24 GB. Memory: 16.9 GiB, most of it while sampling (planned, nothing was measured on a GPU).
+# Time: not measured. A checkpoint every 5 steps; a rerun continues from the newest, and MAX_STEPS ends it early.
+# Before it: initialize_policy_model.sh and train_reward_model.sh here; REWARD_MODEL may also name a checkpoint of the latter.
+# docs/one_24gb_card.md says what fits and what differs from the published run.
+# Variables written as "${NAME:-value}" can be set in the environment; flags on the command line are passed on and win.
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
+
+# Paths: the one SFT LLaVA (7B, 224 px) of policy and reward model in Hugging Face format, earlier results,
+# the published data, COCO train2017 images.
+DATA_DIR="${DATA_DIR:-$ROOT/data}"
+BASE_MODEL="${BASE_MODEL:-$ROOT/checkpoints/llava-7b-v1.5-224-sft}"
+REWARD_BASE_MODEL="${REWARD_BASE_MODEL:-$BASE_MODEL}" # another one would be loaded besides: its GiB do not fit
+POLICY_MODEL="${POLICY_MODEL:-$ROOT/runs/7b-1x24gb/policy_init}"
+REWARD_MODEL="${REWARD_MODEL:-$ROOT/runs/7b-1x24gb/reward_model}"
+PROMPTS="${PROMPTS:-$DATA_DIR/llava_ppo50k-aokvqa12k-vqa10k.json}"
+CAPTIONS="${CAPTIONS:-$DATA_DIR/image_to_caption.json}"
+IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
+REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/fact_rlhf_reward_prompt.txt}"
+OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/7b-1x24gb/rl_model}"
+
+# Processes
+NUM_PROCESSES="${NUM_GPUS:-1}"
+
+# Batches: prompts per PPO step and rollouts per optimizer step (all processes), and what one GPU does at once.
+# Published: 512, 256, 64, 16, 16 on 8 GPUs, so 64 rollouts a GPU. A step of 512 would take one card eight times as long as
+# theirs: here it is 128, with as many optimizer steps a pass (2). 512 and 256 fit, too (17.7 GiB planned).
+# What it does at once is what fits; the result does not depend on it.
+EPOCHS="${EPOCHS:-4}"
+MAX_STEPS="${MAX_STEPS:--1}" # -1: as EPOCHS says
+ROLLOUT_BATCH_SIZE="${ROLLOUT_BATCH_SIZE:-128}"
+STEP_BATCH_SIZE="${STEP_BATCH_SIZE:-64}"
+ROLLOUT_PER_DEVICE_BATCH_SIZE="${ROLLOUT_PER_DEVICE_BATCH_SIZE:-8}"
+REWARD_MODEL_PER_DEVICE_BATCH_SIZE="${REWARD_MODEL_PER_DEVICE_BATCH_SIZE:-4}"
+STEP_PER_DEVICE_BATCH_SIZE="${STEP_PER_DEVICE_BATCH_SIZE:-2}"
+NOPTEPOCHS="${NOPTEPOCHS:-2}"
+
+# Optimisation
+LEARNING_RATE="${LEARNING_RATE:-3e-5}"
+LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
+WARMUP_STEPS="${WARMUP_STEPS:-5}"
+MAX_GRAD_NORM="${MAX_GRAD_NORM:-1.0}"
+OPTIM="${OPTIM:-paged_adamw_32bit}"
+VF_COEF="${VF_COEF:-0.1}"
+CLIPRANGE="${CLIPRANGE:-0.2}"
+CLIPRANGE_VALUE="${CLIPRANGE_VALUE:-0.2}"
+INIT_VALUE_WITH_REWARD="${INIT_VALUE_WITH_REWARD:-True}"
+SEED="${SEED:-42}"
+
+# Reward
+KL_COEF="${KL_COEF:-0.1}"
+PENALTY="${PENALTY:--8.0}" # no stop token
+LENGTH_BONUS="${LENGTH_BONUS:--10.0}" # times length / RESPONSE_LEN
+CORRECT_BONUS="${CORRECT_BONUS:-2.0}"
+TEMPERATURE="${TEMPERATURE:-1.0}"
+
+# Lengths in tokens, one image = one token
+QUERY_LEN="${QUERY_LEN:-128}"
+RESPONSE_LEN="${RESPONSE_LEN:-896}"
+MODEL_MAX_LENGTH="${MODEL_MAX_LENGTH:-2048}"
+
+# Model
+BITS="${BITS:-4}"
+BF16="${BF16:-True}"
+GRADIENT_CHECKPOINTING="${GRADIENT_CHECKPOINTING:-True}"
+
+# Checkpoints and logs
+SAVE_STEPS="${SAVE_STEPS:-5}"
+SAVE_TOTAL_LIMIT="${SAVE_TOTAL_LIMIT:-4}" # newest ones; published: all
+REPORT_TO="${REPORT_TO:-tensorboard}"
+DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, for each GPU
+
+# Fixed, whatever the environment says
+VERSION=v1 # template of the prompts
+IMAGE_ASPECT_RATIO=pad
+FACTS="" USE_CPU="" # empty: the program's default
+
+train_rl_model "$@"
