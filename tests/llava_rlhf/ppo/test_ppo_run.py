@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from llava_rlhf.ppo.actor_critic import Responses
 from llava_rlhf.ppo.rollout import Experience
 from llava_rlhf.ppo.update import PPOUpdater
 from llava_rlhf.runs.metrics import MEANINGS
@@ -91,7 +92,7 @@ def test_trimming_a_micro_batch_to_its_longest_answer_changes_no_weight(
 ):
     def untrimmed(self, rows):
         index = torch.tensor(rows)
-        return self.responses[index], self.response_mask[index], self.counted[index]
+        return Responses(self.responses[index], self.response_mask[index], self.counted[index])
 
     lengths = [line["length"] for line in read_json_lines(plain_run / "rollouts" / "000001.jsonl")]
     assert len(set(lengths)) > 1, "answers of one length would leave nothing to trim"
