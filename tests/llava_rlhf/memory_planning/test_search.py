@@ -29,7 +29,7 @@ CASES = [
     (PPO_7B, 8, 48),
     (PPO_13B, 1, 24),
     (PPO_13B, 1, 48),
-    (REWARD_13B, 1, 16),
+    (REWARD_13B, 1, 24),
     (REWARD_13B, 8, 24),
     (REWARD_13B, 8, 40),
     (INIT_7B, 8, 16),
@@ -100,7 +100,12 @@ def test_a_held_part_that_is_too_large_is_named_with_what_fits():
     text = search(request, 16 * GIB)
     assert text == "the 13B base of policy and reward model takes 17.6 GiB before any work: name a 7B one"
     assert plan.held_bytes / GIB == pytest.approx(17.6, abs=0.05)
-    ((request, _),) = asked(REWARD_13B).planned
+    ((request, _),) = asked(REWARD_13B, "--gpus", "1").planned
+    text = search(request, 16 * GIB)  # 10.1 + 4.5 + 2 of CUDA
+    assert text.startswith(
+        "the 13B reward model takes 10.1 GiB before any work, and the least work 4.5 (update: 1 pairs"
+    )
+    assert text.endswith(": name a 7B one")
     assert search(request, 4 * GIB).endswith("GiB before any work: no published base is small enough")
 
 
