@@ -22,19 +22,18 @@ PPO_7B, PPO_13B = (
 )
 REWARD_13B = str(SCRIPTS / "13b-v1.5-336/train_reward_model.sh")
 INIT_7B = str(SCRIPTS / "7b-v1.5-224/initialize_policy_model.sh")
-CASES = [
+QUICK = [(PPO_7B, 8, 48), (REWARD_13B, 8, 40), (INIT_7B, 8, 24)]
+SLOW = [
     (PPO_7B, 8, 24),
     (PPO_7B, 8, 40),
     (PPO_7B, 1, 24),
-    (PPO_7B, 8, 48),
     (PPO_13B, 1, 24),
     (PPO_13B, 1, 48),
     (REWARD_13B, 1, 24),
     (REWARD_13B, 8, 24),
-    (REWARD_13B, 8, 40),
     (INIT_7B, 8, 16),
-    (INIT_7B, 8, 24),
 ]
+CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
 def asked(what: str, *flags: str) -> plan_memory.PlanRun:
