@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.base_files import read_base_config
-from models.base_kind import read_fields
 from models.base_weights import check_weights
+from models.json_objects import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -83,11 +83,11 @@ def _image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The file that transformers reads, and what it says of images."""
     nested, own = folder / NESTED_PROCESSOR_FILE, folder / PROCESSOR_FILE
     if nested.is_file():
-        settings = read_fields(nested).get("image_processor")
+        settings = read_object(nested).get("image_processor")
         if isinstance(settings, dict):
             return nested, settings
     if own.is_file():
-        return own, read_fields(own)
+        return own, read_object(own)
     raise ValueError(
         f"{folder} has no {PROCESSOR_FILE} (nor an image_processor in {NESTED_PROCESSOR_FILE}): how its images become "
         "pixels is not known; fetch it"
@@ -135,7 +135,7 @@ def _token_ids(folder: Path) -> dict[str, int]:
     """Token → id, of the vocabulary and of what was added to it."""
     file = folder / "tokenizer.json"
     try:
-        fields = read_fields(file)
+        fields = read_object(file)
         vocabulary = fields["model"]["vocab"]
         if not isinstance(vocabulary, dict):  # unigram: pieces with their scores
             vocabulary = {piece: index for index, (piece, _) in enumerate(vocabulary)}

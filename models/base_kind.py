@@ -5,12 +5,12 @@ Every program decides this first (`models.base_check.check_base`), so that an er
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 from models.base_place import check_place
+from models.json_objects import read_object
 
 TOWER = "clip_vision_model"
 # Their linear layers have the names that LoRA goes on, and positions and features mean the same in all of them.
@@ -18,7 +18,6 @@ LANGUAGE_MODELS = ("llama", "mistral", "qwen2")
 ORIGINAL_KINDS = (None, "llava", "llava_llama")  # what scripts/convert_checkpoint.sh reads
 STORED_FORMAT = "bitsandbytes"
 SELECT_STRATEGIES = ("default", "full")
-LFS_POINTER = "version https://git-lfs"
 _NO_LANGUAGE = ("clip", "siglip", "siglip2", "chinese_clip", "dinov2", "vit")
 # Files beside `config.json` that say of a model without `quantization_config` how it is stored.
 _FORMAT_FILES = {
@@ -37,7 +36,7 @@ def check_kind(path: str | Path) -> dict[str, Any]:
     """
     check_place(path)
     file = Path(path) / "config.json"
-    fields = read_fields(file)
+    fields = read_object(file)
     _refuse_original(Path(path), fields)
     _refuse_other_models(file, fields)
     _refuse_other_parts(file, fields)
@@ -47,23 +46,6 @@ def check_kind(path: str | Path) -> dict[str, Any]:
             f"{path} holds a model and an adapter (adapter_config.json), and transformers would load the adapter's base "
             "instead of the model; move the adapter to a folder of its own"
         )
-    return fields
-
-
-def read_fields(file: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ValueError, saying what it holds instead."""
-    # Read as it is: a configuration class fills what an original checkpoint lacks with sizes of another model.
-    try:
-        text = file.read_text(encoding="utf-8")
-        if text.startswith(LFS_POINTER):
-            raise ValueError("it is a git-LFS pointer; run `git lfs pull` in its folder")
-        if text.lstrip("./").startswith("blobs/") and len(text.splitlines()) == 1:
-            raise ValueError("it is a link of a download cache that was copied as text; download the model")
-        fields = json.loads(text)
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file} holds a {type(fields).__name__}, not a JSON object")
     return fields
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.base_kind import read_fields
+from models.json_objects import read_object
 from models.safetensors_headers import FLOATING, StoredShape, read_header
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _what_to_do(directory: Path) -> str:
 def _check_index(directory: Path, stored: dict[str, StoredShape]) -> None:
     if (directory / "model.safetensors").is_file():
         return
-    wrong = sorted(read_fields(directory / INDEX)["weight_map"].keys() - stored.keys())
+    wrong = sorted(read_object(directory / INDEX)["weight_map"].keys() - stored.keys())
     if wrong:
         raise ValueError(
             f"{directory / INDEX} names {_listed(wrong)}, which its files don't hold; fetch it again"

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.base_kind import LFS_POINTER
+from models.json_objects import LFS_POINTER
 
 _LENGTH = 8  # bytes that say how long the header is
 _LONGEST = 100_000_000  # what the format allows

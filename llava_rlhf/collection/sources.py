@@ -11,20 +11,16 @@ from typing import Any, Protocol
 import torch
 
 from data_utils.answers import AnswerRecord, file_kind, read_answers
-from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
 from data_utils.problems import DataError
 from data_utils.row_filter import RowFilter
-from llava_rlhf.assembly.conversations import check_conversation
-from llava_rlhf.assembly.roles import TextSide, load_text_side
+from llava_rlhf.assembly.roles import TextSide
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments
 from llava_rlhf.collection.sampling import lines_from_answers, sampled_batches
-from llava_rlhf.evaluation.answering import Answerer, load_prompts
+from llava_rlhf.evaluation.answering import Answerer, check_answerer, load_prompts
 from llava_rlhf.runs.arguments import ModelArguments
 from llava_rlhf.runs.logs import announce
-from llava_rlhf.runs.role_files import check_template, find_policy_adapter
-from models.adapter_files import ADAPTER_WEIGHTS, check_adapter_fits
-from models.base_check import check_base
+from models.adapter_files import ADAPTER_WEIGHTS
 from models.base_fingerprint import base_fingerprint
 
 
@@ -136,13 +132,7 @@ def _sampled_source(
     """Prompts for a checkpoint. Raises ValueError when they or it can't be used."""
     if arguments.base_model_name is None:
         raise ValueError("--base_model_name is required, unless --dataset_path holds answers")
-    check_base(arguments.base_model_name)
-    adapter = find_policy_adapter(arguments.adapter) if arguments.adapter else None
-    if adapter is not None:
-        check_adapter_fits(adapter, arguments.base_model_name)
-    check_template(arguments.base_model_name, adapter, data.version)
-    text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
-    check_conversation(arguments.base_model_name, text.tokenizer, TEMPLATES[data.version])
+    adapter, text = check_answerer(arguments.base_model_name, arguments.adapter, data)
     prompts = load_prompts(data, text, arguments.seed)
     announce(prompts.report, main_process=True)
     if arguments.max_prompts:

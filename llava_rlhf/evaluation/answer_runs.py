@@ -8,19 +8,14 @@ from typing import Any
 
 import torch
 
-from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
-from llava_rlhf.assembly.conversations import check_conversation
-from llava_rlhf.assembly.roles import TextSide, load_text_side
+from llava_rlhf.assembly.roles import TextSide
 from llava_rlhf.evaluation.answer_files import AnswerFile, content_hash
-from llava_rlhf.evaluation.answering import Answerer, load_prompts
+from llava_rlhf.evaluation.answering import Answerer, check_answerer, load_prompts
 from llava_rlhf.evaluation.arguments import AnswerArguments
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
 from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.output_place import check_writable
-from llava_rlhf.runs.role_files import check_template, find_policy_adapter
-from models.adapter_files import check_adapter_fits
-from models.base_check import check_base
 from models.base_fingerprint import base_fingerprint
 
 
@@ -43,13 +38,7 @@ def prepare_answers(arguments: AnswerArguments, data: DataArguments, model: Mode
     if Path(arguments.output_file).is_dir():
         raise ValueError(f"--output_file {arguments.output_file} is a directory; name a file")
     check_writable("--output_file", Path(arguments.output_file).parent)
-    check_base(arguments.base_model_name)
-    adapter = find_policy_adapter(arguments.adapter) if arguments.adapter else None
-    if adapter is not None:
-        check_adapter_fits(adapter, arguments.base_model_name)
-    check_template(arguments.base_model_name, adapter, data.version)
-    text = load_text_side(arguments.base_model_name, data.image_aspect_ratio)
-    check_conversation(arguments.base_model_name, text.tokenizer, TEMPLATES[data.version])
+    adapter, text = check_answerer(arguments.base_model_name, arguments.adapter, data)
     prompts = load_prompts(data, text, arguments.seed)
     output = AnswerFile(arguments.output_file, answer_settings(arguments, data, model, adapter))
     return AnswerRun(arguments, data, model, adapter, text, prompts, output)

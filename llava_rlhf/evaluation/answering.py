@@ -13,17 +13,36 @@ from tqdm import tqdm
 
 from data_utils.batches import collate_prompts
 from data_utils.building import build_prompts
+from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
+from llava_rlhf.assembly.conversations import check_conversation
 from llava_rlhf.assembly.image_features import SeenImages
-from llava_rlhf.assembly.roles import TextSide, row_settings, unsampled_ids
+from llava_rlhf.assembly.roles import TextSide, load_text_side, row_settings, unsampled_ids
 from llava_rlhf.ppo.actor_critic import expanded_queries
 from llava_rlhf.runs.arguments import DataArguments
-from llava_rlhf.runs.role_files import POLICY
+from llava_rlhf.runs.role_files import POLICY, check_template, find_policy_adapter
 from llava_rlhf.runs.stopping import NonFiniteError
+from models.adapter_files import check_adapter_fits
 from models.adapters import AdapterBank, AdapterSpec
+from models.base_check import check_base
 from models.generation import Sample, SamplingSettings, sample
 from models.roles import Policy
 from models.vlm import BaseSettings, VisionLanguageModel, load_base
+
+
+def check_answerer(base: str, adapter: str | None, data: DataArguments) -> tuple[Path | None, TextSide]:
+    """The folder of the adapter, if there is one, and the text side of the base that will answer.
+
+    Raises ValueError where base, adapter and conversation template are not there or do not fit each other.
+    """
+    check_base(base)
+    folder = find_policy_adapter(adapter) if adapter else None
+    if folder is not None:
+        check_adapter_fits(folder, base)
+    check_template(base, folder, data.version)
+    text = load_text_side(base, data.image_aspect_ratio)
+    check_conversation(base, text.tokenizer, TEMPLATES[data.version])
+    return folder, text
 
 
 def load_prompts(data: DataArguments, text: TextSide, seed: int) -> PromptDataset:
