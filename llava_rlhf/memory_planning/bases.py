@@ -16,7 +16,7 @@ from transformers.modeling_utils import set_zero3_state
 from llava_rlhf.memory_planning.names import SHAPES
 from models.adapters import AdapterBank, AdapterSpec
 from models.base_kind import check_kind
-from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
+from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 
 ONLY = "only"  # name of the one adapter of a model without contents
@@ -135,18 +135,9 @@ class BaseSpec:
 
 
 def read_config(path: str | Path) -> LlavaConfig:
-    """The configuration of a base directory. Raises ValueError when it is no LLaVA base, or its layers are not known."""
+    """The configuration of a base directory. Raises ValueError when it is no LLaVA base that can be loaded."""
     check_kind(path)
-    config = LlavaConfig.from_pretrained(path)
-    language_model = meta_model(BaseSpec.of("", config), 1, 1).model.language_model
-    names = {name.rpartition(".")[2] for name, _ in language_model.named_modules()}
-    missing = {"layers", "norm", "rotary_emb", *LANGUAGE_MODEL_LINEAR_LAYERS} - names
-    if missing:
-        raise ValueError(
-            f"{path}: its language model ({config.text_config.model_type}) is not built as Llama is, so its memory can't be "
-            f"planned (it has no {', '.join(sorted(missing))}); llama, mistral, qwen2 and qwen3 are"
-        )
-    return config
+    return LlavaConfig.from_pretrained(path)
 
 
 def meta_model(base: BaseSpec, layers: int, vision_layers: int) -> LlavaForConditionalGeneration:

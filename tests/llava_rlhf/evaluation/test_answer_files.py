@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_rlhf import answer_prompts
+from llava_rlhf.evaluation import answer_runs
 from llava_rlhf.evaluation.answer_files import AnswerFile, read_settings
 from llava_rlhf.evaluation.answering import Answerer
 from llava_rlhf.runs.run_folder import write_text_whole
@@ -82,7 +83,7 @@ def test_a_complete_file_is_not_made_again(data, tiny_base, tmp_path, monkeypatc
     answer(command(data, tiny_base, output))
     content = output.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(answer_prompts, "Answerer", None)  # would fail if it were asked
+        patch.setattr(answer_runs, "Answerer", None)  # would fail if it were asked
         answer(command(data, tiny_base, output, batch_size=3))
     assert "nothing to do" in capsys.readouterr().out
     answer(command(data, tiny_base, output, seed=6))  # another question: answered, and replaced as a whole

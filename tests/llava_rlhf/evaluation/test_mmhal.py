@@ -239,7 +239,7 @@ def test_a_local_judge_is_greedy_at_temperature_0_and_cached(local_model, tmp_pa
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"lacks config\.json"):
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
         LocalJudge(tmp_path, {}, ReplyCache(None), "cpu")
     with pytest.raises(ValueError, match=r"not \['top_p'\]"):
         (tmp_path / "config.json").write_text("{}")
