@@ -80,6 +80,7 @@ def test_gradients_are_as_long_as_those_of_ddp(runs, program, kind):
         # In PPO an engine knows the norm of all weights only.
         names = {name for name in plain.keys() & engine.keys() if "grad_norm" in name or "loss" in name}
         assert any(name.endswith("grad_norm") for name in names)
+        # Sums take another order under an engine; a factor left out would halve these numbers.
         assert {name: engine[name] for name in names} == pytest.approx(
             {name: plain[name] for name in names}, rel=1e-3, abs=1e-5
         )
