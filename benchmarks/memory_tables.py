@@ -1,4 +1,4 @@
-"""Print the memory tables of README.md and docs/memory.md, as the planner gives them for the published scripts.
+"""Print the memory tables of docs/recipe.md and docs/memory.md, as the planner gives them for the published scripts.
 
 PYTHONPATH=. python benchmarks/memory_tables.py
 """
@@ -31,7 +31,7 @@ def plans(names: Iterable[str] = SCRIPTS) -> Iterator[tuple[str, int, MemoryPlan
             yield name, gpus, prepared.planned[0][1]
 
 
-def readme_table(found: Sequence[tuple[str, int, MemoryPlan]]) -> str:
+def recipe_table(found: Sequence[tuple[str, int, MemoryPlan]]) -> str:
     """What a GPU must have: a row for each run."""
     totals = {(name, gpus): plan for name, gpus, plan in found}
     rows = [
@@ -65,4 +65,4 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 if __name__ == "__main__":
     found = list(plans())
-    print(readme_table(found), full_table(found), sep="\n\n")
+    print(recipe_table(found), full_table(found), sep="\n\n")

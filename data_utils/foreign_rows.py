@@ -8,7 +8,7 @@ from typing import Any
 
 from data_utils.row_fields import BadField
 
-FORMATS = 'see "Record formats" in README.md'
+FORMATS = 'see "Record formats" in docs/formats.md'
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def test_every_file_that_is_named_exists(document):
     assert document.name != "README.md" or (scripts and linked and modules)
 
 
-def test_every_flag_that_the_readme_names_is_known():
+@pytest.mark.parametrize("document", ["README.md", "docs/recipe.md", "docs/formats.md"])
+def test_every_flag_that_the_main_pages_name_is_known(document):
     from llava_rlhf import (
         convert_checkpoint,
         evaluate,
@@ -56,10 +57,17 @@ def test_every_flag_that_the_readme_names_is_known():
         kind for program in (evaluate, make_dataset) for kinds in program.ARGUMENTS.values() for kind in kinds
     ]
     known = {option for kind in classes for option in StrictParser((kind,)).complete()._option_string_actions}
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / document).read_text(encoding="utf-8")
     named = {f"--{name}" for name in re.findall(r"--([a-z]\w+)", text)}
-    assert len(named) > 10
+    assert len(named) > 7
     assert not named - known
+
+
+def test_the_readme_is_short_and_says_first_where_to_go():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    headings = [line for line in lines if line.startswith("## ")]
+    assert len(lines) <= 200
+    assert headings[:3] == ["## Choose your path", "## What ran where", "## Next to other frameworks"]
 
 
 def test_nothing_is_left_to_fill_in():

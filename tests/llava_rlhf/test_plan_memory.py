@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.memory_tables import SCRIPTS, full_table, plans, readme_table
+from benchmarks.memory_tables import SCRIPTS, full_table, plans, recipe_table
 from llava_rlhf import initialize_policy_model, plan_memory, train_reward_model, train_rl_model
 from llava_rlhf.memory_planning.names import PPO
 from llava_rlhf.memory_planning.plan import CONTEXT, GIB, MemoryPlan, Part, Phase, format_plan
@@ -35,7 +35,7 @@ def published():
 
 
 def test_the_tables_of_the_documents_are_what_the_planner_says(published):
-    for document, table in (("README.md", readme_table), ("docs/memory.md", full_table)):
+    for document, table in (("docs/recipe.md", recipe_table), ("docs/memory.md", full_table)):
         there = (ROOT / document).read_text(encoding="utf-8").splitlines()
         lines = table(published).splitlines()
         assert len(lines) > 2 + len(PLANNED) - 1
