@@ -21,4 +21,6 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 VENV="$VENV" bash scripts/setup_venv.sh --dev
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
-"$VENV/bin/python" -m pytest -q --numprocesses "$WORKERS" --dist loadfile ${selection[@]+"${selection[@]}"} "$@"
+# tests/conftest.py orders the files.
+"$VENV/bin/python" -m pytest -q --numprocesses "$WORKERS" --dist loadfile --no-loadscope-reorder \
+    ${selection[@]+"${selection[@]}"} "$@"

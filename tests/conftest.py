@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,19 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    run_long_files_first(items)
     if torch.cuda.is_available():
         return
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def run_long_files_first(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, then by number of tests: none is left alone on one core at the end."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(scope="session")

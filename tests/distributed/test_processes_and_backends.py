@@ -123,7 +123,7 @@ def test_the_conditions_hold(thirteen):
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("program", [POLICY_INIT, REWARD])
+@pytest.mark.parametrize("program", [POLICY_INIT, pytest.param(REWARD, marks=pytest.mark.slow)])
 def test_an_incomplete_step_is_the_same_in_several_processes(run, program, processes):
     assert_same(run(program, 1), run(program, processes), f"{program} | {processes} × ddp")
 

@@ -47,7 +47,8 @@ def refused(program, argv, folder, prepare, status=1) -> str:
     return message
 
 
-@pytest.mark.parametrize("program", [PPO, pytest.param(REWARD, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [PPO, REWARD])
 def test_a_checkpoint_that_does_not_fit(program, command, uninterrupted, tmp_path):
     argv, expected, step = half_done(program, command, uninterrupted, tmp_path)
     message = refused(program, argv, tmp_path, files_stay_small)

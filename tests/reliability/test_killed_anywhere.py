@@ -38,7 +38,9 @@ def survive(program, argv, folder: Path, expected: Path, kills: list[Kill]) -> l
     return phases
 
 
-@pytest.mark.parametrize("phase", ["sampling", "update", "save"])
+@pytest.mark.parametrize(
+    "phase", ["save", *(pytest.param(phase, marks=pytest.mark.slow) for phase in ("sampling", "update"))]
+)
 def test_a_moment_of_each_kind(phase, command, uninterrupted, tmp_path):
     """What the long test below does many times, once."""
     expected, events = uninterrupted(PPO)
@@ -51,7 +53,7 @@ def test_a_moment_of_each_kind(phase, command, uninterrupted, tmp_path):
     pytest.fail(f"killed three times, never in {phase}")
 
 
-@pytest.mark.parametrize("program", [PPO, REWARD])
+@pytest.mark.parametrize("program", [PPO, pytest.param(REWARD, marks=pytest.mark.slow)])
 def test_after_the_last_step_no_further_one_is_made(program, command, uninterrupted, tmp_path):
     """All steps are done and saved; the result is not yet marked as whole."""
     expected, _ = uninterrupted(program)
@@ -60,9 +62,10 @@ def test_after_the_last_step_no_further_one_is_made(program, command, uninterrup
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("program", "points"), [(PPO, 36), (REWARD, 12), (POLICY_INIT, 12)])
+@pytest.mark.parametrize(("program", "points"), [(PPO, 12), (REWARD, 6), (POLICY_INIT, 6)])
 def test_random_moments(program, points, command, uninterrupted, tmp_path):
-    """Every third run is killed again while it continues. `KILL_REPORT` names a file that gets the counts."""
+    """Every third run is killed again while it continues. `KILL_TIMES` times as many; `KILL_REPORT` gets the counts."""
+    points *= int(os.environ.get("KILL_TIMES", "1"))
     expected, events = uninterrupted(program)
     phases = ["sampling", "update", "save"] if program == PPO else ["update", "save"]
     kills = random_kills(2309, events, phases)

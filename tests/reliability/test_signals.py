@@ -49,7 +49,7 @@ def test_two_processes_stop_at_one_step_and_go_on_with_data_loader_workers(
     assert_same_run(tmp_path / "run", expected, checkpoints=False)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_while_ppo_samples_the_state_before_the_step_is_saved(number, command, uninterrupted, tmp_path):
     expected, _ = uninterrupted(PPO, **ONLY_THE_LAST)
     argv = command(PPO, tmp_path / "run", **ONLY_THE_LAST)
@@ -61,6 +61,7 @@ def test_while_ppo_samples_the_state_before_the_step_is_saved(number, command, u
     assert_same_run(tmp_path / "run", expected, checkpoints=False)
 
 
+@pytest.mark.slow
 def test_a_signal_while_a_checkpoint_is_written_waits_for_it(command, uninterrupted, tmp_path):
     longer = {"max_steps": 12, "save_steps": 2}  # steps are left when the signal is seen
     expected, events = uninterrupted(REWARD, **longer)

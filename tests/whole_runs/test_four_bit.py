@@ -72,7 +72,7 @@ def train_all_three(data: TinyData, base: Path, root: Path, **settings) -> None:
             assert all(line[key] > 0 for key in FINITE_ABOVE_ZERO if key in line)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_programs_train_on_a_quantised_base(bits, data, tiny_base, tmp_path, loaded):
     train_all_three(data, tiny_base, tmp_path, bits=bits)
     assert len(loaded) == 3  # PPO: one base for the four roles

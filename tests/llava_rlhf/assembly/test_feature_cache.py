@@ -152,6 +152,7 @@ def test_workers_that_load_ahead_change_nothing(command, tmp_path):
     assert metrics_of(tmp_path / "two") == metrics_of(tmp_path / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_fill_one_cache_and_then_only_read_it(command, tmp_path):
     for name in ("cold", "warm"):

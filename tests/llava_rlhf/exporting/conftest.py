@@ -10,7 +10,7 @@ from llava_rlhf.conversion.plain_inputs import write_pictures
 from tests.llava_rlhf.exporting.exports import Exported, export, write_run
 
 
-@pytest.fixture(scope="session", params=["pad", "square"])
+@pytest.fixture(scope="session", params=["pad", pytest.param("square", marks=pytest.mark.slow)])
 def exported(request, tiny_base, tmp_path_factory) -> Exported:
     """On a base whose own files crop, have no chat template and begin no text. Read-only: tests share it."""
     mode, folder = request.param, tmp_path_factory.mktemp(request.param)
