@@ -7,6 +7,7 @@ program goes on where it was. See docs/pages.md.
 """
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from llava_rlhf.collection.ai_annotator import AIAnnotator, read_prompt
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments, PreferenceJudgeArguments
 from llava_rlhf.collection.assignments import AssignmentQueue
 from llava_rlhf.collection.folder import CollectionFolder
+from llava_rlhf.collection.pairs import Pair
 from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, JudgeError, ReplyCache
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.runs.arguments import ModelArguments
@@ -90,6 +92,8 @@ def run(prepared: CollectRun) -> None:
         print(
             f"{summary['preferences']} preferences of {summary['judged']} judged pairs in {folder.preferences.path}"
         )
+        if summary["preferences"]:
+            print(f"next: {next_command(folder)}")
     except JudgeError as error:
         raise SystemExit(
             f"error: {error}\nJudgements and replies so far are kept: the same command goes on from there"
@@ -101,8 +105,26 @@ def run(prepared: CollectRun) -> None:
 def labelling(prepared: CollectRun, queue: AssignmentQueue) -> Any:
     """The page for people."""
     from llava_rlhf.pages.labelling_page import labelling_page  # brings Gradio, see `serving`
+    from llava_rlhf.pages.labelling_screen import Showable
 
-    return labelling_page(queue, prepared.image_folder, prepared.folder.summarise)
+    showable = Showable(
+        prepared.image_folder,
+        lambda pair: captions_of(prepared, pair),
+        prepared.arguments.goal,
+        next_command(prepared.folder),
+    )
+    return labelling_page(queue, showable, prepared.folder.summarise)
+
+
+def captions_of(prepared: CollectRun, pair: Pair) -> Sequence[str]:
+    """The captions of a pair's images, else its own."""
+    # `find` reads images and own captions, which a pair has like a record.
+    return prepared.facts.find(pair, pair.answer_type) or ()
+
+
+def next_command(folder: CollectionFolder) -> str:
+    """What comes after a collection, as far as it is known here."""
+    return f"python -m llava_rlhf.train_reward_model --dataset_path {shlex.quote(str(folder.preferences.path))} …"
 
 
 def label_with_judge(prepared: CollectRun, queue: AssignmentQueue, batches: "Iterable[Lines]") -> None:
@@ -124,8 +146,7 @@ def label_with_judge(prepared: CollectRun, queue: AssignmentQueue, batches: "Ite
         ]
         for start in range(0, len(pairs), arguments.prompts_per_batch):
             chosen = pairs[start : start + arguments.prompts_per_batch]
-            # `find` reads images and own captions, which a pair has like a record.
-            captions = [prepared.facts.find(pair, pair.answer_type) or () for pair in chosen]
+            captions = [captions_of(prepared, pair) for pair in chosen]
             queue.take(annotator.judgements(chosen, captions))
 
     try:

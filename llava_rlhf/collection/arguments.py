@@ -30,7 +30,9 @@ class CollectArguments:
     )
     image_to_caption_file: str | None = field(
         default=None,
-        metadata={"help": "JSON object: image file name → captions, which the AI annotator reads."},
+        metadata={
+            "help": "JSON object: image file name → captions, for the AI annotator, and for people who ask for them."
+        },
     )
     temperature: float = field(default=0.7, metadata={"help": "Of sampling; must be above 0."})
     samples: int = field(
@@ -45,6 +47,9 @@ class CollectArguments:
         default=0.1,
         metadata={"help": "Share of pairs shown to every annotator, to measure agreement (0 to 1)."},
     )
+    goal: int = field(
+        default=0, metadata={"help": "Judgements asked of each person, 0 for all pairs; going on is allowed."}
+    )
     seed: int = field(default=0, metadata={"help": "Of sampling, orders and label noise."})
     bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where CUDA is present."})
@@ -54,7 +59,7 @@ class CollectArguments:
             raise ValueError(
                 f"--temperature {self.temperature}: must be above 0, or all answers would be alike"
             )
-        least = {"samples": 2, "prompts_per_batch": 1, "pairs_ahead": 1, "max_prompts": 0}
+        least = {"samples": 2, "prompts_per_batch": 1, "pairs_ahead": 1, "max_prompts": 0, "goal": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least {value}")

@@ -82,7 +82,9 @@ class AssignmentQueue:
                 annotator, min(free, key=lambda pair: (pair.batch, self._rank(annotator, pair.row)))
             )
 
-    def judge(self, annotator: str, row: int, verdict: Verdict, comment: str = "") -> bool:
+    def judge(
+        self, annotator: str, row: int, verdict: Verdict, comment: str = "", captions_opened: bool = False
+    ) -> bool:
         """Take a judgement on the pair that is on the annotator's screen; it is on disk when this returns.
 
         Args:
@@ -90,6 +92,7 @@ class AssignmentQueue:
             row: the pair they saw.
             verdict: `FIRST` for the left answer, `SECOND` for the right one.
             comment: why.
+            captions_opened: whether they had the captions on their screen.
 
         Returns:
             False, and nothing happened, where they were shown another pair by now (a second click).
@@ -104,7 +107,10 @@ class AssignmentQueue:
             seconds = round(self._clock() - showing.since, 1)
             verdict = verdict if showing.left == 1 else verdict.mirrored
             comment, now = comment.strip(), self._clock()
-            self._write([Judgement(row, annotator, verdict, comment, showing.left, seconds, now)])
+            details = {"captions_opened": True} if captions_opened else {}
+            self._write(
+                [Judgement(row, annotator, verdict, comment, showing.left, seconds, now, details=details)]
+            )
             del self._on_screen[annotator]
             return True
 
@@ -128,6 +134,12 @@ class AssignmentQueue:
         with self._lock:
             judged = sum(annotator in by for by in self.journal.all().values())
             return judged, sum(self._open(pair, annotator) for pair in self.pairs.pairs.values())
+
+    def preferred(self, annotator: str) -> int:
+        """On how many pairs an annotator prefers one answer; a tie and "both bad" teach nothing."""
+        with self._lock:
+            judgements = self.journal.all().values()
+            return sum(annotator in by and by[annotator].verdict.preference is not None for by in judgements)
 
     def untouched(self) -> int:
         """Pairs that nobody has judged and nobody looks at."""

@@ -56,7 +56,8 @@ class Judgement:
         seconds: from showing to judging, None where nobody looked at a screen.
         time: Unix time.
         human: whether a person judged.
-        details: of an AI annotator: verdicts in both orders, whether noise flipped the label.
+        details: of an AI annotator: verdicts in both orders, whether noise flipped the label; of a person:
+            `captions_opened` where they looked at the captions.
     """
 
     row: int

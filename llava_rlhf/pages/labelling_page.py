@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
-from data_utils.images import browser_copy
-from llava_rlhf.collection.assignments import AssignmentQueue, Showing
+from llava_rlhf.collection.assignments import AssignmentQueue
 from llava_rlhf.collection.judgements import Verdict
+from llava_rlhf.pages.labelling_screen import LONGEST_COMMENT, LONGEST_NAME, Screen, Showable
 from llava_rlhf.pages.templates import render
 
 VERDICTS = {
@@ -22,138 +20,86 @@ VERDICTS = {
 }
 INTRODUCTION = (
     "# Which answer hallucinates less?\n"
-    "Prefer the answer that claims less that is not in the picture. Keys 1 to 4 judge, u takes back."
+    "Prefer the answer that claims less that is not in the picture. Keys 1 to 4 judge, u takes back, c opens "
+    "captions."
 )
-LONGEST_NAME, LONGEST_COMMENT = 60, 2000
-AI_PREFIX = "ai:"
 FOCUS_ON_PAIR = "() => { document.querySelector('#pair article')?.focus(); }"
-WAIT_SECONDS, LOOK_SECONDS = 600.0, 1.0
+TO_THE_TOP = (
+    "() => { window.scrollTo({ top: 0, behavior: 'instant' }); }"  # the next pair is read from its start
+)
+CAPTIONS_OPENED = (
+    "(who, row, comment) => [who, row, comment, !!document.querySelector('#pair .captions[data-opened]')]"
+)
 
 
 def labelling_page(
-    queue: AssignmentQueue, image_folder: Path, summarise: Callable[[], dict[str, Any]]
+    queue: AssignmentQueue, showable: Showable, summarise: Callable[[], dict[str, Any]]
 ) -> gr.Blocks:
     """The page; who is on it and which pair they see is kept in the page, so that it outlives the server.
 
     Args:
         queue: hands pairs out and takes judgements in.
-        image_folder: of the pairs' images; the page gets copies of their pixels, never the files.
+        showable: pictures, captions and the goal.
         summarise: counts and agreement.
     """
-    screen = _Screen(queue, image_folder)
+    screen = Screen(queue, showable)
     with gr.Blocks(title="Collect preferences", analytics_enabled=False) as page:
-        gr.Markdown(INTRODUCTION)
-        with gr.Row(equal_height=True) as door:
+        with gr.Row(elem_id="head"):
+            gr.Markdown(INTRODUCTION, elem_id="introduction")
+            status = gr.HTML(elem_id="status", elem_classes="status")
+            leave = gr.Button("Change name", elem_id="leave", size="sm", visible=False, min_width=110)
+            progress = gr.HTML(elem_id="progress")
+        reached = gr.HTML(elem_id="reached")
+        with gr.Row(equal_height=True, elem_id="door") as door:
             name = gr.Textbox(
                 label="Your name", max_length=LONGEST_NAME, autofocus=True, elem_id="name", scale=4
             )
             start = gr.Button("Start", variant="primary", elem_id="start", scale=1, min_width=100)
-        status = gr.HTML(elem_id="status", elem_classes="status")
         pair = gr.HTML(elem_id="pair")
         # What the browser shows is what it sends back: a second click can't judge a pair that was not seen.
         who, row = gr.Textbox(visible=False), gr.Number(visible=False, precision=0)
-        with gr.Column(visible=False) as work:
+        opened = gr.Checkbox(visible=False)
+        # The browser keeps the name for the next time; no secret, but a random one would end with the server.
+        saved = gr.BrowserState("", storage_key="llava-rlhf-annotator", secret="name")
+        with gr.Column(visible=False, elem_id="bar") as work:
             with gr.Row(elem_id="verdicts"):
                 buttons = [
                     gr.Button(label, elem_id=key, min_width=120) for key, (label, _) in VERDICTS.items()
                 ]
             comment = gr.Textbox(
-                label="Comment on this pair (optional, kept with the next judgement)",
+                label="Comment on this pair",
+                show_label=False,
+                container=False,
+                placeholder="Comment (optional)",
+                max_lines=1,
                 max_length=LONGEST_COMMENT,
                 elem_id="comment",
             )
-            undo = gr.Button("Take back the last one (u)", elem_id="undo", size="sm")
-        with gr.Accordion("Counts and agreement", open=False):
+            undo = gr.Button("Take back (u)", elem_id="undo", size="sm", min_width=110)
+        with gr.Accordion("Counts and agreement", open=False, elem_id="summary"):
             refresh = gr.Button("Show", elem_id="show-summary")
             numbers = gr.HTML(elem_id="numbers")
-        outputs = [status, pair, who, row, work, comment, door]
+        outputs = [status, pair, who, row, work, comment, door, progress, reached, leave, saved, name]
         shared = {
             "outputs": outputs,
             "show_progress": "hidden",
             "concurrency_limit": None,
             "api_visibility": "private",
         }
+        page.load(screen.returned, inputs=[saved], **shared).then(None, js=FOCUS_ON_PAIR)
         signed_in = gr.on([start.click, name.submit], screen.sign_in, inputs=[name], **shared)
         signed_in.then(None, js=FOCUS_ON_PAIR)  # where keys judge, and nothing is typed
         for button, (_, verdict) in zip(buttons, VERDICTS.values(), strict=True):
-            button.click(screen.judged(verdict), inputs=[who, row, comment], **shared)
-        undo.click(screen.undone, inputs=[who], **shared)
+            seen = [who, row, comment, opened]
+            button.click(screen.judged(verdict), inputs=seen, js=CAPTIONS_OPENED, **shared).then(
+                None, js=TO_THE_TOP
+            )
+        undo.click(screen.undone, inputs=[who], **shared).then(None, js=TO_THE_TOP)
+        leave.click(screen.left, **shared)
         refresh.click(
             lambda: _numbers(summarise()), outputs=[numbers], show_progress="hidden", api_visibility="private"
         )
     return page
-
-
-class _Screen:
-    """What the events of the page do. Each yields (status, pair, who, row, work, comment, door)."""
-
-    def __init__(self, queue: AssignmentQueue, image_folder: Path):
-        self._queue, self._image_folder = queue, image_folder
-
-    def sign_in(self, name: str | None) -> Iterator[tuple]:
-        yield from self._next(_checked(" ".join((name or "").split())))
-
-    def judged(self, verdict: Verdict) -> Callable[..., Iterator[tuple]]:
-        def on_click(who: str | None, row: float | None, comment: str | None) -> Iterator[tuple]:
-            who = _checked(who)
-            if row is not None:  # None: no pair is shown
-                self._queue.judge(who, int(row), verdict, (comment or "")[:LONGEST_COMMENT])
-            yield from self._next(who)
-
-        return on_click
-
-    def undone(self, who: str | None) -> Iterator[tuple]:
-        if not self._queue.undo(_checked(who)):
-            gr.Info("There is nothing to take back.")
-        yield from self._next(who)
-
-    def _next(self, who: str) -> Iterator[tuple]:
-        deadline = time.monotonic() + WAIT_SECONDS
-        waiting = False
-        while (showing := self._queue.show(who)) is None:
-            if self._queue.pairs.complete:
-                yield self._message(who, "All pairs are judged. Thank you! You can close the page.")
-                return
-            if time.monotonic() > deadline:
-                yield self._message(
-                    who, "No answers were sampled for a long time; press Start to look again."
-                )
-                return
-            if not waiting:
-                yield self._message(who, "Answers are being sampled; the next pair comes by itself.")
-                waiting = True
-            self._queue.pairs.wait(LOOK_SECONDS)
-        yield self._pair(who, showing)
-
-    def _pair(self, who: str, showing: Showing) -> tuple:
-        pair = showing.pair
-        html = render(
-            "pair",
-            row=pair.row,
-            pictures=[browser_copy(self._image_folder, name) for name in pair.images],
-            question=pair.question,
-            answers=showing.shown,
-        )
-        judged, waiting = self._queue.progress(who)
-        status = _status(f"{who}: {judged} judged, {waiting} waiting")
-        return status, html, who, pair.row, gr.update(visible=True), "", gr.update(visible=False)
-
-    def _message(self, who: str, text: str) -> tuple:
-        judged, _ = self._queue.progress(who)
-        status = _status(f"{who}: {judged} judged. {text}")
-        # The buttons stay while something can be taken back; without a row they judge nothing.
-        return status, "", who, None, gr.update(visible=bool(judged)), "", gr.update(visible=True)
-
-
-def _checked(name: str | None) -> str:
-    """The name of a person; the page sends it along with every click."""
-    if not name or not name.isprintable() or len(name) > LONGEST_NAME or name.lower().startswith(AI_PREFIX):
-        raise gr.Error("Give a name that others can tell from theirs.", print_exception=False)
-    return name
-
-
-def _status(text: str) -> str:
-    return render("status", text=text)
 
 
 def _numbers(summary: dict[str, Any]) -> str:

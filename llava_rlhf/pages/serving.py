@@ -118,9 +118,13 @@ def look() -> dict[str, Any]:
         font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],
         font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")],
     )
-    script = here.joinpath("keys.js").read_text(encoding="utf-8")
+
+    def read(name: str) -> str:
+        return here.joinpath(name).read_text(encoding="utf-8")
+
+    scripts = [read(name) for name in ("keys.js", "zoom.js")]
     return {
         "theme": theme,
-        "css": here.joinpath("pages.css").read_text(encoding="utf-8"),
-        "head": f"<script>{script}</script>",
+        "css": "".join(read(name) for name in ("pages.css", "labelling.css")),
+        "head": "".join(f"<script>{script}</script>" for script in scripts),
     }

@@ -124,6 +124,10 @@ class Annotator:
         box.send_keys(name, Keys.ENTER)
         wait_for(self.row, "the first pair")
 
+    def come_back(self) -> None:
+        """Nothing but wait: the browser has kept the name."""
+        wait_for(self.row, "the pair of somebody who was here before")
+
     def row(self) -> str | None:
         """Row of the pair on the screen."""
         # In one step: between two the page may draw the next pair.

@@ -49,7 +49,7 @@ def test_ten_pairs_with_a_kill_in_between_then_a_reward_model(browser, world, tm
     # SIGKILL: nobody could tidy up.
     with served(PROGRAM, command, tmp_path / "second.log"):
         person = Annotator(driver, port)
-        person.sign_in("ann")
+        person.come_back()
         assert (person.row(), person.answers()) == (on_screen, shown)  # the pair that was on the screen
         for act in (*keys[5:], "b-better", "a-better", "both-bad"):
             seen[person.row()] = person.answers()

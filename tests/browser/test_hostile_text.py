@@ -39,15 +39,16 @@ def collection(tmp_path):
 def events(collection):
     """Name → what the labelling page calls on an event of that name."""
     from llava_rlhf.pages.labelling_page import labelling_page
+    from llava_rlhf.pages.labelling_screen import Showable
 
     opened, queue, images = collection
-    page = labelling_page(queue, images, opened.summarise)
+    page = labelling_page(queue, Showable(images), opened.summarise)
     return {function.name: function.fn for function in page.fns.values() if function.fn is not None}
 
 
 def test_the_pair_and_the_name_on_the_labelling_page(events):
     ((status, pair, *_),) = events["sign_in"](NAME)
-    parsed = assert_shown_as_text(pair, ["question", "first", "second"], images=1)
+    parsed = assert_shown_as_text(pair, ["question", "first", "second", "caption"], images=1)
     assert PICTURE not in parsed.text + pair  # a copy of its pixels, without a name
     assert f"{NAME}: 0 judged, 1 waiting" in Parsed(status).text and Parsed(status).tags == ["p"]
 

@@ -167,12 +167,12 @@ def test_a_folder_is_open_once_and_holds_one_source(tmp_path):
 @pytest.mark.parametrize("name", [None, "", "ai:judge", "x" * 61, "two\nlines"])
 def test_a_click_under_a_name_that_nobody_could_give_judges_nothing(name, tmp_path):
     gr = pytest.importorskip("gradio")
-    from llava_rlhf.pages.labelling_page import _Screen
+    from llava_rlhf.pages.labelling_screen import Screen, Showable
 
     folder, queue = open_queue(tmp_path, [line(0)])
     for event in (
-        lambda: _Screen(queue, tmp_path).judged(Verdict.FIRST)(name, 0, ""),
-        lambda: _Screen(queue, tmp_path).undone(name),
+        lambda: Screen(queue, Showable(tmp_path)).judged(Verdict.FIRST)(name, 0, ""),
+        lambda: Screen(queue, Showable(tmp_path)).undone(name),
     ):
         with pytest.raises(gr.Error, match="Give a name"):
             next(event())
