@@ -21,6 +21,7 @@ LONGEST_NAME, LONGEST_COMMENT = 60, 2000
 LONGEST_SIDE = 1600  # pixels of a picture; enlarged it shows more than fits beside the answers
 AI_PREFIX = "ai:"
 WAIT_SECONDS, LOOK_SECONDS = 600.0, 1.0
+OUTPUTS = 12  # of each event, see `Screen`
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class Screen:
 
     def returned(self, saved: str | None) -> Iterator[tuple]:
         """The page was opened; `saved` is the name that was given in this browser before, if any."""
-        yield from (self._next(saved) if _usable(saved) else self.left())
+        if _usable(saved):
+            yield from self._next(saved)
+        else:
+            yield (gr.skip(),) * OUTPUTS  # somebody may be typing their name by now
 
     def left(self) -> Iterator[tuple]:
         """Somebody else wants to give a name."""

@@ -211,6 +211,7 @@ def test_a_judge_that_falls_silent_leaves_what_was_judged(given):
         ({"base_model_name": "some/base"}, "holds answers: leave out --base_model_name"),
         ({"temperature": 0}, "must be above 0"),
         ({"samples": 1}, "--samples 1: must be at least 2"),
+        ({"goal": -1}, "--goal -1: must be at least 0"),
         ({"shared_share": 2}, "from 0 to 1"),
         ({"image_to_caption_file": "nowhere.json"}, "no such file"),
         ({"dataset_path": "one.json"}, "no prompt has two answers"),
