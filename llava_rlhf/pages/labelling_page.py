@@ -61,24 +61,8 @@ def labelling_page(
         opened = gr.Checkbox(visible=False)
         # The browser keeps the name for the next time; no secret, but a random one would end with the server.
         saved = gr.BrowserState("", storage_key="llava-rlhf-annotator", secret="name")
-        with gr.Column(visible=False, elem_id="bar") as work:
-            with gr.Row(elem_id="verdicts"):
-                buttons = [
-                    gr.Button(label, elem_id=key, min_width=120) for key, (label, _) in VERDICTS.items()
-                ]
-            comment = gr.Textbox(
-                label="Comment on this pair",
-                show_label=False,
-                container=False,
-                placeholder="Comment (optional)",
-                max_lines=1,
-                max_length=LONGEST_COMMENT,
-                elem_id="comment",
-            )
-            undo = gr.Button("Take back (u)", elem_id="undo", size="sm", min_width=110)
-        with gr.Accordion("Counts and agreement", open=False, elem_id="summary"):
-            refresh = gr.Button("Show", elem_id="show-summary")
-            numbers = gr.HTML(elem_id="numbers")
+        work, buttons, comment, undo = _bar()
+        _counts(summarise)
         outputs = [status, pair, who, row, work, comment, door, progress, reached, leave, saved, name]
         shared = {
             "outputs": outputs,
@@ -96,10 +80,35 @@ def labelling_page(
             )
         undo.click(screen.undone, inputs=[who], **shared).then(None, js=TO_THE_TOP)
         leave.click(screen.left, **shared)
-        refresh.click(
-            lambda: _numbers(summarise()), outputs=[numbers], show_progress="hidden", api_visibility="private"
-        )
     return page
+
+
+def _bar() -> tuple[gr.Column, list[gr.Button], gr.Textbox, gr.Button]:
+    """What stays in sight: the bar itself, a button for each verdict, the comment, and the button that takes back."""
+    with gr.Column(visible=False, elem_id="bar") as bar:
+        with gr.Row(elem_id="verdicts"):
+            buttons = [gr.Button(label, elem_id=key, min_width=120) for key, (label, _) in VERDICTS.items()]
+        comment = gr.Textbox(
+            label="Comment on this pair",
+            show_label=False,
+            container=False,
+            placeholder="Comment (optional)",
+            max_lines=1,
+            max_length=LONGEST_COMMENT,
+            elem_id="comment",
+        )
+        undo = gr.Button("Take back (u)", elem_id="undo", size="sm", min_width=110)
+    return bar, buttons, comment, undo
+
+
+def _counts(summarise: Callable[[], dict[str, Any]]) -> None:
+    """Counts and agreement, on demand."""
+    with gr.Accordion("Counts and agreement", open=False, elem_id="summary"):
+        refresh = gr.Button("Show", elem_id="show-summary")
+        numbers = gr.HTML(elem_id="numbers")
+    refresh.click(
+        lambda: _numbers(summarise()), outputs=[numbers], show_progress="hidden", api_visibility="private"
+    )
 
 
 def _numbers(summary: dict[str, Any]) -> str:

@@ -126,15 +126,19 @@ class Screen:
     def _progress(self, who: str) -> tuple[str, str]:
         """How far somebody is, and what comes next where that is the goal."""
         judged, waiting = self._queue.progress(who)
-        goal = self._showable.goal
+        total = self._showable.goal or judged + waiting
+        if not total:
+            return "", ""  # no pair is there yet
         progress = render(
             "progress",
             judged=judged,
-            total=goal or judged + waiting,
+            total=total,
             winners=self._queue.preferred(who),
-            growing=not goal and not self._queue.pairs.complete,
+            growing=not self._showable.goal and not self._queue.pairs.complete,
         )
-        return progress, render("reached", command=self._showable.next_command) if 0 < goal <= judged else ""
+        if not 0 < self._showable.goal <= judged:
+            return progress, ""
+        return progress, render("reached", command=self._showable.next_command)
 
 
 def _usable(name: str | None) -> bool:

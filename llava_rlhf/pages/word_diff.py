@@ -11,7 +11,7 @@ _LETTERS = rf"(?:(?!{_SIGN})[^\W_])+"
 _WORD = re.compile(
     rf"{_SIGN}|{_LETTERS}(?:[-'’.,_]{_LETTERS})*"
 )  # red-circle, don't and 1,000 are one word each
-_MOST_WORDS = 4000  # of both answers; comparing takes time that grows with their product
+_MOST_WORDS = 2000  # of both answers; those that repeat themselves take time that grows with its square
 
 Piece = tuple[str, bool]  # text, and whether it differs
 
@@ -20,7 +20,7 @@ def differing_words(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
     """Both texts in pieces that join to them to the letter, and which pieces the other text lacks at that place.
 
     Upper and lower case are the same word, and punctuation between words is no difference. Words that differ one after
-    the other are one piece. In texts of thousands of words nothing is told apart.
+    the other are one piece. In texts of thousands of words nothing is marked.
     """
     words = [list(_WORD.finditer(text)) for text in (first, second)]
     if sum(map(len, words)) > _MOST_WORDS:
