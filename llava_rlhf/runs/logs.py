@@ -19,6 +19,11 @@ def start_logging(main_process: bool) -> None:
     hf_logging.set_verbosity_warning()
 
 
+def describe_passes(max_steps: int, epochs_flag: str, passes: float, rows: str) -> str:
+    """What a number of steps means, which goes before the passes that `epochs_flag` asks for."""
+    return f"--max_steps {max_steps} goes before {epochs_flag}: {passes:.1f} passes over the {rows}"
+
+
 def announce(report: DataReport, main_process: bool) -> None:
     """Print the data summary on the main process."""
     if main_process:
