@@ -6,7 +6,9 @@ import logging
 
 from transformers.utils import logging as hf_logging
 
-from data_utils.summary import DataReport, format_report
+from data_utils.summary import DataReport, format_report, vocabulary_warnings
+
+logger = logging.getLogger(__name__)
 
 
 def start_logging(main_process: bool) -> None:
@@ -28,3 +30,5 @@ def announce(report: DataReport, main_process: bool) -> None:
     """Print the data summary on the main process."""
     if main_process:
         print(format_report(report), flush=True)
+        for warning in vocabulary_warnings(report):
+            logger.warning(warning)
