@@ -26,8 +26,9 @@ from data_utils.batches import PromptBatch, collate_prompts
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
 from llava_rlhf.assembly.roles import PPORoles, TextSide
-from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments, plan_batches
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.assembly import PPOSettings, assemble_trainer, make_accelerator
+from llava_rlhf.ppo.batch_plan import plan_batches
 from llava_rlhf.ppo.trainer import PPOTrainer
 from llava_rlhf.runs.role_files import POLICY, REFERENCE, REWARD, VALUE
 from models.adapters import AdapterBank, AdapterSpec

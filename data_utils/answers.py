@@ -138,6 +138,8 @@ def build_answers(
             kept = {"row": record.row, "ids": [*answered, *reward_prompt], "images": record.images}
             row_filter.keep(kept, {"query": [query], "response": [response], "total": [total]})
             row_filter.describe(encoder, kept["ids"], captions if prompt.uses_facts else None)
+            texts = [record.turns[0].text.replace(IMAGE_MARKER, ""), record.answer]
+            row_filter.count_unknown(encoder, [kept["ids"][: query + response]], texts, captions)
             row_filter.report.answer_types[record.answer_type.name] += 1
     return AnswerDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
 

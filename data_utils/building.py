@@ -7,6 +7,7 @@ A row is kept whole or dropped whole. Rows that cannot be used raise one error t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from data_utils.facts import FactBook, RewardPrompt
 from data_utils.images import ImagePipeline
 from data_utils.row_settings import RowSettings
 from data_utils.schema import (
+    IMAGE_MARKER,
     AnswerType,
     PromptRecord,
     Turn,
@@ -59,6 +61,9 @@ def build_preferences(
             }
             row_filter.keep(row, {"query": [query], "response": responses, "total": totals})
             row_filter.describe(encoder, pair[0], captions if prompt.uses_facts else None)
+            dialogues = [ids[: len(ids) - len(reward_prompt)] for ids in pair]
+            texts = [*_texts(record.turns), *record.outputs]
+            row_filter.count_unknown(encoder, dialogues, texts, captions)
     return PreferenceDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
 
 
@@ -84,6 +89,7 @@ def build_dialogues(path: str | Path, settings: RowSettings) -> DialogueDataset:
             }
             row_filter.keep(row, {"query": [query], "response": answers, "total": [len(tokens.ids)]})
             row_filter.describe(encoder, tokens.ids, None)
+            row_filter.count_unknown(encoder, [tokens.ids], _texts(record.turns), ())
     return DialogueDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
 
 
@@ -125,10 +131,15 @@ def build_prompts(
                 [*query, *reward_prompt],
                 captions if prompt is not None and prompt.uses_facts else None,
             )
+            row_filter.count_unknown(encoder, [query], _texts(record.turns), captions)
             row_filter.report.answer_types[record.answer_type.name] += 1
     return PromptDataset(
         row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report, reward_pipeline
     )
+
+
+def _texts(turns: Iterable[Turn]) -> list[str]:
+    return [turn.text.replace(IMAGE_MARKER, "") for turn in turns]
 
 
 def _prompt_row(

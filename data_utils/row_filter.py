@@ -16,7 +16,7 @@ from data_utils.facts import FactBook, MissingCaptions, RewardPrompt, caption_ke
 from data_utils.images import QUICK_CHECKS, ImageChecks, check_image
 from data_utils.problems import SHOWN_PROBLEMS, DataError, Problem, shorten
 from data_utils.schema import AnswerType, Record
-from data_utils.summary import SHOWN_EXAMPLES, DataReport
+from data_utils.summary import SHOWN_EXAMPLES, DataReport, UnknownTokens
 from data_utils.tokens import SegmentEncoder
 
 CHECKING_THREADS = 16
@@ -138,6 +138,35 @@ class RowFilter:
             self.report.caption_coverage = (known + bool(captions), unknown + (not captions))
         if len(self.report.examples) < SHOWN_EXAMPLES:
             self.report.examples.append(encoder.decode(ids))
+
+    def count_unknown(
+        self,
+        encoder: SegmentEncoder,
+        conversations: Sequence[Sequence[int]],
+        texts: Sequence[str],
+        captions: Sequence[str],
+    ) -> None:
+        """Count what the vocabulary lacks in a kept row.
+
+        Args:
+            encoder: the tokenizer.
+            conversations: ids, without reward prompt.
+            texts: of the conversations, for the words.
+            captions: the facts that are read.
+        """
+        if not encoder.lacks_words:
+            return
+        conversation = [index for ids in conversations for index in ids]
+        self._count("conversations", encoder, conversation, texts)
+        for caption in captions:
+            self._count("captions", encoder, encoder.encode_response(caption), [caption])
+
+    def _count(self, kind: str, encoder: SegmentEncoder, ids: Sequence[int], texts: Sequence[str]) -> None:
+        counts = self.report.unknown.setdefault(kind, UnknownTokens())
+        unknown = encoder.count_unknown(ids)
+        counts.tokens, counts.unknown = counts.tokens + len(ids), counts.unknown + unknown
+        if unknown:
+            counts.words.update(word for text in texts for word in encoder.unknown_words(text))
 
     def finish(self) -> list[dict[str, Any]]:
         """The rows kept. Raises DataError for problems that may not be skipped, or when nothing is left."""

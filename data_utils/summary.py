@@ -10,6 +10,24 @@ import numpy as np
 
 SHOWN_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 1200
+SHOWN_WORDS = 8
+MANY_UNKNOWN = 0.05  # share of tokens from which a warning is due
+
+
+@dataclass
+class UnknownTokens:
+    """How many of the tokens of some texts stand for what the vocabulary lacks, and which words those are."""
+
+    tokens: int = 0
+    unknown: int = 0
+    words: Counter[str] = field(default_factory=Counter)
+
+    def describe(self, texts: str) -> str:
+        """`texts` names them; the most frequent words are shown."""
+        shown = ", ".join(repr(word) for word, _ in self.words.most_common(SHOWN_WORDS))
+        more = ", …" if len(self.words) > SHOWN_WORDS else ""
+        share = f"{100 * self.unknown / self.tokens:.2g} %"
+        return f"{share} of the tokens of {texts} are <unk> ({self.unknown} of {self.tokens}): {shown}{more}"
 
 
 @dataclass
@@ -18,7 +36,7 @@ class DataReport:
 
     `images` is (rows with an image, rows of text alone) of those kept;
     `caption_coverage` is (rows with facts, rows without), None when no facts are asked for;
-    `repeated_ids` counts rows whose id an earlier row has; `answer_types` counts the rows of each answer type, None where rows have none.
+    `unknown` is by kind of text, and empty where the tokenizer can write every text; `repeated_ids` counts rows whose id an earlier row has; `answer_types` counts the rows of each answer type, None where rows have none.
     """
 
     file: str
@@ -30,6 +48,7 @@ class DataReport:
     images: tuple[int, int] = (0, 0)
     caption_coverage: tuple[int, int] | None = None
     answer_types: Counter[str] | None = None
+    unknown: dict[str, UnknownTokens] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
 
 
@@ -55,9 +74,22 @@ def format_report(report: DataReport) -> str:
     if report.answer_types is not None:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(report.answer_types.items()))
         lines.append(f"  answer types: {counts}")
+    lines += [
+        f"  vocabulary: {some.describe(texts)}" for texts, some in report.unknown.items() if some.unknown
+    ]
     for number, example in enumerate(report.examples[:SHOWN_EXAMPLES], start=1):
         lines += [f"  --- example {number}", shorten_middle(example, EXAMPLE_CHARACTERS)]
     return "\n".join(lines)
+
+
+def vocabulary_warnings(report: DataReport) -> list[str]:
+    """Warnings about texts of which the model can't read a good part."""
+    return [
+        f"{report.file}: {some.describe(texts)}. The vocabulary of the base lacks these words, so the model can't tell "
+        "them apart: use a base that knows them, or other words"
+        for texts, some in report.unknown.items()
+        if some.unknown >= MANY_UNKNOWN * some.tokens > 0
+    ]
 
 
 def shorten_middle(text: str, width: int) -> str:

@@ -35,6 +35,8 @@ class TokenSequence:
 class SegmentEncoder:
     """Turns segments into ids with one tokenizer, which is read once and never changed.
 
+    `lacks_words` says whether there are texts that it can't write; one that falls back to bytes writes them all.
+
     Raises ValueError when the stop of a template is no token of the tokenizer.
     """
 
@@ -48,6 +50,14 @@ class SegmentEncoder:
         special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._control_ids = (special | {image_token_id}) - {tokenizer.unk_token_id}
         self.image_token_id = image_token_id
+        # Where one token is both, it is never written for a text that the vocabulary lacks.
+        control = {tokenizer.bos_token_id, tokenizer.eos_token_id, image_token_id}
+        self._unknown_id = None if tokenizer.unk_token_id in control else tokenizer.unk_token_id
+        vocabulary = tokenizer.get_vocab()
+        writes_bytes = spec["model"].get("byte_fallback") and all(
+            f"<0x{n:02X}>" in vocabulary for n in range(256)
+        )
+        self.lacks_words = self._unknown_id is not None and not writes_bytes
 
     def encode(self, segments: Iterable[Segment]) -> TokenSequence:
         """Ids of a conversation, BOS first; a token is supervised iff its segment is."""
@@ -74,6 +84,16 @@ class SegmentEncoder:
     def encode_reward_prompt(self, text: str) -> list[int]:
         """Ids of a reward prompt that follows the last stop, as a chunk of its own; the caller prefixed one space."""
         return self._plain(self._prefixed, text)
+
+    def count_unknown(self, ids: Sequence[int]) -> int:
+        """How many of `ids` stand for something that the vocabulary lacks."""
+        return sum(index == self._unknown_id for index in ids)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """What the vocabulary lacks of a text, each time it occurs."""
+        encoding = self._bare.encode(f" {text}", add_special_tokens=False)
+        found = zip(encoding.ids, encoding.offsets, strict=True)
+        return [f" {text}"[start:end].strip() for index, (start, end) in found if index == self._unknown_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text of `ids`, control tokens shown; an image shows as `<image>`."""

@@ -7,6 +7,11 @@ What lives elsewhere: records and batches in ``data_utils``, networks in ``model
 from __future__ import annotations
 
 import logging
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +21,35 @@ __all__ = ["Policy", "RewardModel"]
 
 # transformers and PEFT import bitsandbytes, which tells every CPU user about an optional kernel that nothing here needs.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def _take_name(name: str, root: Path) -> None:
+    """Make `import name` mean the package in `root`, although another is found first or was imported before.
+
+    Modules of the other stay importable where ours has none of that name; what was imported from it goes on working.
+    """
+    own, before = root / name, sys.modules.get(name)
+    if before is not None and [Path(place).resolve() for place in _folders(before)][:1] == [own]:
+        return
+    package = sys.modules[name] = module_from_spec(PathFinder.find_spec(name, [str(root)]))
+    package.__spec__.loader.exec_module(package)
+    other = PathFinder.find_spec(name) if before is None else None
+    places = _folders(before) if other is None else other.submodule_search_locations or ()
+    package.__path__ += [place for place in places if Path(place).resolve() != own]
+    for loaded in [key for key in sys.modules if key.startswith(f"{name}.")]:
+        module = loaded.split(".")[1]
+        if (own / f"{module}.py").is_file():
+            del sys.modules[loaded]
+        else:
+            setattr(package, module, sys.modules[f"{name}.{module}"])
+
+
+def _folders(module: ModuleType | None) -> list[str]:
+    return list(getattr(module, "__path__", ()))
+
+
+for _name in ("models", "data_utils"):
+    _take_name(_name, Path(__file__).resolve().parents[1])
 
 
 def __getattr__(name: str) -> Any:

@@ -40,7 +40,7 @@ def prepare(argv: Sequence[str]) -> SupervisedRun:
     check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
     dataset = build_dialogues(data.dataset_path, row_settings(data, text))
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
-    train_set, eval_set = announce_and_split(dataset, training)
+    train_set, eval_set, record = announce_and_split(dataset, training, run, (record, checkpoint))
     return SupervisedRun(training, data, model, run, text, train_set, eval_set, record, checkpoint, files)
 
 

@@ -52,7 +52,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     rows = row_settings(data, text)
     dataset = build_preferences(data.dataset_path, rows, facts=facts, prompt=prompt, seed=training.seed)
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
-    train_set, eval_set = announce_and_split(dataset, training)
+    train_set, eval_set, record = announce_and_split(dataset, training, run, (record, checkpoint))
     card = RewardModelCard(
         training.model_name_or_path,
         prompt.text,

@@ -13,7 +13,7 @@ from llava_rlhf.memory_planning.ppo import BUDGET, MERGE, SAMPLED, SCORED, STEPP
 from llava_rlhf.memory_planning.request import Request
 from llava_rlhf.memory_planning.settings import Lengths, checkpoints_activations
 from llava_rlhf.memory_planning.trainers import EVAL_ROWS, TRAIN_ROWS
-from llava_rlhf.ppo.arguments import plan_batches
+from llava_rlhf.ppo.batch_plan import plan_batches
 
 ACCUMULATION, RESPONSE, TOTAL = "gradient_accumulation_steps", "response_len", "model_max_length"
 REWARD_BASE, REWARD_MODEL_PATH = "reward_base_model_name", "reward_model_name_or_path"

@@ -1,8 +1,7 @@
-"""Settings of PPO, and the batch arithmetic derived from them."""
+"""Settings of PPO."""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import json
-import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,7 +89,8 @@ class PPOArguments:
     )
     total_epochs: int = field(default=4, metadata={"help": "Passes over the prompts."})
     max_steps: int = field(
-        default=-1, metadata={"help": "Stop after so many PPO steps; -1: as total_epochs says."}
+        default=-1,
+        metadata={"help": "PPO steps of the run, whatever total_epochs says; -1: as total_epochs says."},
     )
     rollout_batch_size: int = field(
         default=512, metadata={"help": "Prompts per PPO step, all processes together."}
@@ -231,66 +231,3 @@ class PPOArguments:
                 "use stage 2 (scripts/zero2.json)"
             )
         return config
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Batch sizes of one process, derived from the global ones.
-
-    Attributes:
-        rollouts: rows this process samples per PPO step.
-        rollout_micro_batches: sampling passes per PPO step.
-        optimizer_steps: per pass over the rollouts.
-        ppo_steps: PPO steps of the whole run.
-    """
-
-    world_size: int
-    rollouts: int
-    rollout_micro_batches: int
-    optimizer_steps: int
-    ppo_steps: int
-
-
-def plan_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> BatchPlan:
-    """Check that the batch sizes divide, and derive those of one process.
-
-    Raises:
-        ValueError: with all numbers, and what has to divide what.
-    """
-    problems = []
-
-    def divides(divisor: int, number: int, text: str) -> None:
-        if number % divisor:
-            problems.append(f"{text}: {number} is not a multiple of {divisor}")
-
-    divides(
-        world_size * ppo.rollout_per_device_batch_size,
-        ppo.rollout_batch_size,
-        "rollout_batch_size must be a multiple of processes × rollout_per_device_batch_size",
-    )
-    divides(world_size, ppo.step_batch_size, "step_batch_size must be a multiple of processes")
-    divides(
-        ppo.step_batch_size,
-        ppo.rollout_batch_size,
-        "rollout_batch_size must be a multiple of step_batch_size",
-    )
-    if n_prompts < ppo.rollout_batch_size:
-        problems.append(
-            f"rollout_batch_size {ppo.rollout_batch_size} needs as many prompts; the data has {n_prompts}"
-        )
-    if problems:
-        numbers = ", ".join(
-            f"{name} {getattr(ppo, name)}"
-            for name in ("rollout_batch_size", "rollout_per_device_batch_size", "step_batch_size")
-        )
-        raise ValueError(
-            f"batch sizes do not fit ({numbers}, processes {world_size}): " + "; ".join(problems)
-        )
-    steps = math.floor(n_prompts / ppo.rollout_batch_size) * ppo.total_epochs
-    return BatchPlan(
-        world_size=world_size,
-        rollouts=ppo.rollout_batch_size // world_size,
-        rollout_micro_batches=ppo.rollout_batch_size // (world_size * ppo.rollout_per_device_batch_size),
-        optimizer_steps=ppo.rollout_batch_size // ppo.step_batch_size,
-        ppo_steps=min(steps, ppo.max_steps) if ppo.max_steps > 0 else steps,
-    )

@@ -14,7 +14,8 @@ from torch import nn
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.roles import PPORoles, TextSide, unsampled_ids
 from llava_rlhf.ppo.actor_critic import ActorCritic, ScoringSettings
-from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, RewardArguments
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
+from llava_rlhf.ppo.batch_plan import BatchPlan
 from llava_rlhf.ppo.checkpoints import PPOState
 from llava_rlhf.ppo.guards import Guard
 from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController

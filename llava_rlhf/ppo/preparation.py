@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,10 +16,11 @@ from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.conversations import check_conversation
 from llava_rlhf.assembly.feature_cache import open_feature_cache
 from llava_rlhf.assembly.roles import TextSide, load_facts, load_text_side, row_settings
-from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, plan_batches
+from llava_rlhf.ppo.arguments import PPOArguments
 from llava_rlhf.ppo.assembly import PPOSettings
+from llava_rlhf.ppo.batch_plan import BatchPlan, fit_batches, plan_batches
 from llava_rlhf.ppo.optimization import check_optimizer, learning_rate_schedule
-from llava_rlhf.runs.logs import announce, start_logging
+from llava_rlhf.runs.logs import announce, describe_passes, start_logging
 from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.role_files import (
     REWARD,
@@ -28,12 +30,14 @@ from llava_rlhf.runs.role_files import (
     read_reward_card,
 )
 from llava_rlhf.runs.run_record import adapter_identity, base_identity, file_identity, run_record
-from llava_rlhf.runs.starting import starting_point
+from llava_rlhf.runs.starting import starting_point, with_lowered_batches
 from models.adapter_files import check_adapter_fits
 from models.base_check import check_base
 from models.base_files import read_base_facts
 from models.base_place import why_absent
 from models.heads import check_head_fits
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,13 @@ def check_run(settings: PPOSettings) -> PPORun:
     check_conversation(ppo.base_model_name, text.tokenizer, TEMPLATES[data.version])
     prompts = load_prompts(settings, text, reward_text, card)
     announce(prompts.report, rank == 0)
+    lowered = fit_batches(ppo, world_size, len(prompts))
+    record = with_lowered_batches(record, lowered, checkpoint, settings.run)
+    ppo = replace(ppo, **lowered)
     plan = plan_batches(ppo, world_size, len(prompts))
+    if rank == 0:
+        say_what_is_run(settings.ppo, lowered, plan, len(prompts))
+    settings = replace(settings, ppo=ppo)
     learning_rate = learning_rate_schedule(
         ppo.lr_scheduler_type, ppo.learning_rate, ppo.warmup_steps, plan.ppo_steps
     )
@@ -94,6 +104,22 @@ def check_run(settings: PPOSettings) -> PPORun:
         checkpoint,
         caches,
     )
+
+
+def say_what_is_run(asked: PPOArguments, lowered: Mapping[str, int], plan: BatchPlan, prompts: int) -> None:
+    """Log what the data made of the settings: batch sizes that were lowered, and how often prompts are passed over."""
+    if lowered:
+        logger.warning(
+            "%d prompts are less than --rollout_batch_size %d; going on with %s (%s of the scripts)",
+            prompts,
+            asked.rollout_batch_size,
+            " ".join(f"--{name} {value}" for name, value in lowered.items()),
+            " ".join(f"{name.upper()}={value}" for name, value in lowered.items()),
+        )
+    if asked.max_steps > 0:
+        taken = plan.rollouts * plan.world_size
+        passes = plan.ppo_steps / (prompts // taken)
+        logger.info(describe_passes(asked.max_steps, "--total_epochs", passes, f"{prompts} prompts"))
 
 
 def identify_inputs(settings: PPOSettings, policy_adapter: Path, reward_base: str) -> dict[str, str | None]:

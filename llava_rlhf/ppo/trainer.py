@@ -20,7 +20,8 @@ from data_utils.batches import PromptBatch
 from llava_rlhf.functional.advantages import generalized_advantages
 from llava_rlhf.functional.losses import explained_variance
 from llava_rlhf.functional.masked import moments, whiten
-from llava_rlhf.ppo.arguments import BatchPlan, PPOArguments, RewardArguments
+from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
+from llava_rlhf.ppo.batch_plan import BatchPlan
 from llava_rlhf.ppo.checkpoints import PPOState
 from llava_rlhf.ppo.guards import Guard, GuardError, LimitError
 from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController
@@ -120,8 +121,7 @@ class PPOTrainer:
 
     @property
     def _quiet(self) -> bool | None:
-        # None: a progress bar on a terminal, nothing in a log file.
-        return None if self._main else True
+        return None if self._main else True  # None: a progress bar on a terminal, nothing in a log file
 
     def _step(
         self, batches: Iterator[PromptBatch], step: int, output_dir: Path, signals: StopSignals

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from llava_rlhf.runs.run_record import ENVIRONMENT, GLOBAL_BATCH, INPUTS, PROCESSES
+from llava_rlhf.runs.run_record import ENVIRONMENT, GLOBAL_BATCH, INPUTS, LOWERED, PROCESSES
 
 # No weight depends on these: where things are written, what is shown, how often is saved, who loads the images.
 NEVER_MATTERS = frozenset(
@@ -57,6 +57,12 @@ class Difference(NamedTuple):
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     """What distinguishes two records of `run_record`; a setting that only one of them knows is no difference."""
     return [*_settings(then, now), *_inputs(then[INPUTS], now[INPUTS]), *_surroundings(then, now)]
+
+
+def lowered_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """What is serious among the batch sizes that both records say were lowered to fit the data."""
+    kept = [{LOWERED: record.get(LOWERED, {})} for record in (then, now)]
+    return [difference for difference in _settings(*kept) if difference.serious]
 
 
 def _settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:

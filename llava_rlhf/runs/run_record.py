@@ -18,6 +18,7 @@ from models.base_fingerprint import base_fingerprint
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "datasets")
 INPUTS, ENVIRONMENT, PROCESSES, GLOBAL_BATCH = "inputs", "environment", "processes", "global_batch_size"
+LOWERED = "lowered_to_fit_the_data"  # batch sizes, by their flags; absent where none was
 ARGUMENTS_FILE = "arguments.json"
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_rlhf.runs.arguments import RunArguments
-from llava_rlhf.runs.changes import differences
+from llava_rlhf.runs.changes import differences, lowered_differences
 from llava_rlhf.runs.checkpoints import resume_folder, staging_folder
 from llava_rlhf.runs.run_folder import write_arguments, write_text_whole
-from llava_rlhf.runs.run_record import ARGUMENTS_FILE
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE, LOWERED
 
 FINISHED = "finished.json"
 
@@ -56,6 +56,28 @@ def starting_point(
             )
         raise SystemExit(0)
     return checkpoint
+
+
+def with_lowered_batches(
+    record: Mapping[str, Any], lowered: Mapping[str, int], checkpoint: Path | None, run: RunArguments
+) -> Mapping[str, Any]:
+    """The record with batch sizes that were lowered to fit the data, by their flags.
+
+    Raises ValueError when the checkpoint to continue from was made with others, as another number of processes may give.
+    """
+    if not lowered:
+        return record
+    record = {**record, LOWERED: dict(lowered)}
+    if checkpoint is not None:
+        then = json.loads((checkpoint / ARGUMENTS_FILE).read_text(encoding="utf-8"))
+        found = lowered_differences(then, record)
+        if found and not run.allow_changed_arguments:
+            raise ValueError(
+                f"batch sizes that were lowered to fit the data differ from those of {checkpoint}: "
+                + "; ".join(map(str, found))
+                + "; use as many processes as then, or --allow_changed_arguments True"
+            )
+    return record
 
 
 def mark_finished(output_dir: str | Path, steps: int) -> None:

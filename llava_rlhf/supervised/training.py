@@ -12,11 +12,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data_utils.batches import DialogueCollator, PairCollator, WholeStepsCollator
 from data_utils.datasets import ExampleDataset, WholeSteps
+from llava_rlhf.runs.arguments import RunArguments
 from llava_rlhf.runs.logs import announce
-from llava_rlhf.runs.starting import mark_finished, open_run_folder
+from llava_rlhf.runs.starting import mark_finished, open_run_folder, with_lowered_batches
 from llava_rlhf.runs.stopping import StoppedBySignal
 from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
 from llava_rlhf.runs.watchdog import Watchdog, WatchdogCallback
+from llava_rlhf.supervised.fitting import check_split, fit_batches
 from llava_rlhf.supervised.prepared import SupervisedRun
 from llava_rlhf.supervised.role_trainer import RoleTrainer
 
@@ -24,9 +26,21 @@ logger = logging.getLogger(__name__)
 
 
 def announce_and_split(
-    dataset: ExampleDataset, training: LlavaTrainingArguments
-) -> tuple[ExampleDataset, ExampleDataset | None]:
-    """Print the data summary, hold out the evaluation rows, and check that the rest makes a step.
+    dataset: ExampleDataset,
+    training: LlavaTrainingArguments,
+    run: RunArguments,
+    start: tuple[Mapping[str, Any], Path | None],
+) -> tuple[ExampleDataset, ExampleDataset | None, Mapping[str, Any]]:
+    """Print the data summary, hold out the evaluation rows, and make the batches fit the rest.
+
+    Args:
+        dataset: all rows.
+        training: batch sizes that the data is too small for are lowered in it.
+        run: whether a changed batch may go on.
+        start: record and checkpoint, from `find_start`.
+
+    Returns:
+        Rows to train on, rows to evaluate on, and the record with the batch sizes that were lowered.
 
     Raises:
         ValueError: what the Trainer would only notice after the model is loaded.
@@ -37,16 +51,11 @@ def announce_and_split(
             f"one process sees {training.n_gpu} GPUs: launch one process a GPU (torchrun --nproc-per-node "
             f"{training.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES=0)"
         )
+    check_split(training, len(dataset))
     train_set, eval_set = dataset.split(training.eval_size, training.seed)
-    if training.eval_strategy != "no" and eval_set is None:
-        raise ValueError(f"--eval_strategy {training.eval_strategy.value} needs --eval_size above 0")
-    if len(train_set) < training.rows_per_step:
-        raise ValueError(
-            f"{len(train_set)} training rows are less than one step: --per_device_train_batch_size "
-            f"{training.per_device_train_batch_size} × --gradient_accumulation_steps "
-            f"{training.gradient_accumulation_steps} × {training.world_size} processes = {training.rows_per_step}"
-        )
-    return train_set, eval_set
+    record, checkpoint = start
+    record = with_lowered_batches(record, fit_batches(training, len(train_set)), checkpoint, run)
+    return train_set, eval_set, record
 
 
 def begin_run(training: LlavaTrainingArguments, record: Mapping[str, Any], checkpoint: Path | None) -> None:

@@ -17,13 +17,25 @@ from tests.browser.collecting import wait_for
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "walkthrough.md"
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "runs", "__pycache__", "*.egg-info", ".*_cache")
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "*.egg-info", ".*_cache")
 
 
-def sections() -> dict[str, list[str]]:
-    """Heading → bash blocks, in the order of the document."""
+def sections(photographs: bool = False) -> dict[str, list[str]]:
+    """Heading → bash blocks, in the order of the document.
+
+    Below a heading `###` stands what somebody with `photographs` pastes instead.
+    """
     _, *parts = re.split(r"^## (.+)$", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {title: BLOCK.findall(text) for title, text in zip(parts[::2], parts[1::2], strict=True)}
+    blocks = {}
+    for title, text in zip(parts[::2], parts[1::2], strict=True):
+        drawn, *instead = re.split(r"^### .+$", text, flags=re.MULTILINE)
+        blocks[title] = BLOCK.findall(instead[0] if instead and photographs else drawn)
+    return blocks
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """What git does not have: run folders too, but not the room of that name in the package."""
+    return LEFT_OUT(folder, names) | ({"runs"} & set(names) if Path(folder) == ROOT else set())
 
 
 class Reader:
@@ -31,22 +43,24 @@ class Reader:
 
     Args:
         folder: a new folder for the copy.
+        exported: variables that were set in the shell.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, **exported: str):
         self.clone = folder / "clone"
-        shutil.copytree(ROOT, self.clone, ignore=LEFT_OUT)
+        shutil.copytree(ROOT, self.clone, ignore=_left_out)
         self.log = folder / "log.txt"
         # As `source .venv/bin/activate` leaves it, without anything that points to the original.
         self._environment = {
             name: value
             for name, value in os.environ.items()
-            if name not in ("PYTHONPATH", "PYTHONSAFEPATH", "RUN_DIR", "PYTHON")
+            if name not in ("PYTHONPATH", "PYTHONSAFEPATH", "RUN_DIR", "PYTHON", "PICTURES")
         } | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHON": sys.executable,
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            **exported,
         }
 
     def paste(self, block: str) -> str:

@@ -17,6 +17,8 @@ from llava_rlhf.runs.parsing import ArgumentError
 from tests.errors.documented import documented
 from tests.support.tiny_models import TinyShape, save_tiny_base
 
+ZERO2 = Path(__file__).parents[2] / "scripts" / "zero2.json"
+
 
 @contextmanager
 def full_disk():
@@ -112,9 +114,9 @@ SETTINGS = {
     "no-image-folder": ("policy", {"image_folder": "/no/such/images"}),
     "no-adapter": ("ppo", {"policy_model_name_or_path": "/no/such/policy"}),
     "resume-no-checkpoint": ("policy", {"resume": "/no/such/checkpoint-3"}),
-    "batch-above-rows": ("reward", {"gradient_accumulation_steps": 5}),
+    "batch-above-rows-deepspeed": ("policy", {"gradient_accumulation_steps": 5, "deepspeed": ZERO2}),
     "evaluation-takes-all": ("reward", {"eval_size": 16}),
-    "rollouts-above-prompts": ("ppo", {"rollout_batch_size": 32}),
+    "prompts-below-processes": ("ppo", {"rollout_batch_size": 128, "step_batch_size": 32}),
     "rollouts-not-divided": ("ppo", {"rollout_batch_size": 6}),
     "steps-not-divided": ("ppo", {"step_batch_size": 3}),
     "no-row-left": ("policy", {"query_len": 3}),
@@ -128,7 +130,7 @@ CASES = (*DAMAGED, *SETTINGS, *OTHERS)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_documented(case, prepare, folders, data, tiny_reward_base, tmp_path):
+def test_documented(case, prepare, folders, data, tiny_reward_base, tmp_path, monkeypatch):
     row = documented(__file__, case)
     program, flags = SETTINGS.get(case, ("ppo", {}))
     (tmp_path / "file").write_text("")
@@ -145,6 +147,8 @@ def test_documented(case, prepare, folders, data, tiny_reward_base, tmp_path):
         text = (base / "tokenizer.json").read_text()
         (base / "tokenizer.json").write_text(text.replace('"▁cat"', '"▁kitten"'))
         flags["base_model_name"] = base
+    if case == "prompts-below-processes":
+        monkeypatch.setenv("WORLD_SIZE", "32")
     with full_disk() if case == "disk-full" else pytest.raises(ValueError, match=row.pattern):
         if case == "disk-full":
             with pytest.raises(ValueError, match=row.pattern):

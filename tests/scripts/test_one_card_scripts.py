@@ -14,7 +14,8 @@ from llava_rlhf.memory_planning.passes import Bank, decoding, prefill
 from llava_rlhf.memory_planning.plan import CONTEXT, GIB
 from llava_rlhf.memory_planning.ppo import DRAWING_TABLES
 from llava_rlhf.memory_planning.weights import FLOAT, adapter_numbers, base_parts
-from llava_rlhf.ppo.arguments import PPOArguments, plan_batches
+from llava_rlhf.ppo.arguments import PPOArguments
+from llava_rlhf.ppo.batch_plan import plan_batches
 from models.settings import LoraSettings
 from tests.scripts.test_published_scripts import PUBLISHED as HYPER_PARAMETERS
 from tests.scripts.test_published_scripts import role_of

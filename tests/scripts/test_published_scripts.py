@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
-from llava_rlhf.ppo.arguments import PPOArguments, plan_batches
+from llava_rlhf.ppo.arguments import PPOArguments
+from llava_rlhf.ppo.batch_plan import plan_batches
 from tests.support.recorded_scripts import LARGE, parsed
 
 # The published hyper-parameters of arXiv 2309.14525's scripts, by hand. `warmup_steps` below 1 is a share of all steps.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llava_rlhf.functional.estimators import KLEstimator
-from llava_rlhf.ppo.arguments import RewardArguments, plan_batches
+from llava_rlhf.ppo.arguments import RewardArguments
+from llava_rlhf.ppo.batch_plan import fit_batches, plan_batches
 from tests.support.ppo_settings import ppo_arguments
 
 
@@ -16,9 +19,51 @@ def test_the_published_numbers_on_eight_processes():
     assert (plan.optimizer_steps, plan.ppo_steps) == (2, 560)
 
 
-def test_max_steps_only_shortens():
+def test_max_steps_is_never_cut():
     assert plan_batches(ppo_arguments(max_steps=3), 1, 512).ppo_steps == 3
-    assert plan_batches(ppo_arguments(max_steps=99), 1, 512).ppo_steps == 4
+    assert plan_batches(ppo_arguments(max_steps=99), 1, 512).ppo_steps == 99  # total_epochs alone: 4
+    assert plan_batches(ppo_arguments(), 1, 512).ppo_steps == 4
+
+
+# rollout_batch_size 64, rollout_per_device_batch_size 16 (64 / 4 or 64 / (2 × 2)), step_batch_size 32
+SIZES = {"rollout_batch_size": 64, "rollout_per_device_batch_size": 16, "step_batch_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "n_prompts", "lowered"),
+    [
+        (1, 64, None),
+        (1, 63, (60, 30, 15)),  # 62 = 2 × 31 would be sampled two by two
+        (1, 24, (24, 12, 12)),
+        (1, 21, (20, 10, 10)),
+        (1, 3, (2, 1, 2)),
+        (1, 2, (2, 1, 2)),
+        (1, 1, (1, 1, 1)),  # no two optimizer steps
+        (2, 21, (20, 10, 10)),
+        (2, 3, (2, 2, 1)),
+        (4, 21, (16, 8, 4)),
+        (4, 4, (4, 4, 1)),
+    ],
+)
+def test_sizes_are_lowered_to_the_prompts_there_are(world_size, n_prompts, lowered):
+    ppo = ppo_arguments(**SIZES)
+    names = ("rollout_batch_size", "step_batch_size", "rollout_per_device_batch_size")
+    found = fit_batches(ppo, world_size, n_prompts)
+    assert found == ({} if lowered is None else dict(zip(names, lowered, strict=True)))
+    plan_batches(replace(ppo, **found), world_size, n_prompts)  # they divide, and fit
+
+
+def test_what_is_lowered_is_nearly_all_and_keeps_the_optimizer_steps():
+    for world_size in (1, 2, 4):
+        for n_prompts in range(2 * world_size, 64):
+            found = fit_batches(ppo_arguments(**SIZES), world_size, n_prompts)
+            assert found["rollout_batch_size"] == 2 * found["step_batch_size"]
+            assert n_prompts - 6 * world_size < found["rollout_batch_size"] <= n_prompts
+
+
+def test_sizes_that_do_not_divide_are_refused_and_not_lowered():
+    with pytest.raises(ValueError, match="512 is not a multiple of 384"):
+        fit_batches(ppo_arguments(step_batch_size=384), 1, 10)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.evaluation.arguments import AnswerArguments
-from llava_rlhf.ppo.arguments import RewardArguments, plan_batches
+from llava_rlhf.ppo.arguments import RewardArguments
+from llava_rlhf.ppo.batch_plan import plan_batches
 from llava_rlhf.runs.arguments import (
     AdapterArguments,
     DataArguments,
