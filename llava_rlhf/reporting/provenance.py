@@ -92,7 +92,7 @@ def command(arguments: Mapping[str, Any]) -> list[str]:
     processes = arguments.get(PROCESSES, 1)
     start = f"torchrun --nproc_per_node {processes}" if processes > 1 else "python"
     flags = [
-        f"--{name} {shlex.quote(str(value))}"
+        f"--{name} {shlex.join(map(str, value if isinstance(value, list) else [value]))}"
         for group, settings in arguments.items()
         if group not in NOT_FLAGS and isinstance(settings, dict)
         for name, value in _given(group, settings)

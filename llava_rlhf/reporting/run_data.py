@@ -94,6 +94,10 @@ def read_run(folder: Path, bounds: Bounds) -> RunData:
         raise ValueError(f"--run {folder}: there is no such folder; name the --output_dir of a training run")
     run = RunData(folder, metrics=_metrics(folder / "metrics.jsonl", folder))
     run.arguments = _arguments(folder / ARGUMENTS_FILE)
+    if _is_cut_off(folder / "metrics.jsonl"):
+        run.notes.append(
+            "metrics.jsonl: its last line is cut off and left out: the run was killed, or is writing it."
+        )
     if not run.metrics:
         run.notes.append("No line of metrics yet: the first one is written when the first step ends.")
     weights = {line["step"]: _number(line.get(KL_COEF)) for line in run.metrics}
@@ -122,6 +126,11 @@ def _metrics(path: Path, folder: Path) -> list[dict[str, Any]]:
     if wrong is not None:
         raise ValueError(f"{path}: step {wrong!r} is no whole number; restore the file")
     return sorted(lines, key=lambda line: line["step"])
+
+
+def _is_cut_off(path: Path) -> bool:
+    content = path.read_bytes() if path.is_file() else b""
+    return content != b"" and not content.endswith(b"\n")
 
 
 def _arguments(path: Path) -> Mapping[str, Any]:

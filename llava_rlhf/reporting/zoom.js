@@ -5,7 +5,7 @@ const large = element("img"), place = { scale: 1, x: 0, y: 0 };
 large.draggable = false;
 const closer = element("button", "Close");
 const caption = element("p", undefined, "name");
-viewer.append(large, caption, closer);
+viewer.append(caption, closer);
 document.body.append(viewer);
 
 function put(scale, x, y) {
@@ -15,6 +15,7 @@ function put(scale, x, y) {
 }
 
 function enlarge(picture) {
+  viewer.prepend(large);
   large.src = picture.src;
   large.alt = picture.alt;
   caption.textContent = picture.alt;
