@@ -25,7 +25,7 @@ WANTED = {
     "lora_value": "value",
     "lora_reward": "reward model",
 }
-UNSET = (None, "None", "[]")
+UNSET = (None, "None", "[]", [])
 
 
 @dataclass(frozen=True)
