@@ -158,7 +158,7 @@ def _reward_alone(run: RunData, held_out: Measured | None) -> Check:
             name,
             UNKNOWN,
             f"Reward {told} (first to last quarter of the steps). Whether answers got better it cannot say: give "
-            "held-out scores (--scores BEFORE AFTER).",
+            "the report on this run held-out scores (--scores BEFORE AFTER).",
         )
     if risen < REWARD_RISE:
         return Check(name, OK, f"Reward {told}: no clear rise, so nothing to hold against held-out quality.")
