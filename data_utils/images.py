@@ -84,12 +84,18 @@ def browser_copy(
 
     Copies of more than `lossless_side` pixels are JPEG, which takes less room than PNG. The pixels are those the model sees, and nothing of the file but them. Raises ValueError as `ImagePipeline` does.
     """
-    image = _open_image(folder, name)
-    image.thumbnail((longest_side, longest_side))
+    image = small_copy(folder, name, longest_side)
     file = io.BytesIO()
     kind = "png" if max(image.size) <= lossless_side else "jpeg"
     image.save(file, kind, **({} if kind == "png" else {"quality": 90}))
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def small_copy(folder: str | Path, name: str, longest_side: int) -> Image.Image:
+    """The image `folder/name` as the model sees it, shrunk to at most `longest_side` pixels. Raises ValueError as `ImagePipeline` does."""
+    image = _open_image(folder, name)
+    image.thumbnail((longest_side, longest_side))
+    return image
 
 
 def image_data_url(path: Path) -> str:

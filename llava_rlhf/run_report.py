@@ -1,8 +1,10 @@
 """Write one HTML page on a training run, while it goes on or afterwards.
 
-    python -m llava_rlhf.run_report --run RUN_FOLDER
+    python -m llava_rlhf.run_report --run RUN_FOLDER [--scores BEFORE.json AFTER.json]
+    python -m llava_rlhf.run_report --run RUN_A RUN_B [--scores A.json B.json]
 
-Curves of every metric; of a PPO run also what the reward is made of, and its rollouts in a table.
+What changed, whether the run is healthy, curves of every metric; of a PPO run also what the reward is made of, and its
+rollouts in a table. Several runs stand side by side.
 """
 
 from __future__ import annotations
@@ -14,19 +16,24 @@ from llava_rlhf.reporting.arguments import RunReportArguments
 from llava_rlhf.runs.parsing import StrictParser, run_program
 
 if TYPE_CHECKING:
+    from llava_rlhf.reporting.changes import Measured
     from llava_rlhf.reporting.run_data import RunData
 
 
-def prepare(argv: Sequence[str]) -> tuple[RunReportArguments, RunData]:
-    """Parse the command line and read the run. Raises ValueError for missing or damaged files."""
+def prepare(argv: Sequence[str]) -> tuple[RunReportArguments, list[RunData], Measured | None]:
+    """Parse the command line, read the runs and compare the scores. Raises ValueError for missing or damaged files."""
     (arguments,) = StrictParser((RunReportArguments,), description=__doc__).parse(argv)
-    from llava_rlhf.reporting.report import read_for_report  # brings matplotlib
+    from llava_rlhf.evaluation.measured import measured  # brings SciPy
+    from llava_rlhf.reporting.page import run_names
+    from llava_rlhf.reporting.report import read_for_report
 
-    return arguments, read_for_report(arguments)
+    runs = read_for_report(arguments)
+    names = run_names(runs) if len(runs) > 1 else ["before", "after"]
+    return arguments, runs, measured(names, arguments.scores) if arguments.scores else None
 
 
-def run(prepared: tuple[RunReportArguments, RunData]) -> None:
-    """Draw the figures, shrink the images and write the page."""
+def run(prepared: tuple[RunReportArguments, list[RunData], Measured | None]) -> None:
+    """Shrink the images and write the page."""
     from llava_rlhf.reporting.report import write_report
 
     write_report(*prepared)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_rlhf.evaluation.score_files import ScoreFile, categories, clusters_of, sums
-from llava_rlhf.evaluation.statistics import Difference, interval, paired_difference
+from llava_rlhf.reporting.statistics import Difference, interval, paired_difference
 
 SHOWN_IDS = 5
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llava_rlhf.evaluation.benchmarks.items import ItemScore, Scores
-from llava_rlhf.evaluation.statistics import CONFIDENCE, Sums, interval
+from llava_rlhf.reporting.statistics import CONFIDENCE, Sums, interval
 from llava_rlhf.runs.run_folder import write_text_whole
 
 ALL = "all"

@@ -3,12 +3,12 @@
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import json
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from llava_rlhf.functional.estimators import KLEstimator
 from llava_rlhf.ppo.numerics import Numerics
+from llava_rlhf.ppo.trackers import check_trackers
 from llava_rlhf.runs.arguments import cuda_is_available
 
 
@@ -179,6 +179,10 @@ class PPOArguments:
     report_to: str = field(
         default="none", metadata={"help": "tensorboard, wandb, both separated by a comma, or none."}
     )
+    rollout_table_steps: int = field(
+        default=10,
+        metadata={"help": "With wandb: a table of rollouts with pictures every so many steps; 0: none."},
+    )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
 
     def __post_init__(self):
@@ -192,7 +196,11 @@ class PPOArguments:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
         if not self.temperature > 0:
             raise ValueError(f"--temperature {self.temperature}: must be above 0")
-        for name in "cliprange cliprange_value vf_coef warmup_steps weight_decay save_total_limit tokens_per_micro_batch".split():
+        not_negative = (
+            "cliprange cliprange_value vf_coef warmup_steps weight_decay save_total_limit tokens_per_micro_batch "
+            "rollout_table_steps"
+        )
+        for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 0")
         for name in ("gamma", "lam"):
@@ -204,17 +212,9 @@ class PPOArguments:
             raise ValueError("--bf16 and --fp16 exclude each other")
         if self.fp16 and (self.use_cpu or not cuda_is_available()):
             raise ValueError("--fp16 needs CUDA (its gradients have to be scaled there); use --bf16 on a CPU")
-        self._check_trackers()
+        check_trackers(self.report_to)
         if self.deepspeed is not None:
             self.deepspeed_config()
-
-    def _check_trackers(self) -> None:
-        packages = {"tensorboard": "tensorboard", "wandb": "wandb"}
-        for name in [] if self.report_to == "none" else self.report_to.split(","):
-            if name not in packages:
-                raise ValueError(f"--report_to {name}: choose from none, {', '.join(packages)}")
-            if find_spec(packages[name]) is None:
-                raise ValueError(f"--report_to {name}: the package {packages[name]} is not installed")
 
     def deepspeed_config(self) -> dict[str, Any]:
         """The DeepSpeed configuration. Raises ValueError for an unreadable file, or a ZeRO stage above 2."""

@@ -25,6 +25,7 @@ from llava_rlhf.ppo.optimization import clip_each_group, make_optimizer
 from llava_rlhf.ppo.prompt_stream import PromptStream
 from llava_rlhf.ppo.rollout import RolloutCollector
 from llava_rlhf.ppo.rollout_engine import PolicyEngine
+from llava_rlhf.ppo.trackers import RolloutTable, names
 from llava_rlhf.ppo.trainer import PPOTrainer
 from llava_rlhf.ppo.update import PPOUpdater
 from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
@@ -72,7 +73,7 @@ def make_accelerator(ppo: PPOArguments, plan: BatchPlan, ddp_timeout: int = 1800
         cpu=True if ppo.use_cpu and plugin is None else None,
         mixed_precision="bf16" if ppo.bf16 else "fp16" if ppo.fp16 else "no",
         deepspeed_plugin=plugin,
-        log_with=None if ppo.report_to == "none" else ppo.report_to.split(","),
+        log_with=names(ppo.report_to) or None,
         project_dir=ppo.output_dir,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
@@ -138,7 +139,15 @@ def assemble_trainer(
             record,
         ),
         guard=guard,
+        rollout_table=make_rollout_table(accelerator, ppo, settings.data.image_folder),
     )
+
+
+def make_rollout_table(accelerator: Accelerator, ppo: PPOArguments, image_folder: str) -> RolloutTable | None:
+    """The table that `--report_to wandb` and `--rollout_table_steps` ask for."""
+    if "wandb" not in names(ppo.report_to) or ppo.rollout_table_steps == 0:
+        return None
+    return RolloutTable(accelerator.get_tracker("wandb"), image_folder, ppo.rollout_table_steps)
 
 
 def _prepare(

@@ -28,6 +28,8 @@ from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController
 from llava_rlhf.ppo.prompt_stream import PromptStream
 from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
 from llava_rlhf.ppo.rollout import Experience, RolloutCollector
+from llava_rlhf.ppo.rollout_rows import rollout_row
+from llava_rlhf.ppo.trackers import RolloutTable
 from llava_rlhf.ppo.update import PPOUpdater, Targets
 from llava_rlhf.runs.checkpoints import COMPLETE, checkpoint_folder, delete_oldest
 from llava_rlhf.runs.metrics import one_line
@@ -51,6 +53,7 @@ class PPOTrainer:
         learning_rate: of each PPO step, counted from 0.
         state: what a checkpoint holds.
         guard: stops on non-finite numbers and at the limits that the user set.
+        rollout_table: where rollouts are shown besides, with their pictures.
         on_progress: callback that is told what begins, again and again; the watchdog's.
     """
 
@@ -67,6 +70,7 @@ class PPOTrainer:
     state: PPOState
     guard: Guard
     _metrics_file: JsonLines | None = field(default=None, init=False)
+    rollout_table: RolloutTable | None = None
     on_progress: Callable[[str], None] = lambda phase: None
 
     def train(self, batches: Iterator[PromptBatch], first_step: int, metrics_lines: int = 0) -> None:
@@ -231,7 +235,7 @@ class PPOTrainer:
         self, experience: Experience, shaped: ShapedReward, step: int, output_dir: Path
     ) -> None:
         rows = [
-            _rollout_row(experience, shaped, row, self.response_len) for row in range(len(experience.items))
+            rollout_row(experience, shaped, row, self.response_len) for row in range(len(experience.items))
         ]
         if self.accelerator.num_processes > 1:
             gathered: list[Any] = [None] * self.accelerator.num_processes
@@ -240,6 +244,8 @@ class PPOTrainer:
             rows = [row for group in zip(*gathered, strict=True) for row in group]
         if self._main:
             write_rollouts(output_dir, step + 1, rows)
+            if self.rollout_table is not None:
+                self.rollout_table.log(step + 1, rows)
 
     def _save(self, done: int, random: Mapping[str, Any]) -> None:
         self.on_progress(f"checkpoint, step {done}")
@@ -269,32 +275,3 @@ class PPOTrainer:
             self.accelerator.wait_for_everyone()
         else:
             self._save_unless_there(step, random)
-
-
-def _stop_reason(experience: Experience, row: int, response_len: int) -> str:
-    if bool(experience.stopped[row]):
-        return "stop token"
-    return "length" if int(experience.lengths[row]) == response_len else "question mark"
-
-
-def _rollout_row(
-    experience: Experience, shaped: ShapedReward, row: int, response_len: int
-) -> Mapping[str, Any]:
-    item = experience.items[row]
-    return {
-        "row": item.row,
-        "id": item.id,
-        "image": list(item.image_names),
-        "answer_type": item.answer_type.name,
-        "question": item.question,
-        "captions": list(item.captions),
-        "response": experience.texts[row],
-        "length": int(experience.lengths[row]),
-        "stop_reason": _stop_reason(experience, row, response_len),
-        "reward_model": float(experience.scores[row]),
-        "stop_penalty": float(shaped.stop_penalty[row]),
-        "length_bonus": float(shaped.length_bonus[row]),
-        "correct_bonus": float(shaped.correct_bonus[row]),
-        "score": float(shaped.score[row]),
-        "kl": float(shaped.kl[row].sum()),
-    }

@@ -7,17 +7,30 @@ from pathlib import Path
 
 @dataclass
 class RunReportArguments:
-    """Which run, and how much of it."""
+    """Which runs, and how much of them."""
 
     _argument_group_name = "report"
 
-    run: str = field(metadata={"help": "Output folder of a training program; it may still be running."})
+    run: list[str] = field(
+        metadata={
+            "help": "Output folder of a training program, which may still be running; of several, side by side."
+        }
+    )
+    scores: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Files of `evaluate score`: of the model before and after the run; with several runs one of each."
+        },
+    )
     image_folder: str | None = field(
         default=None,
         metadata={"help": "Folder of the images. Default: the run's own; without it images have names only."},
     )
     output_file: str | None = field(
-        default=None, metadata={"help": "HTML file to write. Default: report.html in the run's folder."}
+        default=None,
+        metadata={
+            "help": "HTML file to write. Default: report.html in the run's folder; of several comparison.html in the first's."
+        },
     )
     max_rollouts: int = field(
         default=16,
@@ -35,8 +48,17 @@ class RunReportArguments:
             raise ValueError(f"--max_rows {self.max_rows}: must be 1 or more")
         if self.image_folder is not None and not Path(self.image_folder).is_dir():
             raise ValueError(f"--image_folder {self.image_folder}: there is no such folder")
+        twice = [folder for place, folder in enumerate(self.run) if folder in self.run[:place]]
+        if twice:
+            raise ValueError(f"--run {twice[0]}: is named twice; name each run once")
+        wanted = max(2, len(self.run))
+        if self.scores and len(self.scores) != wanted:
+            what = "one file for each run" if len(self.run) > 1 else "two files, before and after"
+            raise ValueError(f"--scores {' '.join(self.scores)}: {len(self.scores)} given; name {what}")
 
     @property
     def target(self) -> Path:
         """The file to write."""
-        return Path(self.output_file) if self.output_file else Path(self.run) / "report.html"
+        if self.output_file:
+            return Path(self.output_file)
+        return Path(self.run[0]) / ("report.html" if len(self.run) == 1 else "comparison.html")

@@ -1,69 +1,45 @@
-"""The figures of a page, as SVG text."""
+"""The figures of a page as data, which its script draws: curves, bands and histograms."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 BLUE = "#2563eb"
-COLOURS = ("#2563eb", "#b45309", "#15803d", "#7c3aed", "#be123c", "#0e7490", "#1f2937")
 BINS = 24
+DIGITS = 6  # of the numbers in the page
+
+Figure = dict[str, Any]
 
 
-def draw(paint: Callable[[Axes], None], xlabel: str, size: tuple[float, float] = (3.6, 1.9)) -> str:
-    """SVG text of one small diagram; `paint` draws on its axes. The same numbers give the same text."""
-    style = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 8}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot()
-        paint(axes)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel(xlabel)
-        if xlabel.endswith("step"):
-            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    dashed: Sequence[str] = (),
+) -> Figure:
+    """Several curves (label → steps, values); those named in `dashed` are totals. No label: none is shown."""
+    lines = [
+        {"label": label, "x": list(steps), "y": rounded(values), "dashed": label in dashed}
+        for label, (steps, values) in series.items()
+    ]
+    return {"kind": "lines", "xlabel": xlabel, "series": lines}
 
 
-def line_plot(values: Sequence[float], steps: Sequence[float] | None = None, xlabel: str = "PPO step") -> str:
-    """One curve; `steps` are 1, 2, … where not given. A single point is a dot."""
-    places = range(1, len(values) + 1) if steps is None else steps
-    return draw(lambda axes: axes.plot(places, values, color=BLUE, linewidth=1.4, **_dot(values)), xlabel)
-
-
-def lines_plot(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], dashed: Sequence[str]) -> str:
-    """Several curves (label → steps, values) in one larger diagram; those named in `dashed` are totals."""
-
-    def paint(axes: Axes) -> None:
-        for (label, (steps, values)), colour in zip(series.items(), COLOURS, strict=False):
-            style = {"linestyle": "--", "linewidth": 2.0} if label in dashed else {"linewidth": 1.4}
-            axes.plot(steps, values, color=colour, label=label, **style, **_dot(values))
-        axes.axhline(0, color="#6b7280", linewidth=0.6)
-        axes.figure.legend(loc="outside lower center", ncols=3, frameon=False)
-
-    return draw(paint, "PPO step", (5.4, 3.4))
-
-
-def bands(steps: Sequence[int], values: Sequence[Sequence[float]]) -> str:
+def bands(steps: Sequence[int], values: Sequence[Sequence[float]]) -> Figure:
     """The middle 90 %, the middle 50 % and the median of each step's numbers."""
-    low, lower, middle, upper, high = percentiles(values)
-
-    def paint(axes: Axes) -> None:
-        axes.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0, label="5 % to 95 %")
-        axes.fill_between(steps, lower, upper, color=BLUE, alpha=0.3, linewidth=0, label="25 % to 75 %")
-        axes.plot(steps, middle, color=BLUE, linewidth=1.6, label="median", **_dot(steps))
-        axes.figure.legend(loc="outside lower center", ncols=3, frameon=False)
-
-    return draw(paint, "PPO step", (3.6, 2.4))
+    low, lower, middle, upper, high = map(rounded, percentiles(values))
+    common = {"x": list(steps), "dashed": False}
+    return {
+        "kind": "lines",
+        "xlabel": "PPO step",
+        "series": [
+            {"label": "median", "y": middle, **common},
+            {"label": "25 % to 75 %", "y": upper, "low": lower, "shade": "inner", **common},
+            {"label": "5 % to 95 %", "y": high, "low": low, "shade": "outer", **common},
+        ],
+    }
 
 
 def percentiles(values: Sequence[Sequence[float]]) -> list[list[float]]:
@@ -72,17 +48,14 @@ def percentiles(values: Sequence[Sequence[float]]) -> list[list[float]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def histograms(steps: Sequence[int], values: Sequence[Sequence[float]], xlabel: str) -> str:
+def histograms(steps: Sequence[int], values: Sequence[Sequence[float]], xlabel: str) -> Figure:
     """The distribution at each of a few steps, over the same bins; bars are shares of the step's rollouts."""
     edges, shares = shared_histogram(values)
-
-    def paint(axes: Axes) -> None:
-        for step, heights, colour in zip(steps, shares, COLOURS, strict=False):
-            axes.stairs(heights, edges, color=colour, linewidth=1.4, label=f"step {step}")
-        axes.set_ylabel("share")
-        axes.figure.legend(loc="outside lower center", ncols=3, frameon=False)
-
-    return draw(paint, xlabel, (3.6, 2.4))
+    series = [
+        {"label": f"step {step}", "x": rounded(edges), "y": rounded(heights), "dashed": False}
+        for step, heights in zip(steps, shares, strict=True)
+    ]
+    return {"kind": "bars", "xlabel": xlabel, "series": series}
 
 
 def shared_histogram(values: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]]]:
@@ -92,5 +65,6 @@ def shared_histogram(values: Sequence[Sequence[float]]) -> tuple[list[float], li
     return edges.tolist(), [heights.tolist() for heights in shares]
 
 
-def _dot(values: Sequence[float]) -> dict[str, str]:
-    return {"marker": "o"} if len(values) == 1 else {}
+def rounded(values: Sequence[float]) -> list[float]:
+    """So many digits as a reader can use; a page holds thousands of numbers."""
+    return [float(f"{value:.{DIGITS}g}") for value in values]

@@ -1,23 +1,22 @@
-"""The page: figures as pictures, rollouts as data for its script, and nothing from outside."""
+"""What stands on the page of a run, or of several side by side."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
-from functools import cache
-from importlib.resources import files
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from tqdm.auto import tqdm
 
 from data_utils.images import browser_copy
-from llava_rlhf.reporting.figures import bands, histograms, line_plot, lines_plot
+from llava_rlhf.reporting.changes import Measured
+from llava_rlhf.reporting.figures import Figure, bands, curves, histograms
+from llava_rlhf.reporting.health import health
+from llava_rlhf.reporting.provenance import Link, differing_settings, origin
+from llava_rlhf.reporting.rendering import Figures, render
 from llava_rlhf.reporting.run_data import RunData
+from llava_rlhf.reporting.training_change import side_by_side, training_change
 from llava_rlhf.runs.metrics import meaning_of
 
 THUMBNAIL_SIDE, LOSSLESS_SIDE = 256, 64  # pixels; photographs become JPEG
@@ -36,47 +35,93 @@ DISTRIBUTION_LABELS = {
     "kl": "KL estimate summed over a response (nats)",
     "score": "score with all terms",
 }
+NOT_HELD_OUT = "in training; no held-out scores were given: --scores BEFORE.json AFTER.json"
 
 
-def run_page(run: RunData, thumbnails: Mapping[str, str], last_written: str | None) -> str:
+def run_page(
+    runs: Sequence[RunData],
+    held_out: Measured | None,
+    thumbnails: Mapping[str, str],
+    target: Path,
+    beside: Sequence[Link] = (),
+) -> str:
     """HTML text of the page.
 
     Args:
-        run: what the folder holds.
+        runs: what the folders hold; of one run everything is shown, of several what can be compared.
+        held_out: measurements on held-out questions: before and after, or a column a run.
         thumbnails: image name → data URL.
-        last_written: when the run last wrote its metrics, or None.
+        target: the file that will be written; links start from it.
+        beside: links to other pages.
     """
-    script, style = _asset("run_report.js"), _asset("run_report.css")
-    return (
-        _environment()
-        .get_template("run_report.html.jinja")
-        .render(
-            run=run,
-            written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
-            last_written=last_written,
-            last_step=max([*run.values, *(line["step"] for line in run.metrics)], default=None),
-            policy=_content_policy(script, style),
-            script=script,
-            style=style,
-            decomposition=decomposition(run),
-            distributions=distributions(run),
-            curves=curves(run),
-            settings=json.dumps(run.arguments, indent=1, ensure_ascii=False) if run.arguments else "",
-            data={"rows": run.rows, "images": thumbnails},
-            steps=sorted({row["step"] for row in run.rows}),
-            answer_types=sorted({row["answer_type"] for row in run.rows}),
-        )
+    alone = runs[0] if len(runs) == 1 else None
+    figures, names = Figures(), run_names(runs)
+    training = training_change(alone) if alone else side_by_side(runs, names)
+    headline, subline = _first_line(names, held_out, training)
+    rows = alone.rows if alone else []
+    terms = decomposition(alone) if alone else None
+    return render(
+        "reporting/run_report.html.jinja",
+        {"rows": rows, "images": thumbnails, "figures": figures.all},
+        ["run_report.js"] if rows else [],
+        title=f"{', '.join(names)} – run report",
+        headline=headline,
+        subline=subline,
+        origins=[origin(run, name, target, beside) for run, name in zip(runs, names, strict=True)],
+        measured=[table for table in (held_out, training) if table is not None],
+        checks=[
+            (name, health(run, held_out if alone else None)) for name, run in zip(names, runs, strict=True)
+        ],
+        settings_that_differ=differing_settings([run.arguments for run in runs]),
+        decomposition=None if terms is None else figures.add(terms),
+        distributions=_numbered(distributions(alone), figures) if alone else [],
+        curves=_numbered(metric_curves(runs, names), figures),
+        settings=json.dumps(alone.arguments, indent=1, ensure_ascii=False) if alone else "",
+        notes=_notes(runs, names),
+        steps=sorted({row["step"] for row in rows}),
+        answer_types=sorted({row["answer_type"] for row in rows}),
     )
 
 
-def decomposition(run: RunData) -> str | None:
-    """Mean of every reward term over the steps, as a data URL; None where the metrics have none of them."""
+def run_names(runs: Sequence[RunData]) -> list[str]:
+    """Names of the folders; with the one above where two are alike, and numbered where that does not help either."""
+    for names in (
+        [run.name for run in runs],
+        [f"{run.folder.resolve().parent.name}/{run.name}" for run in runs],
+    ):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{run.name} ({place})" for place, run in enumerate(runs, 1)]
+
+
+def _first_line(
+    names: Sequence[str], held_out: Measured | None, training: Measured | None
+) -> tuple[str, str]:
+    if held_out is not None:
+        return held_out.sentence(), "on held-out questions"
+    if training is None:
+        return f"{', '.join(names)}: nothing has changed yet", "two steps with metrics are needed"
+    return training.sentence(), NOT_HELD_OUT
+
+
+def _notes(runs: Sequence[RunData], names: Sequence[str]) -> list[str]:
+    if len(runs) == 1:
+        return [*([runs[0].left_out] if runs[0].left_out else []), *runs[0].notes]
+    return [f"{name}: {note}" for name, run in zip(names, runs, strict=True) for note in run.notes]
+
+
+def _numbered(found: Iterable[Mapping[str, Any]], figures: Figures) -> list[dict[str, Any]]:
+    return [{**entry, "number": figures.add(entry["figure"])} for entry in found]
+
+
+def decomposition(run: RunData) -> Figure | None:
+    """Mean of every reward term over the steps; None where the metrics have none of them."""
     series = {label: run.series(name) for label, name in DECOMPOSITION.items()}
     series = {label: points for label, points in series.items() if points[0]}
-    return _picture(lines_plot(series, dashed=(SCORE, TOTAL))) if series else None
+    return curves(series, "PPO step", dashed=(SCORE, TOTAL)) if series else None
 
 
-def distributions(run: RunData) -> list[dict[str, str]]:
+def distributions(run: RunData) -> list[dict[str, Any]]:
     """Of length, KL and score: bands over the steps, and histograms of the first, middle and last step."""
     found = []
     for name, label in DISTRIBUTION_LABELS.items():
@@ -88,25 +133,29 @@ def distributions(run: RunData) -> list[dict[str, str]]:
         shown = ", ".join(map(str, few))
         over_time, at_steps = f"{label}: each step's rollouts", f"{label}: rollouts of step {shown}"
         found += [
-            {"name": over_time, "picture": _picture(bands(steps, list(known.values())))},
-            {"name": at_steps, "picture": _picture(histograms(few, [known[step] for step in few], label))},
+            {"name": over_time, "figure": bands(steps, list(known.values()))},
+            {"name": at_steps, "figure": histograms(few, [known[step] for step in few], label)},
         ]
     return found
 
 
-def curves(run: RunData) -> list[dict[str, str]]:
-    """One figure for every metric, with its meaning."""
-    xlabel = "PPO step" if any(name in run.metric_names() for name in DECOMPOSITION.values()) else "step"
+def metric_curves(runs: Sequence[RunData], names: Sequence[str]) -> list[dict[str, Any]]:
+    """One figure for every metric, with its meaning; a curve a run."""
+    metrics = dict.fromkeys(metric for run in runs for metric in run.metric_names())
+    xlabel = "PPO step" if any(name in metrics for name in DECOMPOSITION.values()) else "step"
     found = []
-    for name in tqdm(run.metric_names(), desc="figures", unit="figure", leave=False, disable=None):
-        steps, values = run.series(name)
+    for metric in metrics:
+        series = {name: run.series(metric) for name, run in zip(names, runs, strict=True)}
+        series = {name: points for name, points in series.items() if points[0]}
+        last = [
+            f"{values[-1]:.4g} at step {steps[-1]}" + (f" ({name})" if len(runs) > 1 else "")
+            for name, (steps, values) in series.items()
+        ]
+        if len(runs) == 1:
+            series = {"": next(iter(series.values()))}
+        meaning = meaning_of(metric) or "not one of this project's own metrics"
         found.append(
-            {
-                "name": name,
-                "meaning": meaning_of(name) or "not one of this project's own metrics",
-                "last": f"{values[-1]:.4g} at step {steps[-1]}",
-                "picture": _picture(line_plot(values, steps, xlabel)),
-            }
+            {"name": metric, "meaning": meaning, "last": ", ".join(last), "figure": curves(series, xlabel)}
         )
     return found
 
@@ -132,35 +181,3 @@ def thumbnails(
     if unreadable:
         notes.append(f"{len(unreadable)} images cannot be shown; the first: {unreadable[0]}.")
     return copies, notes
-
-
-def _picture(svg: str) -> str:
-    # As a picture, a figure's styles and ids are its own, and the page can refuse all inline styles.
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-
-
-def _content_policy(script: str, style: str) -> str:
-    """What the page may load: pictures inside it, this script and this style; nothing over a network."""
-    sources = "; ".join(
-        f"{kind}-src '{_digest(text)}'" for kind, text in (("script", script), ("style", style))
-    )
-    return f"default-src 'none'; img-src data:; {sources}; base-uri 'none'; form-action 'none'"
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _asset(name: str) -> str:
-    return files("llava_rlhf.reporting").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("llava_rlhf", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -1,33 +1,42 @@
-"""One page on a run, from its folder to an HTML file."""
+"""One page on a run or several, from their folders to an HTML file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from llava_rlhf.reporting.arguments import RunReportArguments
+from llava_rlhf.reporting.changes import Measured
 from llava_rlhf.reporting.page import run_page, thumbnails
-from llava_rlhf.reporting.run_data import RunData, last_written, read_run
+from llava_rlhf.reporting.provenance import Link
+from llava_rlhf.reporting.run_data import RunData, read_run
 from llava_rlhf.reporting.selection import Bounds
 from llava_rlhf.runs.run_folder import write_text_whole
 
 
-def read_for_report(arguments: RunReportArguments) -> RunData:
-    """Read the run. Raises ValueError for missing or damaged files."""
+def read_for_report(arguments: RunReportArguments) -> list[RunData]:
+    """Read the runs. Raises ValueError for missing or damaged files."""
     if not arguments.target.parent.is_dir() and arguments.output_file:
         raise ValueError(f"--output_file {arguments.output_file}: its folder does not exist; create it")
     bounds = Bounds(arguments.max_rollouts, arguments.whole_steps, arguments.max_rows)
-    return read_run(Path(arguments.run), bounds)
+    return [read_run(Path(folder), bounds) for folder in arguments.run]
 
 
-def write_report(arguments: RunReportArguments, found: RunData) -> None:
-    """Draw the figures, shrink the images and write the page."""
-    images, folder = {}, _image_folder(arguments, found)
-    if folder is not None:
-        images, notes = thumbnails(found.rows, folder, arguments.max_images)
-        found.notes += notes
-    page = run_page(found, images, last_written(Path(arguments.run)))
+def write_report(
+    arguments: RunReportArguments,
+    found: Sequence[RunData],
+    held_out: Measured | None = None,
+    beside: Sequence[Link] = (),
+) -> None:
+    """Shrink the images and write the page; `beside` are links to other pages."""
+    images, folder = {}, _image_folder(arguments, found[0])
+    if folder is not None and len(found) == 1:
+        images, notes = thumbnails(found[0].rows, folder, arguments.max_images)
+        found[0].notes += notes
+    page = run_page(found, held_out, images, arguments.target, beside)
     write_text_whole(arguments.target, page)
-    print(f"wrote {arguments.target} ({len(page.encode()) / 1e6:.1f} MB, {len(found.rows)} rollouts)")
+    shown = f"{len(found[0].rows)} rollouts" if len(found) == 1 else f"{len(found)} runs side by side"
+    print(f"wrote {arguments.target} ({len(page.encode()) / 1e6:.1f} MB, {shown})")
 
 
 def _image_folder(arguments: RunReportArguments, found: RunData) -> Path | None:

@@ -36,23 +36,30 @@ class RunData:
     """Everything the page is made of.
 
     Attributes:
-        name: of the run folder.
+        folder: of the run.
         metrics: lines of `metrics.jsonl`, each with its `step`, in order of steps.
         arguments: content of `arguments.json`; empty where there is none.
         values: step → name (of DISTRIBUTIONS) → the finite numbers of that step's rollouts.
         rows: the rollouts to show, most telling first; keys: `step`, WORDS, LISTS and NUMBERS
             (None: not known).
         rollouts: how many there are in all.
-        notes: what is missing or left out, as sentences.
+        left_out: which rollouts are not shown, as a sentence; empty where all are.
+        notes: what is missing, as sentences.
     """
 
-    name: str
+    folder: Path
     metrics: list[dict[str, Any]]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     values: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     rollouts: int = 0
+    left_out: str = ""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.folder.resolve().name
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and values of one metric, where it was logged with a finite value."""
@@ -85,8 +92,12 @@ def read_run(folder: Path, bounds: Bounds) -> RunData:
     """
     if not folder.is_dir():
         raise ValueError(f"--run {folder}: there is no such folder; name the --output_dir of a training run")
-    run = RunData(name=folder.resolve().name, metrics=_metrics(folder / "metrics.jsonl", folder))
+    run = RunData(folder, metrics=_metrics(folder / "metrics.jsonl", folder))
     run.arguments = _arguments(folder / ARGUMENTS_FILE)
+    if _is_cut_off(folder / "metrics.jsonl"):
+        run.notes.append(
+            "metrics.jsonl: its last line is cut off and left out: the run was killed, or is writing it."
+        )
     if not run.metrics:
         run.notes.append("No line of metrics yet: the first one is written when the first step ends.")
     weights = {line["step"]: _number(line.get(KL_COEF)) for line in run.metrics}
@@ -99,7 +110,9 @@ def read_run(folder: Path, bounds: Bounds) -> RunData:
         }
         selection.add(rows)
     run.rows = selection.rows()
-    run.notes += _rollout_notes(run, selection)
+    run.notes += _rollout_notes(run)
+    if len(run.rows) < run.rollouts:
+        run.left_out = f"{selection.sentence()} {run.rollouts - len(run.rows)} are left out."
     return run
 
 
@@ -113,6 +126,11 @@ def _metrics(path: Path, folder: Path) -> list[dict[str, Any]]:
     if wrong is not None:
         raise ValueError(f"{path}: step {wrong!r} is no whole number; restore the file")
     return sorted(lines, key=lambda line: line["step"])
+
+
+def _is_cut_off(path: Path) -> bool:
+    content = path.read_bytes() if path.is_file() else b""
+    return content != b"" and not content.endswith(b"\n")
 
 
 def _arguments(path: Path) -> Mapping[str, Any]:
@@ -160,13 +178,11 @@ def _row(step: int, row: Mapping[str, Any], kl_coef: float) -> dict[str, Any]:
     return {"step": step, **words, **lists, **finite}
 
 
-def _rollout_notes(run: RunData, selection: Selection) -> list[str]:
+def _rollout_notes(run: RunData) -> list[str]:
     if not run.values:
         ppo = "PPOArguments" in run.arguments
         return ["No rollouts yet: those of a step are written when it ends."] if ppo else []
     notes = []
-    if len(run.rows) < run.rollouts:
-        notes.append(f"{selection.sentence()} {run.rollouts - len(run.rows)} are left out.")
     missing = sorted({line["step"] for line in run.metrics} - run.values.keys())
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")

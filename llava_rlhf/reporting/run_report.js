@@ -1,22 +1,12 @@
 "use strict";
 // The table of rollouts. Whatever comes from the run is set as text, never as markup.
-const { rows, images } = JSON.parse(document.getElementById("data").textContent);
-const find = (id) => document.getElementById(id);
+const { rows, images } = page;
 const PAGE = 20;
 const TERMS = [["reward model", "reward_model"], ["stop penalty", "stop_penalty"], ["length bonus", "length_bonus"],
   ["correct bonus", "correct_bonus"], ["KL", "kl"], ["KL penalty", "kl_penalty"], ["score plus KL penalty", "penalized"]];
 const words = rows.map((row) =>
   [row.question, row.response, row.id, ...row.captions, ...row.image].join("\n").toLowerCase());
-let page = 0;
-
-function element(name, text, kind) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (kind) made.className = kind;
-  return made;
-}
-
-const number = (value) => (value === null ? "—" : value.toFixed(3).replace("-", "−"));
+let turned = 0;
 
 function chosen() {
   const type = find("answer-type").value, step = find("step").value;
@@ -35,7 +25,11 @@ function pictures(row) {
       const picture = element("img");
       picture.src = images[name];
       picture.alt = name;
-      cell.append(picture);
+      const button = element("button", undefined, "zoom");
+      button.type = "button";
+      button.setAttribute("aria-label", `enlarge ${name}`);
+      button.append(picture);
+      cell.append(button);
     }
     cell.append(element("span", name, "name"));
   }
@@ -80,14 +74,14 @@ function line(row) {
 
 function show(first = 0) {
   const kept = chosen(), pages = Math.max(1, Math.ceil(kept.length / PAGE));
-  page = Math.min(Math.max(first, 0), pages - 1);
-  const shown = kept.slice(page * PAGE, (page + 1) * PAGE);
+  turned = Math.min(Math.max(first, 0), pages - 1);
+  const shown = kept.slice(turned * PAGE, (turned + 1) * PAGE);
   find("rows").replaceChildren(...shown.map(line));
   find("count").textContent = kept.length
-    ? `${page * PAGE + 1} to ${page * PAGE + shown.length} of ${kept.length} rollouts` : "No rollout matches.";
-  find("page").textContent = `page ${page + 1} of ${pages}`;
-  find("previous").disabled = page === 0;
-  find("next").disabled = page === pages - 1;
+    ? `${turned * PAGE + 1} to ${turned * PAGE + shown.length} of ${kept.length} rollouts` : "No rollout matches.";
+  find("page").textContent = `page ${turned + 1} of ${pages}`;
+  find("previous").disabled = turned === 0;
+  find("next").disabled = turned === pages - 1;
   const byScore = find("sort").value === "score";
   find("worst").setAttribute("aria-pressed", String(byScore && find("order").value === "1"));
   find("best").setAttribute("aria-pressed", String(byScore && find("order").value === "-1"));
@@ -100,7 +94,7 @@ function byScore(order) {
 }
 
 function turn(by) {
-  show(page + by);
+  show(turned + by);
   find("count").scrollIntoView();
 }
 

@@ -1,32 +1,28 @@
-"""One self-contained HTML page on a tiny-world run: the table, the curves, and a dozen images before and after."""
+"""One self-contained HTML page on a tiny-world run: what changed, health, curves, and a dozen images before and after."""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from data_utils.images import image_data_url
 from data_utils.shapes_files import read_scenes
 from data_utils.shapes_world import NAMES, Scene, measure_description
 from llava_rlhf.reporting.arguments import RunReportArguments
-from llava_rlhf.reporting.figures import line_plot
+from llava_rlhf.reporting.changes import Measured
+from llava_rlhf.reporting.figures import curves
+from llava_rlhf.reporting.health import health
+from llava_rlhf.reporting.provenance import link_to, origin
+from llava_rlhf.reporting.rendering import Figures, render
 from llava_rlhf.reporting.report import read_for_report, write_report
+from llava_rlhf.reporting.run_data import RunData
 from llava_rlhf.runs.metrics import MEANINGS
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import read_json_lines, write_text_whole
+from llava_rlhf.tiny_world.compare_answers import COLUMNS, compare_answers
 from llava_rlhf.tiny_world.score_answers import score_answers
 
-COLUMNS = {
-    "hallucination": "hallucinating descriptions",
-    "recall": "recall",
-    "description_tokens": "tokens",
-    "yes_no_accuracy": "yes/no accuracy",
-    "yes_rate": "yes rate",
-    "choice_accuracy": "choice accuracy",
-}
 CURVES = (
     "objective/rewards",
     "objective/reward_model",
@@ -72,40 +68,68 @@ def prepare(argv: Sequence[str]) -> ReportArguments:
 
 def run(arguments: ReportArguments) -> None:
     """Score, draw, write the page and print the table."""
-    world = Path(arguments.world)
+    world, target = Path(arguments.world), Path(arguments.output_file)
     scenes = read_scenes(world / "scenes.json")
     answers = {name: read_json_lines(path) for name, path in map(_split, arguments.answers)}
+    names = list(answers)
+    change = compare_answers((names[0], names[-1]), [answers[name] for name in (names[0], names[-1])], scenes)
     scores = {name: score_answers(records, scenes) for name, records in answers.items()}
     reward_models = {
         name: reward_model_accuracy(Path(path)) for name, path in map(_split, arguments.reward_models)
     }
-    table = text_table(scores, reward_models)
-    metrics = read_json_lines(Path(arguments.ppo) / "metrics.jsonl")
-    curves = [(name, MEANINGS[name], [line[name] for line in metrics]) for name in CURVES]
-    curves += rollout_curves(Path(arguments.ppo), scenes)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
+    of_run = RunReportArguments(
+        [arguments.ppo], image_folder=str(world / "images"), output_file=arguments.ppo_report_file
     )
-    page = environment.get_template("report.html.jinja").render(
-        table=table,
+    runs = read_for_report(of_run)
+    page = whole_page(
+        arguments, change, scores, reward_models, runs[0], scenes, gallery(answers, scenes, world / "images")
+    )
+    write_text_whole(target, page)
+    print(text_table(scores, reward_models))
+    print(change.sentence())
+    print(f"wrote {target}")
+    if arguments.ppo_report_file is not None:
+        whole = link_to(target, of_run.target, "report on the whole run")
+        write_report(of_run, runs, change, [whole])
+
+
+def whole_page(
+    arguments: ReportArguments,
+    change: Measured,
+    scores: Mapping[str, Mapping[str, Any]],
+    reward_models: Mapping[str, Mapping[str, float]],
+    ppo: RunData,
+    scenes: Mapping[str, Scene],
+    examples: Sequence[Mapping[str, Any]],
+) -> str:
+    """HTML text of the page."""
+    target, figures = Path(arguments.output_file), Figures()
+    beside = Path(arguments.ppo_report_file) if arguments.ppo_report_file is not None else None
+    known = origin(ppo, "PPO", target, [link_to(beside, target, "report on the PPO run")] if beside else [])
+    drawn = [
+        {"name": name, "meaning": meaning, "number": figures.add(curves({"": points}, "PPO step"))}
+        for name, meaning, points in [
+            *((name, MEANINGS[name], ppo.series(name)) for name in CURVES),
+            *rollout_curves(Path(arguments.ppo), scenes),
+        ]
+        if points[0]
+    ]
+    return render(
+        "tiny_world/report.html.jinja",
+        {"figures": figures.all},
+        title="Factually Augmented RLHF on the tiny world",
+        headline=change.sentence(),
+        subline=f"on held-out pictures, {change.columns[0]} → {change.columns[-1]}",
+        origins=[known],
+        change=change,
+        checks=[("PPO", health(ppo, change))],
         columns=COLUMNS,
         scores=scores,
         reward_models=reward_models,
-        figures=[
-            {"name": name, "meaning": meaning, "svg": line_plot(values)} for name, meaning, values in curves
-        ],
-        examples=gallery(answers, scenes, world / "images"),
+        figures=drawn,
+        examples=examples,
+        notes=ppo.notes,
     )
-    write_text_whole(Path(arguments.output_file), page)
-    print(table)
-    print(f"wrote {arguments.output_file}")
-    if arguments.ppo_report_file is not None:
-        page_of_run = RunReportArguments(
-            arguments.ppo, str(world / "images"), output_file=arguments.ppo_report_file
-        )
-        write_report(page_of_run, read_for_report(page_of_run))
 
 
 def reward_model_accuracy(folder: Path) -> dict[str, float]:
@@ -116,22 +140,25 @@ def reward_model_accuracy(folder: Path) -> dict[str, float]:
     return {"accuracy": final[-1]["final_accuracy"]}
 
 
-def rollout_curves(ppo: Path, scenes: Mapping[str, Scene]) -> list[tuple[str, str, list[float]]]:
-    """Hallucination and recall of the sampled descriptions of each PPO step."""
-    hallucination, recall = [], []
+def rollout_curves(
+    ppo: Path, scenes: Mapping[str, Scene]
+) -> list[tuple[str, str, tuple[list[int], list[float]]]]:
+    """Hallucination and recall of the sampled descriptions of each PPO step: name, meaning, (steps, values)."""
+    steps, hallucination, recall = [], [], []
     for path in sorted((ppo / "rollouts").glob("*.jsonl")):
         rows = [row for row in read_json_lines(path) if row["answer_type"] == "GENERAL"]
         measured = [measure_description(scenes[row["image"][0]].names, row["response"]) for row in rows]
         if measured:
+            steps.append(int(path.stem))
             hallucination.append(sum(one.hallucinated for one in measured) / len(measured))
             recall.append(sum(one.recall for one in measured) / len(measured))
     return [
         (
             "hallucination",
             "share of the step's descriptions that name an object that is not there",
-            hallucination,
+            (steps, hallucination),
         ),
-        ("recall", "share of the objects that the step's descriptions name", recall),
+        ("recall", "share of the objects that the step's descriptions name", (steps, recall)),
     ]
 
 
@@ -158,7 +185,7 @@ def gallery(
     pairs = [pair for pair in zip(before, after, strict=True) if pair[0]["answer_type"] == "GENERAL"]
     return [
         {
-            "image": base64.b64encode((images / first["image"][0]).read_bytes()).decode(),
+            "image": image_data_url(images / first["image"][0]),
             "truth": ", ".join(scenes[first["image"][0]].names),
             "answers": [
                 (name, marked_words(record["answer"], scenes[record["image"][0]].names))

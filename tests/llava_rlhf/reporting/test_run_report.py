@@ -13,7 +13,7 @@ import pytest
 
 from llava_rlhf import run_report
 from llava_rlhf.reporting.figures import percentiles, shared_histogram
-from llava_rlhf.reporting.page import DECOMPOSITION, decomposition
+from llava_rlhf.reporting.page import DECOMPOSITION, SCORE, TOTAL, decomposition
 from llava_rlhf.reporting.run_data import read_run
 from llava_rlhf.reporting.selection import Bounds, Selection
 from llava_rlhf.runs.metrics import MEANINGS, meaning_of
@@ -124,12 +124,11 @@ def test_the_page_refuses_everything_but_its_own_script_and_style(tmp_path):
     for kind in ("script", "style"):
         digest = hashlib.sha256(page.content[kind][-1].encode()).digest()
         assert f"{kind}-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
-    assert all(
-        given[name].startswith(("data:", "#"))
-        for _, given in page.tags
-        for name in ("src", "href")
-        if name in given
-    )
+    assert all(given["src"].startswith("data:") for _, given in page.tags if "src" in given)
+    # Nothing is loaded by a link; those to the run's files start from the page.
+    addresses = [given["href"] for _, given in page.tags if "href" in given]
+    assert all(address.startswith(("data:", "#", "./")) for address in addresses)
+    assert {"./arguments.json", "./metrics.jsonl", "./rollouts"} <= set(addresses)
     assert not any(name.startswith("on") or name == "style" for _, given in page.tags for name in given)
     assert HOSTILE not in text and page.data()["rows"][1]["response"] == HOSTILE
     assert sum(tag == "script" for tag, _ in page.tags) == 2
@@ -144,17 +143,18 @@ def test_every_word_of_a_run_is_shown_as_text(tmp_path):
     write_lines(run / "metrics.jsonl", [{"step": 1, hostile("metric"): 0.5}])
     (run / "arguments.json").write_text(json.dumps({"PPOArguments": {"name": "</pre><b>"}}))
     text = write_page(run, image_folder=tmp_path)
-    page = assert_shown_as_text(
-        text, ["metric", "answer_type"], scripts=2, images=7
-    )  # 3 × 2 distributions, 1 metric
+    page = assert_shown_as_text(text, ["metric", "answer_type"], scripts=2)
     assert run.name in page.text and f"the first: {image}" in page.text and '"</pre><b>"' in page.text
     (row,) = page.json()["rows"]
+    assert len(page.json()["figures"]) == 3 * 2 + 1  # distributions, and the metric
     assert {name: row[name] for name in words} == words
     assert (row["image"], row["captions"]) == ([image], [HOSTILE])
 
 
 def test_the_script_of_the_page_makes_no_markup():
-    script = files("llava_rlhf.reporting").joinpath("run_report.js").read_text()
+    scripts = [path for path in files("llava_rlhf.reporting").iterdir() if path.name.endswith(".js")]
+    assert len(scripts) == 4
+    script = "".join(path.read_text() for path in scripts)
     assert "textContent = text" in script
     assert not re.search(r"inner|outer|insertAdjacent|document\.write|createContextualFragment|eval", script)
 
@@ -189,7 +189,10 @@ def test_other_programs_have_curves_only(tmp_path):
     write_lines(tmp_path / "metrics.jsonl", [{"step": 10, "loss": 0.5}, {"step": 10, "eval_accuracy": 0.75}])
     page = Parsed(write_page(tmp_path))
     assert meaning_of("eval_accuracy") in page.text and "0.75 at step 10" in page.text
-    assert not {"table", "script", "form"} & {tag for tag, _ in page.tags} and "rollouts yet" not in page.text
+    assert "form" not in {tag for tag, _ in page.tags} and "rollouts yet" not in page.text
+    assert [figure["series"][0]["y"] for figure in page.data()["figures"]] == [[0.5], [0.75]]
+    ids = {given.get("id") for _, given in page.tags}
+    assert "metrics" in ids and not {"rollouts", "health", "reward", "distributions"} & ids
 
 
 def test_mistakes_are_refused_before_anything_is_drawn(tmp_path):
@@ -217,10 +220,10 @@ def test_mistakes_are_refused_before_anything_is_drawn(tmp_path):
 
 def test_the_decomposition_names_every_term_that_is_there(tmp_path):
     run, _ = write_ppo_run(tmp_path)
-    figure = base64.b64decode(decomposition(read_run(run, ALL)).partition(",")[2]).decode()
-    assert all(f">{label}</text>" in figure for label in DECOMPOSITION) and set(DECOMPOSITION.values()) < set(
-        MEANINGS
-    )
+    figure = decomposition(read_run(run, ALL))
+    assert [one["label"] for one in figure["series"]] == list(DECOMPOSITION)
+    assert [one["label"] for one in figure["series"] if one["dashed"]] == [SCORE, TOTAL]
+    assert set(DECOMPOSITION.values()) < set(MEANINGS)
     # Of a run of another program there is none.
     write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "loss": 0.5}])
     assert decomposition(read_run(tmp_path, ALL)) is None

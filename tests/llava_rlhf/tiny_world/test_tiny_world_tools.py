@@ -14,7 +14,7 @@ from data_utils.shapes_files import scenes_to_json
 from data_utils.shapes_world import PlacedObject, Scene, render
 from llava_rlhf.tiny_world import label_preferences, report
 from llava_rlhf.tiny_world.score_answers import score_answers
-from tests.support.hostile_text import assert_shown_as_text, hostile
+from tests.support.hostile_text import Parsed, assert_shown_as_text, hostile
 from tests.support.tiny_data import command_line
 
 SCENE = Scene((PlacedObject("red-circle", 0, 0, 0, 5), PlacedObject("blue-square", 3, 0, 0, 5)), 0)
@@ -206,16 +206,18 @@ def page(world) -> str:
 def test_the_report_is_one_self_contained_valid_page(page):
     parsed = Page(page)
     assert not parsed.open
-    assert parsed.tags.count("svg") == len(report.CURVES) + 2  # hallucination and recall of the rollouts
-    assert parsed.tags.count("img") == 3 and parsed.tags.count("table") == 2
-    assert all(target.startswith(("data:", "#")) for target in parsed.loads)
-    assert not {"script", "link", "iframe", "object"} & set(parsed.tags)
-    assert "@import" not in page and "url(http" not in page
+    figures = Parsed(page).json()["figures"]
+    assert len(figures) == len(report.CURVES) + 2  # hallucination and recall of the rollouts
+    assert figures[0]["series"] == [{"label": "", "x": [1, 2, 3], "y": [0.5, 1.0, 1.5], "dashed": False}]
+    assert parsed.tags.count("img") == 3 and parsed.tags.count("table") == 3
+    assert all(target.startswith(("data:", "#", "./")) for target in parsed.loads)
+    assert parsed.tags.count("link") == 1 and not {"iframe", "object"} & set(parsed.tags)
+    assert "default-src &#39;none&#39;" in page and "@import" not in page and "url(http" not in page
 
 
 def test_the_report_shows_the_numbers(page):
     text = Page(page).text
-    for shown in ("0.333", "± 0.289", "0.812", "factual"):
+    for shown in ("0.333", "± 0.289", "0.812", "factual", "hallucinating descriptions .333 → 0 (−.333)"):
         assert shown in text
     assert "red-circle and a blue-square. <b>&" not in page  # answers are text, never markup
 
@@ -223,6 +225,8 @@ def test_the_report_shows_the_numbers(page):
 def test_the_report_brings_one_on_the_ppo_run(page, world):
     beside = (world / "ppo_report.html").read_text()
     assert f'"response": "{BOTH}"' in beside and "objective/kl_sum_seq" in beside
+    assert "<h1>hallucinating descriptions .333 → 0 (−.333)" in beside
+    assert 'href="./report.html"' in beside and 'href="./ppo_report.html"' in page
 
 
 def test_the_report_marks_true_and_false_objects(page):
@@ -243,12 +247,15 @@ def test_the_rollout_curves_by_hand(world):
         rows.append({"answer_type": "NO_IN_YESNO", "image": ["a.png"], "response": ONE_FALSE})
         write_lines(world / f"ppo/rollouts/{step:06d}.jsonl", rows)
     curves = {name: values for name, _, values in report.rollout_curves(world / "ppo", {"a.png": SCENE})}
-    assert curves == {"hallucination": [0.5, 0.0, 0.0], "recall": [0.75, 1.0, 0.5]}
+    assert curves == {
+        "hallucination": ([1, 2, 3], [0.5, 0.0, 0.0]),
+        "recall": ([1, 2, 3], [0.75, 1.0, 0.5]),
+    }
 
 
 def test_names_and_answers_are_shown_as_text(world):
     names = [hostile(name).replace("=", ":") for name in ("model", "reward")]
     page = write_page(world, *names, said=f"{BOTH} {hostile('answer')}")
-    parsed = assert_shown_as_text(page, [], images=3)  # the scene beside each pair of descriptions
+    parsed = assert_shown_as_text(page, [], scripts=2, images=3)  # the scene beside each pair of descriptions
     assert all(name in parsed.text for name in names)
     assert all(word in parsed.text for word in hostile("answer").split())

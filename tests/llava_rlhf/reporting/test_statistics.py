@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llava_rlhf.evaluation.statistics import Sums, interval, paired_difference
+from llava_rlhf.reporting.statistics import Sums, interval, paired_difference
 
 
 def sums(numerator, denominator=None) -> Sums:
