@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # before the package that reads it: a misspelt path asks no server
 
 import pytest
 import torch
