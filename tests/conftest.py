@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-os.environ.setdefault(
-    "HF_HUB_OFFLINE", "1"
-)  # before the package that reads it: a misspelt path asks no server
+# Before the package that reads it is loaded: a misspelt path asks no server.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +70,33 @@ def _as_json_lines(what: str, place: HubPlace, snapshot: Path, names: list[str])
     target = folder / f"{_SHARD.sub('', names[0]).removesuffix(_PARQUET)}.jsonl"
     if target.is_file():
         return str(target)
-    from datasets import Dataset
-
-    table = Dataset.from_parquet([str(snapshot / name) for name in names], keep_in_memory=True)
-    pictures = [name for name, kind in table.features.items() if _holds_bytes(kind)]
-    if pictures:
-        raise ValueError(
-            f"{what}: {place.repo}/{names[0]} holds pictures or other bytes in {', '.join(pictures)}, which rows of JSON "
-            "can't: save the pictures as files to a folder (--image_folder), and the rows, with file names in `image`, as "
-            "JSON Lines"
-        )
+    rows = [row for name in names for row in _rows(f"{what}: {place.repo}/{name}", snapshot / name)]
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")  # processes may write it at once
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(_lines(table))
+    # Processes may write it at once: each its own, and the last one stays.
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    lines = (json.dumps(_without_nulls(row), ensure_ascii=False) + "\n" for row in rows)
+    temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(target)
     return str(target)
 
 
-def _lines(rows: Iterator[Mapping[str, Any]]) -> Iterator[str]:
-    for row in rows:
-        yield json.dumps(_without_nulls(row), ensure_ascii=False) + "\n"
+def _rows(what: str, path: Path) -> list[dict[str, Any]]:
+    """The rows of one Parquet file. Raises ValueError for one that can't be read, or holds pictures."""
+    from datasets import Dataset
+
+    try:
+        table = Dataset.from_parquet(str(path), keep_in_memory=True)
+    except Exception as error:  # of several packages
+        raise ValueError(
+            f"{what} is no Parquet file that can be read ({error}); download it again"
+        ) from error
+    pictures = [name for name, kind in table.features.items() if _holds_bytes(kind)]
+    if pictures:
+        raise ValueError(
+            f"{what} holds pictures or other bytes in {', '.join(pictures)}, which rows of JSON can't: save the pictures as "
+            "files to a folder (--image_folder), and the rows, with file names in `image`, as JSON Lines"
+        )
+    return table.to_list()
 
 
 def _without_nulls(value: Any) -> Any:

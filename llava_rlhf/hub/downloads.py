@@ -65,12 +65,15 @@ def download(
 
 def list_files(what: str, place: HubPlace, kind: str) -> list[str]:
     """All files of a repository, from the Hub, or where it can't be reached those in the cache. Raises ValueError."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
 
-    if not constants.HF_HUB_OFFLINE:
-        with explained(what, place, kind):
-            return HfApi().list_repo_files(place.repo, repo_type=kind, revision=place.revision)
-    snapshot = download(what, place, kind, ())
+    try:
+        found = HfApi().repo_info(place.repo, repo_type=kind, revision=place.revision)
+        return sorted(file.rfilename for file in found.siblings)
+    except (
+        Exception
+    ):  # the HTTP package behind it differs by version; what is wrong is said below, if the cache won't do
+        snapshot = download(what, place, kind, ())
     return sorted(path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file())
 
 

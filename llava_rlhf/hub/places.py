@@ -57,12 +57,7 @@ def hub_place(text: str) -> HubPlace | None:
         return None
     inside = found["inside"] or ""
     name = found["repo"].split("/")[1]
-    if (
-        ".." in found["repo"]
-        or "--" in found["repo"]
-        or "" in inside.split("/")[1:]
-        or ".." in inside.split("/")
-    ):
+    if ".." in found["repo"] or "--" in found["repo"] or (inside and {"", ".."} & set(inside.split("/"))):
         return None
     if not found["revision"] and not inside and _FILE.search(name):
         return None

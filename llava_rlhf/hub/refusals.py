@@ -47,7 +47,10 @@ def _reason(error: Exception, place: HubPlace, kind: str) -> str:
 
     repo, download = place.repo, download_command(place, kind)
     name = f"{_KINDS.get(kind, kind)} {repo}"
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    causes = _causes(error)
+    status = next(
+        (cause.response.status_code for cause in causes if getattr(cause, "response", None) is not None), None
+    )
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == DATASET else ''}{repo}"
     if isinstance(error, errors.GatedRepoError):
         return f"the {name} is gated: ask for access at {page}, then run: hf auth login, and: {download}"
@@ -68,9 +71,7 @@ def _reason(error: Exception, place: HubPlace, kind: str) -> str:
     if isinstance(error, OSError) and error.errno and error.filename:
         return f"the {name} can't be written to the cache ({error}); make room, or set HF_HOME, then run: {download}"
     told = (
-        f"it answers with status {status}"
-        if status
-        else f"it can't be reached ({type(_root(error)).__name__})"
+        f"it answers with status {status}" if status else f"it can't be reached ({type(causes[-1]).__name__})"
     )
     return (
         f"no such path here, and {constants.ENDPOINT}, where the {name} could be: {told}; the cache "
@@ -78,7 +79,6 @@ def _reason(error: Exception, place: HubPlace, kind: str) -> str:
     )
 
 
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """The error and what it was raised from, down to the first."""
+    return [] if error is None else [error, *_causes(error.__cause__)]
