@@ -44,7 +44,7 @@ class ExportArguments:
     _argument_group_name = "export"
 
     base_model_name: str = field(metadata={"help": "The base that the adapter was trained on."})
-    adapter: str = field(metadata={"help": "Policy run folder, checkpoint or PEFT folder."})
+    adapter: str = field(metadata={"help": "Policy run folder, checkpoint or PEFT folder, or its hub id."})
     output_dir: str = field(metadata={"help": "New directory; must not exist."})
     dtype: str = field(
         default=AS_STORED,
@@ -128,13 +128,13 @@ class Export:
 def prepare(argv: Sequence[str]) -> Export:
     """Parse and check paths, adapter, prompts and room on the disk. Raises ValueError when they do not fit."""
     (arguments,) = StrictParser((ExportArguments,), description=__doc__).parse(argv)
+    if arguments.push_to_hub is not None:
+        check_upload(f"--push_to_hub {arguments.push_to_hub}", arguments.push_to_hub, arguments.private)
     from llava_rlhf.exporting.merging import check_plain, is_quantized
     from llava_rlhf.exporting.model_card import Origin
     from llava_rlhf.exporting.parity import read_check_prompts
     from llava_rlhf.exporting.trained import read_trained
 
-    if arguments.push_to_hub is not None:
-        check_upload(f"--push_to_hub {arguments.push_to_hub}", arguments.push_to_hub, arguments.private)
     base = arguments.base_model_name
     check_base(base)
     adapter = find_policy_adapter(arguments.adapter)

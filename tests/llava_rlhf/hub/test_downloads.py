@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from tests.llava_rlhf.hub.conftest import ROOT
+from tests.support.hub_fetching import ROOT
 
 MODEL = {
     "config.json": b"{}",

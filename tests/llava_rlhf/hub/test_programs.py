@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llava_rlhf import answer_prompts, score
-from tests.llava_rlhf.hub.conftest import ROOT
+from tests.support.hub_fetching import ROOT
 from tests.support.hub_server import HubServer
 from tests.support.tiny_data import command_line
 
@@ -114,6 +114,7 @@ except ValueError as error:
     assert "folder me/nothing: no such path here" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_script_trains_on_ids_and_goes_on_from_the_same_commit(world, tiny_data):
     variables = {
         "PYTHON": sys.executable,
@@ -126,6 +127,7 @@ def test_a_script_trains_on_ids_and_goes_on_from_the_same_commit(world, tiny_dat
         "MAX_STEPS": "2",
         "BATCH_SIZE": "4",
         "EVAL_SIZE": "4",
+        "EVAL_STEPS": "1",
         "SAVE_STEPS": "1",
         "QUERY_LEN": "60",
         "LOGGING_STEPS": "1",

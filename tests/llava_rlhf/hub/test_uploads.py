@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from llava_rlhf.exporting.model_card import without_folders
 from tests.llava_rlhf.exporting.exports import write_run
-from tests.llava_rlhf.hub.conftest import ROOT
+from tests.support.hub_fetching import ROOT
 from tests.support.hub_server import TOKEN
 from tests.support.tiny_data import command_line
 
