@@ -33,9 +33,9 @@ class ChatArguments:
 
     _argument_group_name = "chat"
 
-    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format."})
+    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format, or its hub id."})
     adapter: str | None = field(
-        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder."}
+        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder, or its hub id."}
     )
     image: str | None = field(default=None, metadata={"help": "Image file to talk about."})
 

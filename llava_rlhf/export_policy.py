@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_utils.conversation import TEMPLATES
+from llava_rlhf.hub.places import base_name
+from llava_rlhf.hub.uploads import check_upload, upload_folder
 from llava_rlhf.runs.checkpoints import new_folder
 from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
@@ -42,7 +44,7 @@ class ExportArguments:
     _argument_group_name = "export"
 
     base_model_name: str = field(metadata={"help": "The base that the adapter was trained on."})
-    adapter: str = field(metadata={"help": "Policy run folder, checkpoint or PEFT folder."})
+    adapter: str = field(metadata={"help": "Policy run folder, checkpoint or PEFT folder, or its hub id."})
     output_dir: str = field(metadata={"help": "New directory; must not exist."})
     dtype: str = field(
         default=AS_STORED,
@@ -85,12 +87,25 @@ class ExportArguments:
     results_file: str | None = field(
         default=None, metadata={"help": "Markdown table of results to put into the model card."}
     )
+    push_to_hub: str | None = field(
+        default=None,
+        metadata={"help": "owner/name on the Hugging Face Hub, where the finished folder is sent besides."},
+    )
+    private: bool = field(default=False, metadata={"help": "With --push_to_hub: only you see it there."})
 
     def __post_init__(self):
         if self.check_rows < 0:
             raise ValueError(f"--check_rows {self.check_rows}: must be at least 0")
         if self.results_file is not None and not Path(self.results_file).is_file():
             raise ValueError(f"--results_file {self.results_file}: no such file")
+        if self.private and self.push_to_hub is None:
+            raise ValueError("--private needs --push_to_hub owner/name")
+
+    @property
+    def shown_base(self) -> str:
+        """The base as other people may read it: by its id; what goes public names no folder of this machine."""
+        name = base_name(self.base_model_name)
+        return name if self.push_to_hub is None or name != self.base_model_name else Path(name).resolve().name
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,8 @@ class Export:
 def prepare(argv: Sequence[str]) -> Export:
     """Parse and check paths, adapter, prompts and room on the disk. Raises ValueError when they do not fit."""
     (arguments,) = StrictParser((ExportArguments,), description=__doc__).parse(argv)
+    if arguments.push_to_hub is not None:
+        check_upload(f"--push_to_hub {arguments.push_to_hub}", arguments.push_to_hub, arguments.private)
     from llava_rlhf.exporting.merging import check_plain, is_quantized
     from llava_rlhf.exporting.model_card import Origin
     from llava_rlhf.exporting.parity import read_check_prompts
@@ -149,7 +166,7 @@ def prepare(argv: Sequence[str]) -> Export:
 
 
 def run(prepared: Export) -> None:
-    """Write the folder, whole or not at all."""
+    """Write the folder, whole or not at all; then send it, if that is asked for."""
     from llava_rlhf.exporting.model_card import Origin, write_card
 
     target = Path(prepared.arguments.output_dir)
@@ -162,14 +179,27 @@ def run(prepared: Export) -> None:
         results = prepared.arguments.results_file
         write_card(
             folder,
-            prepared.arguments.base_model_name,
+            prepared.arguments.shown_base,
             Origin.of(prepared.adapter),
             prepared.trained,
             prepared.arguments.adapter_only,
             parity,
             Path(results).read_text(encoding="utf-8").strip() if results else None,
+            prepared.arguments.push_to_hub,
         )
     print(f"wrote {target}")
+    if prepared.arguments.push_to_hub is not None:
+        _send(target, prepared.arguments)
+
+
+def _send(folder: Path, arguments: ExportArguments) -> None:
+    """Send the finished folder to the Hub. Raises SystemExit where that does not take it."""
+    print(f"sent it to {upload_folder(folder, arguments.push_to_hub, arguments.private)}")
+    if "/" not in arguments.shown_base:
+        print(
+            f"its card calls the base {arguments.shown_base}, after its folder: nobody else can load that; with the id of "
+            "the base (--base_model_name owner/name) the card names it"
+        )
 
 
 def _write_adapter(prepared: Export, folder: Path) -> None:
@@ -182,7 +212,7 @@ def _write_adapter(prepared: Export, folder: Path) -> None:
     base = Path(prepared.arguments.base_model_name)
     sizes = read_layer_sizes(base)
     config = on_language_model(read_adapter_config(prepared.adapter), sizes.layers, sizes.widths)
-    save_adapter(state, config, folder, str(base))
+    save_adapter(state, config, folder, prepared.arguments.shown_base)
     # Beside the adapter too: those of the base may crop where training padded, or say nothing of our template.
     write_plain_files(folder, base, prepared.trained)
     if prepared.arguments.check_rows:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_rlhf.hub.places import base_name
 from llava_rlhf.memory_planning.names import POLICY_INIT
 from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, RunArguments
 from llava_rlhf.runs.logs import start_logging
@@ -67,7 +68,7 @@ def run(prepared: SupervisedRun) -> None:
     # 2. Training.
     trainer = SFTTrainer(
         model=DialogueLoss(policy, unsampled_ids(text, policy.bank.vlm.vocab_size), files=prepared.files),
-        save_role=partial(save_policy, policy, training.model_name_or_path),
+        save_role=partial(save_policy, policy, base_name(training.model_name_or_path)),
         load_role=partial(load_policy, policy),
         **trainer_settings(prepared, DialogueCollator),
     )

@@ -239,7 +239,8 @@ def find_base(arguments: ScoringArguments, card: RewardModelCard) -> str:
     Raises:
         ValueError: it is not there, the adapter does not fit it, or it is unlike the base of the training.
     """
-    folder, base = arguments.reward_model_name_or_path, arguments.base_model_name or card.base_model
+    folder = arguments.reward_model_name_or_path
+    base = arguments.base_model_name or card.find_base(folder, "--base_model_name")
     if not Path(base).is_dir():
         raise ValueError(
             f"the base of the reward model, {base}, is no directory (reward_model.json of {folder} names "

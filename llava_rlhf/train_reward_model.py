@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_rlhf.hub.places import base_name, public_name
 from llava_rlhf.memory_planning.names import REWARD_MODEL
 from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, FactArguments, RunArguments
 from llava_rlhf.runs.logs import start_logging
@@ -54,7 +55,7 @@ def prepare(argv: Sequence[str]) -> RewardRun:
     dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
     train_set, eval_set, record = announce_and_split(dataset, training, run, (record, checkpoint))
     card = RewardModelCard(
-        training.model_name_or_path,
+        public_name(training.model_name_or_path),
         prompt.text,
         prompt.uses_facts,
         data.version,
@@ -109,7 +110,7 @@ def run(prepared: RewardRun) -> None:
 
 def save_reward_model(reward_model: RewardModel, card: RewardModelCard, folder: Path) -> None:
     """Write adapter, head and card."""
-    reward_model.bank.save(REWARD, folder / REWARD, base_model=card.base_model)
+    reward_model.bank.save(REWARD, folder / REWARD, base_model=base_name(card.base_model))
     reward_model.head.save(folder / REWARD_HEAD)
     card.save(folder)
 

@@ -16,13 +16,25 @@ fi
 # Programs are found from any directory, and a folder there that is called models or data_utils does not hide ours.
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 
-# absolute NAME...: make the paths in these variables absolute (run folders record them). An empty one stays empty.
+# absolute NAME...: make the paths in these variables absolute (run folders record them). An empty one stays empty, and so
+# does a model's or data set's id on the Hugging Face Hub, where nothing of that name is here.
 absolute() {
     local name
     for name in "$@"; do
         if [ -z "${!name+set}" ]; then echo "error: $name is not set" >&2; exit 2; fi
+        if is_hub_id "$name"; then continue; fi
         case "${!name}" in "" | /*) ;; *) printf -v "$name" '%s/%s' "$PWD" "${!name}" ;; esac
     done
+}
+
+# is_hub_id NAME: whether a variable that may name a model or data set is owner/name[@revision][/folder or file]. The
+# programs look again (llava_rlhf/hub/places.py).
+is_hub_id() {
+    case "$1" in *_MODEL | ADAPTER | JUDGE_MODEL_PATH | PREFERENCES | DIALOGUES | PROMPTS | CAPTIONS | DATASET) ;; *) return 1 ;; esac
+    [[ "${!1}" =~ ^([A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*)(@[^/@[:space:]]+)?(/.*)?$ ]] || return 1
+    if [ -e "${!1}" ] || [ -L "${!1}" ] || [ -e "${BASH_REMATCH[1]}" ] || [ -L "${BASH_REMATCH[1]}" ]; then return 1; fi
+    [[ "${!1}" =~ ^[^/]+/[^/@]+\.(json|jsonl|gz)$ ]] && return 1 # two names of which the second is a file's
+    return 0
 }
 
 # start COMMAND ARGUMENT...: run it, or say that it would be run.

@@ -22,7 +22,7 @@ class CollectArguments:
         default=None, metadata={"help": "LLaVA directory that answers; not needed where answers are given."}
     )
     adapter: str | None = field(
-        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder."}
+        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder, or its hub id."}
     )
     annotator: Literal["human", "judge"] = field(
         default="human",

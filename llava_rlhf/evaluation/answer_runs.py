@@ -13,6 +13,7 @@ from llava_rlhf.assembly.roles import TextSide
 from llava_rlhf.evaluation.answer_files import AnswerFile, content_hash
 from llava_rlhf.evaluation.answering import Answerer, check_answerer, load_prompts
 from llava_rlhf.evaluation.arguments import AnswerArguments
+from llava_rlhf.hub.flags import places_of
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
 from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.output_place import check_writable
@@ -51,6 +52,7 @@ def answer_settings(
     flags = {**asdict(arguments), **asdict(data), **asdict(model)}
     for name in ("output_file", "batch_size"):
         del flags[name]
+    flags |= places_of(flags)  # another commit is another setting, another cache is not
     return {
         **flags,
         "device": _device(arguments),

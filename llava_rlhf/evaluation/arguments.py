@@ -20,12 +20,12 @@ class AnswerArguments:
 
     _argument_group_name = "answering"
 
-    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format."})
+    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format, or its hub id."})
     output_file: str = field(
         metadata={"help": "JSON Lines file; while answers are missing they are in OUTPUT_FILE.partial."}
     )
     adapter: str | None = field(
-        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder."}
+        default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder, or its hub id."}
     )
     temperature: float = field(default=0.0, metadata={"help": "0: the most likely token; else sample."})
     samples: int = field(default=1, metadata={"help": "Answers per prompt."})

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llava_rlhf.evaluation.judge_client import Question, Reply, ReplyCache
+from llava_rlhf.hub.places import place_of_download
 from models.base_place import check_place
 
 OPTIONS = frozenset({"temperature", "max_tokens"})
@@ -46,7 +47,7 @@ class LocalJudge:
             raise ValueError(f"--judge_options: temperature {temperature!r} must be 0 or more")
         if not isinstance(max_tokens, int) or max_tokens < 1:
             raise ValueError(f"--judge_options: max_tokens {max_tokens!r} must be a whole number from 1")
-        self.name = Path(folder).resolve().name
+        self.name = str(place_of_download(folder) or Path(folder).resolve().name)
         self.settings = {"path": str(Path(folder).resolve()), "options": dict(options)}
         self._folder, self._cache, self._device = Path(folder), cache, device
         self._temperature, self._max_tokens = float(temperature), max_tokens

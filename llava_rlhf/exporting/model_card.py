@@ -14,6 +14,7 @@ from huggingface_hub import ModelCardData
 
 from data_utils.images import open_picture
 from llava_rlhf.exporting.trained import Trained
+from llava_rlhf.hub.places import hub_place, place_of_download
 from llava_rlhf.runs.metrics import MEANINGS
 from llava_rlhf.runs.role_files import EXPORTED_ARGUMENTS, POLICY
 from llava_rlhf.runs.run_folder import read_json_lines
@@ -74,8 +75,9 @@ def write_card(
     adapter_only: bool,
     parity: str | None,
     results: str | None,
+    repository: str | None = None,
 ) -> None:
-    """Write `README.md`, and the arguments that made the adapter beside it.
+    """Write `README.md`, and the arguments that made the adapter beside it, without the folders of this machine.
 
     Args:
         folder: of the export.
@@ -85,12 +87,16 @@ def write_card(
         adapter_only: whether the folder holds a PEFT adapter, not a model.
         parity: the comparison of merged model and adapter, if made.
         results: a Markdown table to put in, if any.
+        repository: on the Hub, where the folder will be sent; None: it stays a folder.
     """
     if origin.arguments is not None:
-        text = json.dumps(origin.arguments, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        text = (
+            json.dumps(without_folders(origin.arguments), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        )
         (folder / EXPORTED_ARGUMENTS).write_text(text, encoding="utf-8")
     header = ModelCardData(
-        base_model=base,
+        # The Hub takes nothing but an id of its own there.
+        base_model=base if repository is None else base_repository(base),
         library_name="peft" if adapter_only else "transformers",
         pipeline_tag="image-text-to-text",
         tags=["llava", "rlhf", "lora", "arxiv:2309.14525"],
@@ -106,6 +112,7 @@ def write_card(
     card = environment.get_template("model_card.md.jinja").render(
         header=header.to_yaml(),
         base=base,
+        here=repository or "PATH_OF_THIS_FOLDER",
         rank=rank,
         vllm_rank=vllm_rank(rank) if rank else None,
         origin=origin,
@@ -119,6 +126,24 @@ def write_card(
         results=results,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def base_repository(base: str) -> str | None:
+    """`owner/name` of a base that is named by its id; None for any other."""
+    place = hub_place(base)
+    return None if place is None else place.repo
+
+
+def without_folders(value: Any) -> Any:
+    """A record as it may go public: of a path only the last part stays, of what was downloaded repository and commit."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~")):
+        place = place_of_download(value)
+        return str(place) if place else Path(value).name
+    return value
 
 
 def vllm_rank(rank: int) -> int:

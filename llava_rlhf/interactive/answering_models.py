@@ -78,7 +78,7 @@ class RewardCheckpoint:
 def find_reward_model(folder: str, base: str | None, base_flag: str) -> RewardCheckpoint:
     """The reward model in `folder` on `base` (None: the one of its card). Raises ValueError where they do not fit."""
     card = read_reward_card(folder)
-    base = base or card.base_model
+    base = base or card.find_base(folder, base_flag)
     if not Path(base).is_dir():
         raise ValueError(
             f"the base of the reward model {folder}, {base}, is no directory: {why_absent(base)}; name it with "

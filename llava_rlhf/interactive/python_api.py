@@ -1,6 +1,6 @@
 """Reward model and policy for Python programs: `from llava_rlhf import RewardModel, Policy` (docs/python.md).
 
-Both do what the programs do, with the same checks: templates, padding and prompts are those of training.
+A hub id is `owner/name[@revision][/folder]`. Both do what the programs do, with the same checks: templates, padding and prompts are those of training.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from llava_rlhf.assembly.conversations import check_conversation
 from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.exporting.model_card import Origin
 from llava_rlhf.exporting.trained import read_trained
+from llava_rlhf.hub.flags import fetch_named_model
 from llava_rlhf.interactive.answering_models import (
     Answer,
     AnsweringModel,
@@ -55,7 +56,7 @@ class RewardModel:
 
         Args:
             folder: run folder or checkpoint of `train_reward_model`, or a hub id.
-            base_model: the base it was trained on, where it lies elsewhere now.
+            base_model: the base it was trained on, where it lies elsewhere now; or a hub id.
             bits: 16: unquantised; 8 or 4: bitsandbytes.
             bf16: weights and activations in bfloat16, else float32.
             device: where to; default: the GPU if there is one.
@@ -63,7 +64,8 @@ class RewardModel:
         Raises:
             ValueError: the folder is no reward model, or its base is not there or another one.
         """
-        found = find_reward_model(str(folder), str(base_model) if base_model else None, "base_model")
+        base = fetch_named_model(f"base_model {base_model}", str(base_model)) if base_model else None
+        found = find_reward_model(fetch_named_model(f"folder {folder}", str(folder)), base, "base_model")
         settings = _base_settings(bits, bf16, device)
         scorer = load_models(
             (), found, settings, found.card.template, found.card.image_aspect_ratio, (1, 2)
@@ -146,7 +148,7 @@ class Policy:
 
         Args:
             base_model: LLaVA directory in Hugging Face format, or a hub id.
-            adapter: run folder, checkpoint or PEFT folder of a policy; None: the base alone.
+            adapter: run folder, checkpoint or PEFT folder of a policy, or a hub id; None: the base alone.
             version, image_aspect_ratio: how it is asked; default: as it was trained.
             bits, bf16, device: as for `RewardModel.load`.
             response_len: longest answer in tokens.
@@ -155,7 +157,9 @@ class Policy:
         Raises:
             ValueError: no such base or adapter, they do not fit each other, or it was trained to be asked otherwise.
         """
-        checkpoint = check_checkpoint("policy", str(base_model), str(adapter) if adapter else None)
+        base = fetch_named_model(f"base_model {base_model}", str(base_model))
+        folder = fetch_named_model(f"adapter {adapter}", str(adapter)) if adapter else None
+        checkpoint = check_checkpoint("policy", base, folder)
         record = Origin.of(checkpoint.adapter).arguments if checkpoint.adapter else None
         trained = read_trained(record, Path(checkpoint.base), version, image_aspect_ratio)
         text = load_text_side(checkpoint.base, trained.image_aspect_ratio)

@@ -18,7 +18,7 @@ from llava_rlhf.memory_planning.passes import (
 )
 from llava_rlhf.memory_planning.plan import GIB, MemoryPlan, Part, Phase
 from llava_rlhf.memory_planning.request import Request
-from llava_rlhf.memory_planning.settings import base_of, stored_lora, zero_of
+from llava_rlhf.memory_planning.settings import base_of, local_folder, stored_lora, zero_of
 from llava_rlhf.memory_planning.weights import FLOAT, Trained, adapter_numbers, base_parts, merged_bytes
 from llava_rlhf.ppo.numerics import Numerics
 from llava_rlhf.runs.role_files import REWARD_CARD
@@ -64,7 +64,8 @@ class _PPOPlan:
         self.request, self.flags, self.lengths = request, flags, request.lengths
         self.policy_base = base_of(flags, flags["base_model_name"], request.shape)
         reward_path = reward_base_path(flags)
-        same = reward_path is None or Path(reward_path).resolve() == Path(flags["base_model_name"]).resolve()
+        base_path = local_folder(flags["base_model_name"])
+        same = reward_path is None or Path(local_folder(reward_path)).resolve() == Path(base_path).resolve()
         reward_shape = request.reward_shape or (request.shape if same else None)
         self.reward_base = (
             self.policy_base if same and not reward_shape else base_of(flags, reward_path, reward_shape)
@@ -241,5 +242,5 @@ def reward_base_path(flags: dict) -> str | None:
     """Where the reward model's base lies: as the flag or, if it can be read, the reward model says; None: nobody says."""
     if flags.get("reward_base_model_name"):
         return flags["reward_base_model_name"]
-    card = Path(flags.get("reward_model_name_or_path") or "") / REWARD_CARD
+    card = Path(local_folder(flags.get("reward_model_name_or_path")) or "") / REWARD_CARD
     return json.loads(card.read_text(encoding="utf-8"))["base_model"] if card.is_file() else None

@@ -12,6 +12,7 @@ import torch
 from transformers import LlavaConfig
 
 from data_utils.datasets import DialogueDataset, ExampleDataset
+from llava_rlhf.hub.flags import fetch_named_model
 from llava_rlhf.memory_planning.bases import PUBLISHED, BaseSpec, read_config
 from llava_rlhf.memory_planning.weights import Zero
 from llava_rlhf.runs.role_files import POLICY, REWARD
@@ -92,10 +93,20 @@ def _find_config(path: str | None, shape: str | None) -> tuple[str, LlavaConfig]
     for name, config in PUBLISHED.items():
         if path and name in path:
             return name, config
+    if path and (found := fetch_named_model(path, path, configurations=True)) != path:
+        return path, read_config(found)
     raise ValueError(
         f"{path or 'the base'} is no directory, so its sizes are not known; choose one with --shape: "
         + ", ".join(PUBLISHED)
     )
+
+
+def local_folder(path: str | None) -> str | None:
+    """A folder of configurations: the path itself, or where they are downloaded to; the path too where there are none yet."""
+    try:
+        return fetch_named_model(path, path, configurations=True) if path else path
+    except ValueError:
+        return path
 
 
 def new_lora(flags: Mapping[str, Any]) -> LoraSettings:
@@ -107,6 +118,7 @@ def new_lora(flags: Mapping[str, Any]) -> LoraSettings:
 
 def stored_lora(folder: str | None) -> LoraSettings:
     """The adapter that lies in a folder of a policy or reward model; the published one where there is none yet."""
+    folder = local_folder(folder)
     places = [Path(folder) / name for name in (POLICY, REWARD, "")] if folder else []
     for place in places:
         if (place / ADAPTER_CONFIG).is_file():

@@ -13,6 +13,7 @@ from torch import nn
 
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.roles import PPORoles, TextSide, unsampled_ids
+from llava_rlhf.hub.places import base_name
 from llava_rlhf.ppo.actor_critic import ActorCritic, ScoringSettings
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.batch_plan import BatchPlan
@@ -134,8 +135,8 @@ def assemble_trainer(
             roles.policy,
             roles.value,
             controller,
-            ppo.base_model_name,
-            reward_base,
+            base_name(ppo.base_model_name),
+            base_name(reward_base),
             record,
         ),
         guard=guard,

@@ -67,7 +67,9 @@ def check_run(settings: PPOSettings) -> PPORun:
     policy_adapter = find_policy_adapter(ppo.policy_model_name_or_path)
     check_adapter_fits(policy_adapter, ppo.base_model_name)
     card = read_reward_card(ppo.reward_model_name_or_path)
-    reward_base = ppo.reward_base_model_name or card.base_model
+    reward_base = ppo.reward_base_model_name or card.find_base(
+        ppo.reward_model_name_or_path, "--reward_base_model_name"
+    )
     check_reward_base(ppo, reward_base)
     check_adapter_fits(Path(ppo.reward_model_name_or_path) / REWARD, reward_base)
     check_head_fits(Path(ppo.reward_model_name_or_path) / REWARD_HEAD, reward_base)

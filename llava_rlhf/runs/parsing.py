@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from transformers import HfArgumentParser
 
+from llava_rlhf.hub.flags import fetch_flags
+from llava_rlhf.runs.run_record import recorded_places
 from llava_rlhf.runs.save_errors import SaveError
 
 T = TypeVar("T")
@@ -59,12 +61,12 @@ class StrictParser(HfArgumentParser):
 
     def _parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         self._refuse_unknown_flags(argv)
-        *parsed, _, remaining = self.parse_args_into_dataclasses(
-            args=list(argv), return_remaining_strings=True, look_for_args_file=False
-        )
+        namespace, remaining = self.parse_known_args(list(argv))
         if remaining:
             raise ArgumentError(f"unexpected value on the command line: {' '.join(remaining)}")
-        return tuple(parsed)
+        flags = vars(namespace)
+        fetch_flags(flags, recorded_places(flags))  # before any check: those look at files
+        return self.parse_dict(flags, allow_extra_keys=True)
 
     def parse_values(self, argv: Sequence[str]) -> dict[str, Any]:
         """All flags by name, without the objects that check them: for who only looks, where the files named are not.

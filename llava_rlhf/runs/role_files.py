@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from llava_rlhf.hub.flags import fetch_named_model
 from llava_rlhf.runs.run_record import ARGUMENTS_FILE
 from models.adapter_files import ADAPTER_CONFIG, refuse_original
 from models.base_fingerprint import base_fingerprint
@@ -37,7 +38,7 @@ class RewardModelCard:
     """What a reward model was trained with, so that it can't be used with the wrong prompt.
 
     Attributes:
-        base_model: its base, as given to training.
+        base_model: its base, as given to training; a downloaded one by repository and commit.
         prompt: text of the reward prompt, stripped, with `{factual_prompt}` if it had one.
         facts: whether captions were put into the prompt.
         template: name of the conversation template.
@@ -51,6 +52,24 @@ class RewardModelCard:
     template: str
     image_aspect_ratio: str
     base_fingerprint: str
+
+    def find_base(self, folder: str | Path, flag: str, configurations: bool = False) -> str:
+        """Where its base lies: as recorded, or where it was downloaded to.
+
+        Args:
+            folder: of the reward model, for messages.
+            flag: that names another base.
+            configurations: whether the configuration of the base alone will do.
+
+        Raises:
+            ValueError: it is to be downloaded, and is not to be had.
+        """
+        if (
+            "@" not in self.base_model
+        ):  # a relative path of another time is no id: with one, its commit is recorded
+            return self.base_model
+        what = f"the base of the reward model, {self.base_model} (reward_model.json of {folder}; {flag} names another)"
+        return fetch_named_model(what, self.base_model, configurations)
 
     def check_base(self, folder: str | Path, base: str | Path, flag: str) -> None:
         """Raise ValueError unless `base` has the weights that the reward model in `folder` was trained on.

@@ -13,13 +13,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_rlhf.hub.flags import places_of
 from models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from models.base_fingerprint import base_fingerprint
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "datasets")
 INPUTS, ENVIRONMENT, PROCESSES, GLOBAL_BATCH = "inputs", "environment", "processes", "global_batch_size"
 LOWERED = "lowered_to_fit_the_data"  # batch sizes, by their flags; absent where none was
+HUB = "hub"  # flag → repository and commit, of what was downloaded
 ARGUMENTS_FILE = "arguments.json"
+FINISHED = "finished.json"  # the last file of a run
 
 
 def run_record(
@@ -34,13 +37,34 @@ def run_record(
         global_batch: rows of an optimizer step over all processes.
     """
     record: dict[str, Any] = {type(item).__name__: _plain(item) for item in settings}
+    downloaded = [places_of(group) for group in record.values()]
     record |= {
+        HUB: {f"--{name}": place for places in downloaded for name, place in places.items()},
         INPUTS: dict(inputs),
         ENVIRONMENT: environment(),
         PROCESSES: processes,
         GLOBAL_BATCH: global_batch,
     }
     return json.loads(record_text(record))  # as it will be read back
+
+
+def recorded_places(flags: Mapping[str, Any]) -> dict[str, str]:
+    """Flag → repository and commit, of the run that these flags continue; empty where they start one.
+
+    Args:
+        flags: of a command line, by name. What is wrong with `--resume` is said by whoever continues the run.
+    """
+    output_dir, resume = flags.get("output_dir"), flags.get("resume", "no")
+    if not output_dir or resume == "no":
+        return {}
+    run = Path(output_dir if resume == "auto" else resume)
+    if resume == "auto" and not any(run.glob("checkpoint-*")) and not (run / FINISHED).is_file():
+        return {}
+    try:
+        places = json.loads((run / ARGUMENTS_FILE).read_text(encoding="utf-8")).get(HUB, {})
+    except (OSError, ValueError):
+        return {}
+    return {flag.removeprefix("--"): place for flag, place in places.items()}
 
 
 def record_text(record: Mapping[str, Any]) -> str:

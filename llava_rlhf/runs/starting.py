@@ -13,9 +13,7 @@ from llava_rlhf.runs.arguments import RunArguments
 from llava_rlhf.runs.changes import differences, lowered_differences
 from llava_rlhf.runs.checkpoints import resume_folder, staging_folder
 from llava_rlhf.runs.run_folder import write_arguments, write_text_whole
-from llava_rlhf.runs.run_record import ARGUMENTS_FILE, LOWERED
-
-FINISHED = "finished.json"
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE, FINISHED, LOWERED
 
 logger = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ PARTS = {
     "weights-in-lfs": "git lfs pull",
 }
 HUB_ID = "llava-hf/llava-1.5-7b-hf"
-DOWNLOAD = f"hf download {HUB_ID} --local-dir llava-1.5-7b-hf"
+DOWNLOAD = f"HF_HUB_OFFLINE is set.* hf download {HUB_ID}$"
 
 
 @pytest.fixture

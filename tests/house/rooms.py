@@ -27,6 +27,7 @@ ROOMS = (
     "reporting",
     "assembly",
     "runs",
+    "hub",
     "functional",
 )
 LAYERS = ("models", "data_utils")  # packages of their own, below the rooms, which know none of the others

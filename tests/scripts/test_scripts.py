@@ -112,6 +112,21 @@ def test_relative_paths_are_meant_from_where_the_script_is_called(runner):
     assert call.value("dataset_path") == f"{runner.cwd}/../data/llava_7b_v1_preference.json"
 
 
+def test_ids_of_the_hub_are_passed_on_and_what_is_here_wins(runner):
+    ids = {"BASE_MODEL": "me/base@v1/sft", "PREFERENCES": "me/data/rows.json", "CAPTIONS": "me/captions"}
+    (call,) = runner.run(LARGE[0], OUTPUT_DIR="runs/new", IMAGE_FOLDER="coco/train2017", **ids)
+    names = ("model_name_or_path", "dataset_path", "image_to_caption_file")
+    assert tuple(call.value(name) for name in names) == tuple(ids.values())
+    assert call.value("output_dir") == f"{runner.cwd}/runs/new"
+    assert call.value("image_folder") == f"{runner.cwd}/coco/train2017"
+    (runner.cwd / "me" / "base").mkdir(parents=True)
+    here = {"BASE_MODEL": "me/base", "PREFERENCES": "data/rows.json", "CAPTIONS": "./me/captions"}
+    (call,) = runner.run(LARGE[0], **here)
+    assert tuple(call.value(name) for name in names) == tuple(
+        f"{runner.cwd}/{path}" for path in here.values()
+    )
+
+
 def test_arguments_of_the_script_are_passed_on_as_they_are_and_win(runner, tmp_path):
     extra = ["--learning_rate", "7e-6", "--resume", "a folder/checkpoint-3", "--use_cpu", "True"]
     (call,) = runner.run(LARGE[0], *extra, DATA_DIR=str(tmp_path / "data"))

@@ -1,0 +1,96 @@
+"""Which flags may name a place on the Hub, and the one step that puts the downloaded path in its stead."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import replace
+from typing import Any
+
+from llava_rlhf.hub.places import HubPlace, hub_place, is_first_of_machine, place_of_download
+
+# Bases, adapters and reward models: a folder of safetensors.
+MODEL_FLAGS = frozenset(
+    "model_name_or_path base_model_name base_model value_base_model reward_base_model_name judge_model_path "
+    "adapter policy_model_name_or_path reward_model_name_or_path".split()
+)
+# Rows, captions and questions: one file each.
+DATA_FLAGS = frozenset(
+    "dataset_path image_to_caption_file preferences_file check_prompts benchmark_files".split()
+)
+CHECKPOINTS = "checkpoints"  # NAME=BASE,ADAPTER
+
+
+def fetch_flags(flags: MutableMapping[str, Any], recorded: Mapping[str, str]) -> None:
+    """Download what the flags of a command line name on the Hub, and put its path in the place of its id.
+
+    Args:
+        flags: by name; changed.
+        recorded: flag → place with its commit, in the run that the command line continues: an id without a revision then
+            means that commit, not a newer one.
+
+    Raises:
+        ValueError: something is not to be had.
+    """
+    for name in sorted(flags.keys() & (MODEL_FLAGS | DATA_FLAGS | {CHECKPOINTS})):
+        flags[name] = _fetched(name, flags[name], recorded.get(name))
+
+
+def places_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Flag → repository and commit, for every flag whose value lies in the download cache."""
+    places = {
+        name: place_of_download(value)
+        for name, value in settings.items()
+        if name in MODEL_FLAGS | DATA_FLAGS and isinstance(value, str)
+    }
+    return {name: str(place) for name, place in places.items() if place is not None}
+
+
+def fetch_named_model(what: str, path: str, configurations: bool = False) -> str:
+    """The folder of a model: the path itself, or where its id was downloaded to. Raises ValueError.
+
+    Args:
+        what: names the model, for messages.
+        path: or a place on the Hub.
+        configurations: whether its configuration alone will do.
+    """
+    place = hub_place(path)
+    if place is None:
+        return path
+    from llava_rlhf.hub.downloads import CONFIGURATIONS, MODEL_FILES, fetch_model
+
+    return fetch_model(what, place, CONFIGURATIONS if configurations else MODEL_FILES)
+
+
+def _fetched(name: str, value: Any, recorded: str | None) -> Any:
+    if isinstance(value, list):
+        return [_fetched(name, item, None) for item in value]
+    if not isinstance(value, str):
+        return value
+    if name == CHECKPOINTS:
+        label, equals, paths = value.partition("=")
+        return label + equals + ",".join(_fetched_text(name, path, None) for path in paths.split(","))
+    return _fetched_text(name, value, recorded)
+
+
+def _fetched_text(name: str, text: str, recorded: str | None) -> str:
+    place = hub_place(text)
+    if place is None:
+        return text
+    what = f"--{name} {text}"
+    known = hub_place(recorded) if recorded else None
+    if known is not None and place.revision is None and place.repo == known.repo:
+        if is_first_of_machine():
+            print(f"{what}: at commit {known.revision}, as in the run that goes on", file=sys.stderr)
+        place = replace(place, revision=known.revision)
+    return _fetcher(name)(what, place)
+
+
+def _fetcher(name: str) -> Callable[[str, HubPlace], str]:
+    if name in DATA_FLAGS:
+        from llava_rlhf.hub.data_files import fetch_data
+
+        return fetch_data
+    from llava_rlhf.hub.downloads import fetch_model
+
+    return fetch_model

@@ -1,0 +1,72 @@
+"""Which texts mean a place on the Hub, and how a downloaded path is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from llava_rlhf.hub.places import HubPlace, base_name, hub_place, place_of_download, public_name
+
+COMMIT = "0123456789" * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    {
+        "me/tiny-base": HubPlace("me/tiny-base"),
+        "me/tiny-base/": HubPlace("me/tiny-base"),
+        "llava-hf/llava-1.5-7b-hf@v2": HubPlace("llava-hf/llava-1.5-7b-hf", "v2"),
+        "me/x@refs/pr/3": HubPlace("me/x", "refs/pr/3"),
+        "me/x@refs/pr/3/a": HubPlace("me/x", "refs/pr/3", "a"),
+        "me/x/sft_model": HubPlace("me/x", None, "sft_model"),
+        "me/data@abc/train/rows.json": HubPlace("me/data", "abc", "train/rows.json"),
+    }.items(),
+)
+def test_what_is_a_place(text, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub_place(text) == place
+    assert hub_place(str(place)) == place
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "./me/x",
+        "../me/x",
+        "/me/x",
+        "~/me/x",
+        "me/../x",
+        "me/x/../y",
+        "me/x//y",
+        "data/prompts.json",
+        "me/x.bin",
+        "",
+        "me/a--b",
+        "https://huggingface.co/me/x",
+        "a b/c",
+    ],
+)
+def test_what_is_a_path(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub_place(text) is None
+
+
+def test_what_is_here_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "reward").mkdir(parents=True)
+    assert hub_place("runs/reward") is None and hub_place("runs/reward/checkpoint-9") is None
+    assert hub_place("runs/rewards") == HubPlace("runs/rewards")
+    (tmp_path / "runs" / "gone").symlink_to(tmp_path / "nowhere")
+    assert hub_place("runs/gone") is None
+
+
+def test_a_downloaded_path_is_named_by_its_commit():
+    path = f"/home/me/.cache/huggingface/hub/models--me--tiny-base/snapshots/{COMMIT}"
+    assert place_of_download(path) == HubPlace("me/tiny-base", COMMIT)
+    assert public_name(path + "/sft_model") == f"me/tiny-base@{COMMIT}/sft_model"
+    assert (
+        base_name(path + "/sft_model")
+        == base_name(f"me/tiny-base@{COMMIT}/sft_model")
+        == "me/tiny-base/sft_model"
+    )
+    assert public_name("/data/base") == base_name("/data/base") == "/data/base"
