@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 import os
+from collections import Counter
 from pathlib import Path
 
 # Before the package that reads it is loaded: a misspelt path asks no server.
