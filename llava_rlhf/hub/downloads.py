@@ -18,7 +18,7 @@ CONFIGURATIONS = ("*.json",)
 # Weights as safetensors, and whatever a model, an adapter or a run folder of ours has beside them. Never a pickle.
 MODEL_FILES = (*CONFIGURATIONS, "*.safetensors", "*.txt", "*.model", "*.jinja", "metrics.jsonl")
 # What training goes on with is of no use to who only reads a result.
-LEFT_OUT = ("*checkpoint-*", "*optimizer.safetensors", "*process_*.safetensors", "*random_*.safetensors")
+LEFT_OUT = ("*checkpoint-*/*", "*optimizer.safetensors", "*process_*.safetensors", "*random_*.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 

@@ -23,6 +23,7 @@ MODEL = {
     "tokenizer.model": b"pieces",
     "chat_template.jinja": b"template",
     "checkpoint-5/optimizer.safetensors": b"much",
+    "checkpoint-5/lora_policy/adapter_model.safetensors": b"earlier",
     "lora_policy/adapter_config.json": b"{}",
     "lora_policy/adapter_model.safetensors": b"little",
 }
@@ -35,7 +36,8 @@ def test_a_model_is_downloaded_once_without_pickles(hub, fetch):
     folder = Path(fetch(base_model_name="me/model", seed=3)["base_model_name"])
     assert folder.name == commit and folder.parents[1].name == "models--me--model"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert names == set(MODEL) - {"pytorch_model.bin", "README.md", "checkpoint-5/optimizer.safetensors"}
+    left = {name for name in MODEL if "checkpoint-5" in name} | {"pytorch_model.bin", "README.md"}
+    assert names == set(MODEL) - left
     assert (folder / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
     hub.requests.clear()
     assert fetch(adapter="me/model/lora_policy", base_model_name="me/model") == {
@@ -43,6 +45,8 @@ def test_a_model_is_downloaded_once_without_pickles(hub, fetch):
         "base_model_name": str(folder),
     }
     assert hub.downloaded() == []
+    fetch(adapter="me/model/checkpoint-5")
+    assert hub.downloaded() == ["checkpoint-5/lora_policy/adapter_model.safetensors"]
 
 
 def test_progress_is_shown_by_one_process_of_a_machine(hub, fetch):
@@ -168,7 +172,7 @@ def test_what_is_not_there_is_told(hub, fetch):
     assert "no such path here" in told and "shows no model me/modell to you" in told
     told = fetch(adapter="me/model@v9")
     assert "has no revision v9" in told and told.endswith("hf download me/model --revision v9")
-    assert "has no folder lora; it has checkpoint-5, lora_policy" in fetch(adapter="me/model/lora")
+    assert "has no folder lora; it has checkpoint-5, checkpoint-5/lora_policy, lora_policy" in fetch(adapter="me/model/lora")
     told = fetch(adapter="me/model", environment={"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert "it can't be reached (Connect" in told and told.endswith("hf download me/model")
 
