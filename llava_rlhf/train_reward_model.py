@@ -32,8 +32,11 @@ class RewardRun(SupervisedRun):
     card: RewardModelCard
 
 
-def prepare(argv: Sequence[str]) -> RewardRun:
-    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+def prepare(argv: Sequence[str]) -> RewardRun | None:
+    """Parse and check everything before a model is loaded; None when `--summary_only` asks for no more.
+
+    Raises ValueError for what a user can get wrong.
+    """
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.building import build_preferences
     from data_utils.conversation import TEMPLATES
@@ -44,15 +47,18 @@ def prepare(argv: Sequence[str]) -> RewardRun:
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_base(training.model_name_or_path)
-    record, checkpoint = find_start(training, data, model, run, fact_arguments)
+    check_base(training.model_name_or_path, weights=not run.summary_only)
+    start = None if run.summary_only else find_start(training, data, model, run, fact_arguments)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
     rows = row_settings(data, text)
     dataset = build_preferences(data.dataset_path, rows, facts=facts, prompt=prompt, seed=training.seed)
-    dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
-    train_set, eval_set = announce_and_split(dataset, training)
+    cache = None if run.summary_only else run.feature_cache
+    dataset, files = with_feature_cache(dataset, cache, training, model, text.pipeline)
+    train_set, eval_set = announce_and_split(dataset, training, run.shows_all)
+    if start is None:
+        return None
     card = RewardModelCard(
         training.model_name_or_path,
         prompt.text,
@@ -69,16 +75,17 @@ def prepare(argv: Sequence[str]) -> RewardRun:
         text,
         train_set,
         eval_set,
-        record,
-        checkpoint,
+        *start,
         files,
         fact_arguments,
         card,
     )
 
 
-def run(prepared: RewardRun) -> None:
+def run(prepared: RewardRun | None) -> None:
     """Load the model, train it and save adapter, head and card."""
+    if prepared is None:
+        return
     from data_utils.batches import PairCollator
     from llava_rlhf.assembly.roles import new_reward_model
     from llava_rlhf.memory_planning.programs import announce_plan
@@ -86,13 +93,13 @@ def run(prepared: RewardRun) -> None:
     from llava_rlhf.supervised.training import begin_run, train_to_the_end, trainer_settings
 
     training = prepared.training
-    if prepared.run.summary_only:
-        return
     # 1. The model: seeded before its adapter and head are drawn.
     begin_run(training, prepared.record, prepared.checkpoint)
     if training.process_index == 0:
         settings = (training, prepared.data, prepared.facts, prepared.model, prepared.run)
-        announce_plan(REWARD_MODEL, settings, prepared.train_set, training.world_size)
+        announce_plan(
+            REWARD_MODEL, settings, prepared.train_set, training.world_size, in_full=prepared.run.verbose
+        )
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     reward_model = new_reward_model(
         training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations

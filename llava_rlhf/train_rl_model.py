@@ -38,23 +38,30 @@ ARGUMENTS = (
 logger = logging.getLogger(__name__)
 
 
-def prepare(argv: Sequence[str]) -> PPORun:
-    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+def prepare(argv: Sequence[str]) -> PPORun | None:
+    """Parse and check everything before a model is loaded; None when `--summary_only` asks for no more.
+
+    Raises ValueError for what a user can get wrong.
+    """
     parsed = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from llava_rlhf.ppo.assembly import PPOSettings
-    from llava_rlhf.ppo.preparation import check_run
+    from llava_rlhf.ppo.preparation import check_run, summarize_prompts
 
-    return check_run(PPOSettings(*parsed))
+    settings = PPOSettings(*parsed)
+    if settings.run.summary_only:
+        summarize_prompts(settings)
+        return None
+    return check_run(settings)
 
 
-def run(prepared: PPORun) -> None:
+def run(prepared: PPORun | None) -> None:
     """Load the roles, run the loop and save policy and value."""
+    if prepared is None:
+        return
     from llava_rlhf.ppo.assembly import make_accelerator
     from llava_rlhf.runs.watchdog import Watchdog
 
     settings = prepared.settings
-    if settings.run.summary_only:
-        return
     accelerator = make_accelerator(settings.ppo, prepared.plan, settings.guards.ddp_timeout)
     with Watchdog(settings.guards.ddp_timeout) as watchdog:
         _train(prepared, accelerator, watchdog)
@@ -72,7 +79,10 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
     set_seed(ppo.seed)
     if accelerator.is_main_process:
         open_run_folder(ppo.output_dir, prepared.record)
-        announce_plan(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.reward_base)
+        announce_plan(
+            *(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.reward_base),
+            in_full=settings.run.verbose,
+        )
     # 2. The four roles.
     roles = roles_of(prepared, accelerator)
     # 3. The loop.

@@ -7,6 +7,7 @@ import logging
 from transformers.utils import logging as hf_logging
 
 from data_utils.summary import DataReport, format_report
+from llava_rlhf.runs.checking import was_checked
 
 
 def start_logging(main_process: bool) -> None:
@@ -19,7 +20,7 @@ def start_logging(main_process: bool) -> None:
     hf_logging.set_verbosity_warning()
 
 
-def announce(report: DataReport, main_process: bool) -> None:
-    """Print the data summary on the main process."""
-    if main_process:
-        print(format_report(report), flush=True)
+def announce(report: DataReport, main_process: bool, in_full: bool = False) -> None:
+    """Print the data summary on the main process, unless the check before the launch has: one example, or all of them."""
+    if main_process and not was_checked():
+        print(format_report(report, in_full), flush=True)

@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 
 from transformers import HfArgumentParser
 
+from llava_rlhf.runs.checking import READY, end_after_summary, planned_processes, refuse
+from llava_rlhf.runs.missing_paths import MissingPathError, refuse_missing
 from llava_rlhf.runs.save_errors import SaveError
+from llava_rlhf.runs.summary_only import asks_for_summary, for_any_machine
 
 T = TypeVar("T")
 
@@ -59,9 +62,15 @@ class StrictParser(HfArgumentParser):
 
     def _parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         self._refuse_unknown_flags(argv)
-        *parsed, _, remaining = self.parse_args_into_dataclasses(
-            args=list(argv), return_remaining_strings=True, look_for_args_file=False
-        )
+        if "--summary_only" in self._option_string_actions and asks_for_summary(argv):
+            argv = for_any_machine(argv, self._option_string_actions)
+        try:
+            *parsed, _, remaining = self.parse_args_into_dataclasses(
+                args=list(argv), return_remaining_strings=True, look_for_args_file=False
+            )
+        except MissingPathError:
+            refuse_missing(vars(self.parse_known_args(list(argv))[0]))
+            raise
         if remaining:
             raise ArgumentError(f"unexpected value on the command line: {' '.join(remaining)}")
         return tuple(parsed)
@@ -118,27 +127,29 @@ def split_action(
     return action, argv[1:]
 
 
-def run_program(prepare: Callable[[Sequence[str]], T], run: Callable[[T], None]) -> None:
-    """Run a program in its two halves.
+def run_program(prepare: Callable[[Sequence[str]], T | None], run: Callable[[T], None]) -> None:
+    """Run a program in its two halves; of the check before a launch (`checking`) the first one only.
 
     Args:
-        prepare: command line → everything checked and ready; a ValueError here is a user's mistake, which is printed
-            without a traceback and exits with status 2.
+        prepare: command line → everything checked and ready; None where that is all that was asked for. A ValueError here
+            is a user's mistake, which is printed without a traceback and exits with status 2.
         run: the work; its exceptions are ours and keep their traceback, but for a file system that does not take what is
             written: one message, and status 1.
     """
     try:
         prepared = prepare(sys.argv[1:])
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        refuse(error, 2)
+    if prepared is not None and planned_processes() is not None:
+        raise SystemExit(READY)
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # an error output that is no file
         faulthandler.enable()  # a crash in foreign code says where it was
     try:
         _recorded(run)(prepared)
     except SaveError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        refuse(error, 1)
+    if prepared is None:
+        end_after_summary()
 
 
 def _recorded(run: Callable[[T], None]) -> Callable[[T], None]:

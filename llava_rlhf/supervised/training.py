@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 
 def announce_and_split(
-    dataset: ExampleDataset, training: LlavaTrainingArguments
+    dataset: ExampleDataset, training: LlavaTrainingArguments, in_full: bool = False
 ) -> tuple[ExampleDataset, ExampleDataset | None]:
     """Print the data summary, hold out the evaluation rows, and check that the rest makes a step.
 
     Raises:
         ValueError: what the Trainer would only notice after the model is loaded.
     """
-    announce(dataset.report, training.process_index == 0)
+    announce(dataset.report, training.process_index == 0, in_full)
     if training.n_gpu > 1:
         raise ValueError(
             f"one process sees {training.n_gpu} GPUs: launch one process a GPU (torchrun --nproc-per-node "
