@@ -25,6 +25,9 @@ absolute() {
     done
 }
 
+source "$ROOT/scripts/launch/environment.sh"
+if [ "${DRY_RUN:-0}" != 1 ]; then tell_environment "${BASH_SOURCE[@]}"; fi
+
 # start COMMAND ARGUMENT...: run it, or say that it would be run.
 start() {
     if [ "${DRY_RUN:-0}" = 1 ]; then
