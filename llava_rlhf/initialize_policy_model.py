@@ -1,4 +1,9 @@
-"""Initialise the policy: one epoch of LoRA SFT on multi-turn dialogues, loss on assistant tokens only."""
+"""Initialise the policy: one epoch of LoRA SFT on multi-turn dialogues, loss on assistant tokens only.
+
+    python -m llava_rlhf.initialize_policy_model --model_name_or_path checkpoints/llava-7b-v1.5-224-sft \\
+        --dataset_path data/llava_reward10k-aokvqa5k.json --image_folder data/coco/train2017 \\
+        --output_dir runs/policy_init
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Write one HTML page on a training run, while it goes on or afterwards.
 
-    python -m llava_rlhf.run_report --run RUN_FOLDER
+    python -m llava_rlhf.run_report --run runs/rl_model
 
 Curves of every metric; of a PPO run also what the reward is made of, and its rollouts in a table.
 """

@@ -1,4 +1,10 @@
-"""Train a reward model: LoRA + scalar head on an SFT LLaVA, on pairs of responses, with captions in its prompt."""
+"""Train a reward model: LoRA + scalar head on an SFT LLaVA, on pairs of responses, with captions in its prompt.
+
+    python -m llava_rlhf.train_reward_model --model_name_or_path checkpoints/llava-13b-v1.5-336-sft \\
+        --dataset_path data/llava_7b_v1_preference.json --image_to_caption_file data/image_to_caption.json \\
+        --reward_prompt_file prompts/fact_rlhf_reward_prompt.txt --image_folder data/coco/train2017 \\
+        --output_dir runs/reward_model
+"""
 
 from __future__ import annotations
 

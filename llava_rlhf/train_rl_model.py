@@ -1,4 +1,11 @@
-"""PPO with a factually augmented reward model: policy, value, reference and reward over a shared frozen base."""
+"""PPO with a factually augmented reward model: policy, value, reference and reward over a shared frozen base.
+
+    python -m llava_rlhf.train_rl_model --base_model_name checkpoints/llava-7b-v1.5-224-sft \\
+        --policy_model_name_or_path runs/policy_init --reward_model_name_or_path runs/reward_model \\
+        --dataset_path data/llava_ppo50k-aokvqa12k-vqa10k.json --image_to_caption_file data/image_to_caption.json \\
+        --reward_prompt_file prompts/fact_rlhf_reward_prompt.txt --image_folder data/coco/train2017 \\
+        --output_dir runs/rl_model
+"""
 
 from __future__ import annotations
 

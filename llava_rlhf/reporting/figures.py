@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BLUE = "#2563eb"
 COLOURS = ("#2563eb", "#b45309", "#15803d", "#7c3aed", "#be123c", "#0e7490", "#1f2937")
@@ -18,6 +18,10 @@ BINS = 24
 
 def draw(paint: Callable[[Axes], None], xlabel: str, size: tuple[float, float] = (3.6, 1.9)) -> str:
     """SVG text of one small diagram; `paint` draws on its axes. The same numbers give the same text."""
+    import matplotlib  # slow to load, as all of it
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     style = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 8}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from transformers import HfArgumentParser
 
 from llava_rlhf.runs.checking import READY, end_after_summary, planned_processes, refuse
+from llava_rlhf.runs.help_texts import HelpFormatter, tidy
 from llava_rlhf.runs.missing_paths import MissingPathError, refuse_missing
 from llava_rlhf.runs.save_errors import SaveError
 from llava_rlhf.runs.summary_only import asks_for_summary, for_any_machine
@@ -34,10 +35,17 @@ class StrictParser(HfArgumentParser):
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
         self._settings = kwargs
         super().__init__(
-            list(dataclass_types), allow_abbrev=False, usage="%(prog)s --FLAG VALUE ...", **kwargs
+            list(dataclass_types),
+            allow_abbrev=False,
+            usage="%(prog)s --FLAG VALUE ...",
+            formatter_class=HelpFormatter,
+            **kwargs,
         )
+        more = any(hasattr(cls, "complete") for cls in dataclass_types)
         self.add_argument(
-            "--help_all", action="store_true", help="show every flag of transformers.TrainingArguments"
+            "--help_all",
+            action="store_true",
+            help="show every flag of transformers.TrainingArguments" if more else argparse.SUPPRESS,
         )
 
     def error(self, message: str) -> None:
@@ -51,12 +59,10 @@ class StrictParser(HfArgumentParser):
             ArgumentError: unknown flag (with the closest known one), missing or malformed value.
             ValueError: a dataclass refused its values.
         """
-        if "--help_all" in argv:
-            self.complete().print_help()
-            raise SystemExit(0)
-        if "--help" in argv or "-h" in argv:
-            self._hide_negations()
-            self.print_help()
+        if "--help_all" in argv or "--help" in argv or "-h" in argv:
+            shown = self.complete() if "--help_all" in argv else self
+            tidy(shown)
+            shown.print_help()
             raise SystemExit(0)
         return self.complete()._parse(argv)
 
@@ -102,11 +108,6 @@ class StrictParser(HfArgumentParser):
         """The parser of every flag; this one, where no class stands for another."""
         classes = [cls.complete() if hasattr(cls, "complete") else cls for cls in self.dataclass_types]
         return self if classes == list(self.dataclass_types) else StrictParser(classes, **self._settings)
-
-    def _hide_negations(self) -> None:
-        for action in self._actions:
-            if isinstance(action, argparse._StoreFalseAction):
-                action.help = argparse.SUPPRESS
 
 
 def split_action(
