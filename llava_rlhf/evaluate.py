@@ -164,7 +164,7 @@ def run_compare(prepared: CompareRun) -> None:
     """Compare, write the tables and print the first of them."""
     arguments = prepared.arguments
     found = compare(prepared.groups, arguments.resamples, arguments.statistics_seed)
-    rows = list(tqdm(found, desc="comparing", unit="row"))
+    rows = list(tqdm(found, desc="comparing", unit="row", disable=None))
     comparison = Comparison(rows, prepared.notes)
     meanings = {name: next(iter(runs.values())).metrics for name, runs in prepared.groups.items()}
     folder = Path(arguments.output_dir)

@@ -19,6 +19,7 @@ from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.limits import GuardArguments
 from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
 from llava_rlhf.runs.checkpoints import step_of
+from llava_rlhf.runs.logs import announce_result
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.starting import mark_finished, open_run_folder
 from llava_rlhf.runs.stopping import shield_workers_from_signals
@@ -108,6 +109,7 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
     trainer.state.save_roles(Path(ppo.output_dir))
     if accelerator.is_main_process:
         mark_finished(ppo.output_dir, plan.ppo_steps)
+        announce_result(ppo.output_dir)
     accelerator.end_training()
 
 

@@ -27,9 +27,11 @@ from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController
 from llava_rlhf.ppo.prompt_stream import PromptStream
 from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
 from llava_rlhf.ppo.rollout import Experience, RolloutCollector
+from llava_rlhf.ppo.rollout_rows import rollout_row
 from llava_rlhf.ppo.update import PPOUpdater, Targets
 from llava_rlhf.runs.checkpoints import COMPLETE, checkpoint_folder, delete_oldest
 from llava_rlhf.runs.metrics import one_line
+from llava_rlhf.runs.pace import Pace
 from llava_rlhf.runs.random_state import random_state
 from llava_rlhf.runs.reductions import global_moments, global_sums
 from llava_rlhf.runs.run_folder import JsonLines, delete_rollouts, write_rollouts
@@ -66,6 +68,7 @@ class PPOTrainer:
     state: PPOState
     guard: Guard
     _metrics_file: JsonLines | None = field(default=None, init=False)
+    _pace: Pace | None = field(default=None, init=False)
     on_progress: Callable[[str], None] = lambda phase: None
 
     def train(self, batches: Iterator[PromptBatch], first_step: int, metrics_lines: int = 0) -> None:
@@ -88,6 +91,7 @@ class PPOTrainer:
             delete_rollouts(output_dir, first_step)
             self._delete_old_checkpoints()
         self.guard.begin(first_step)
+        self._pace = Pace(first_step, self.plan.ppo_steps)
         with StopSignals() as signals:
             for step in range(first_step, self.plan.ppo_steps):
                 random = random_state()
@@ -106,7 +110,8 @@ class PPOTrainer:
         self.accelerator.log(metrics, step=done)
         if self._metrics_file is not None:
             self._metrics_file.append({"step": done, **metrics})
-            print(one_line(done, self.plan.ppo_steps, metrics), flush=True)
+            line = one_line(done, self.plan.ppo_steps, metrics)
+            print(f"{line}  {self._pace.after(done)}", flush=True)
         last = done == self.plan.ppo_steps
         stop = signals.agreed(self.accelerator)
         if stop or last or done % self.arguments.save_steps == 0:
@@ -231,7 +236,7 @@ class PPOTrainer:
         self, experience: Experience, shaped: ShapedReward, step: int, output_dir: Path
     ) -> None:
         rows = [
-            _rollout_row(experience, shaped, row, self.response_len) for row in range(len(experience.items))
+            rollout_row(experience, shaped, row, self.response_len) for row in range(len(experience.items))
         ]
         if self.accelerator.num_processes > 1:
             gathered: list[Any] = [None] * self.accelerator.num_processes
@@ -269,32 +274,3 @@ class PPOTrainer:
             self.accelerator.wait_for_everyone()
         else:
             self._save_unless_there(step, random)
-
-
-def _stop_reason(experience: Experience, row: int, response_len: int) -> str:
-    if bool(experience.stopped[row]):
-        return "stop token"
-    return "length" if int(experience.lengths[row]) == response_len else "question mark"
-
-
-def _rollout_row(
-    experience: Experience, shaped: ShapedReward, row: int, response_len: int
-) -> Mapping[str, Any]:
-    item = experience.items[row]
-    return {
-        "row": item.row,
-        "id": item.id,
-        "image": list(item.image_names),
-        "answer_type": item.answer_type.name,
-        "question": item.question,
-        "captions": list(item.captions),
-        "response": experience.texts[row],
-        "length": int(experience.lengths[row]),
-        "stop_reason": _stop_reason(experience, row, response_len),
-        "reward_model": float(experience.scores[row]),
-        "stop_penalty": float(shaped.stop_penalty[row]),
-        "length_bonus": float(shaped.length_bonus[row]),
-        "correct_bonus": float(shaped.correct_bonus[row]),
-        "score": float(shaped.score[row]),
-        "kl": float(shaped.kl[row].sum()),
-    }

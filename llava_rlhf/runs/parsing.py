@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 
 from llava_rlhf.runs.checking import READY, end_after_summary, planned_processes, refuse
 from llava_rlhf.runs.help_texts import HelpFormatter, tidy
+from llava_rlhf.runs.logs import leave_bars_out_of_files
 from llava_rlhf.runs.missing_paths import MissingPathError, refuse_missing
 from llava_rlhf.runs.save_errors import SaveError
 from llava_rlhf.runs.summary_only import asks_for_summary, for_any_machine
@@ -137,6 +138,7 @@ def run_program(prepare: Callable[[Sequence[str]], T | None], run: Callable[[T],
         run: the work; its exceptions are ours and keep their traceback, but for a file system that does not take what is
             written: one message, and status 1.
     """
+    leave_bars_out_of_files()
     try:
         prepared = prepare(sys.argv[1:])
     except ValueError as error:

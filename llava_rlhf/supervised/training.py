@@ -12,7 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from data_utils.batches import DialogueCollator, PairCollator, WholeStepsCollator
 from data_utils.datasets import ExampleDataset, WholeSteps
-from llava_rlhf.runs.logs import announce
+from llava_rlhf.runs.logs import announce, announce_result
 from llava_rlhf.runs.starting import mark_finished, open_run_folder
 from llava_rlhf.runs.stopping import StoppedBySignal
 from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
@@ -98,3 +98,4 @@ def train_to_the_end(trainer: RoleTrainer, checkpoint: Path | None) -> None:
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             mark_finished(trainer.args.output_dir, trainer.state.global_step)
+            announce_result(trainer.args.output_dir)
