@@ -10,6 +10,7 @@ import numpy as np
 
 SHOWN_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 1200
+SHORT_EXAMPLE = 400  # characters of the one that a run shows before it begins
 SHOWN_WORDS = 8
 MANY_UNKNOWN = 0.05  # share of tokens from which a warning is due
 
@@ -52,8 +53,8 @@ class DataReport:
     examples: list[str] = field(default_factory=list)
 
 
-def format_report(report: DataReport) -> str:
-    """The report as text of a few lines and three examples."""
+def format_report(report: DataReport, in_full: bool = True) -> str:
+    """The report as text of a few lines and three examples, or a short one."""
     lines = [f"Data {report.file}: {report.rows_kept} of {report.rows_read} rows kept"]
     lines += [f"  dropped {count}: {reason}" for reason, count in sorted(report.dropped.items())]
     if report.repeated_ids:
@@ -77,8 +78,9 @@ def format_report(report: DataReport) -> str:
     lines += [
         f"  vocabulary: {some.describe(texts)}" for texts, some in report.unknown.items() if some.unknown
     ]
-    for number, example in enumerate(report.examples[:SHOWN_EXAMPLES], start=1):
-        lines += [f"  --- example {number}", shorten_middle(example, EXAMPLE_CHARACTERS)]
+    shown, width = (SHOWN_EXAMPLES, EXAMPLE_CHARACTERS) if in_full else (1, SHORT_EXAMPLE)
+    for number, example in enumerate(report.examples[:shown], start=1):
+        lines += [f"  --- example {number}", shorten_middle(example, width)]
     return "\n".join(lines)
 
 

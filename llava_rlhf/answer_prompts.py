@@ -1,5 +1,8 @@
 """Answer a file of prompts with a base and an optional adapter; writes one JSON object a line.
 
+    python -m llava_rlhf.answer_prompts --base_model_name checkpoints/llava-7b-v1.5-224-sft --adapter runs/rl_model \\
+        --dataset_path data/prompts.json --image_folder data/coco/train2017 --output_file runs/answers.jsonl
+
 A run that was stopped continues where it was; one that is complete is not done again.
 """
 

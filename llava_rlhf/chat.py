@@ -1,5 +1,7 @@
 """Chat about an image in the terminal, with a base and an optional adapter; reads the standard input, so it can be piped.
 
+    python -m llava_rlhf.chat --base_model_name checkpoints/llava-7b-v1.5-224-sft --adapter runs/rl_model --image photo.jpg
+
 Each line is a message. `/image PATH` looks at another image and starts anew, `/reset` starts anew with the same image,
 `/help` lists the commands, `/quit` (or the end of the input) leaves.
 """

@@ -1,8 +1,9 @@
 """Collect preferences: two answers of a checkpoint to each prompt, judged by people on a page or by an AI annotator.
 
-    python -m llava_rlhf.collect_preferences --output_dir DIR --base_model_name BASE --dataset_path PROMPTS --image_folder IMAGES
+    python -m llava_rlhf.collect_preferences --output_dir runs/preferences \\
+        --base_model_name checkpoints/llava-7b-v1.5-224-sft --dataset_path data/prompts.json --image_folder data/images
 
-DIR/preferences.json is a preference file in the published format, written after every judgement; started again, the
+runs/preferences/preferences.json is a preference file in the published format, written after every judgement; started again, the
 program goes on where it was. See docs/pages.md.
 """
 

@@ -1,5 +1,8 @@
 """Convert checkpoints of the original LLaVA-RLHF code to the Hugging Face layouts used here, or adapters back.
 
+    python -m llava_rlhf.convert_checkpoint --input downloads/LLaVA-RLHF-7b-v1.5-224/sft_model \\
+        --output checkpoints/llava-7b-v1.5-224-sft
+
 What `--input` holds is found out: an SFT model, a policy, a reward model or a PPO checkpoint.
 """
 

@@ -1,6 +1,7 @@
 """A page that compares checkpoints: one picture and question, their answers side by side, a reward model's score under each.
 
-python -m llava_rlhf.demo --checkpoints SFT=BASE RLHF=BASE,RUN --reward_model_name_or_path RUN
+    python -m llava_rlhf.demo --reward_model_name_or_path runs/reward_model \\
+        --checkpoints SFT=checkpoints/llava-7b-v1.5-224-sft RLHF=checkpoints/llava-7b-v1.5-224-sft,runs/rl_model
 """
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.

@@ -1,8 +1,10 @@
 """Evaluate a model: answers first, numbers second, one table last.
 
-    python -m llava_rlhf.evaluate answer  --benchmark B … --base_model_name BASE [--adapter RUN] --output_file ANSWERS
-    python -m llava_rlhf.evaluate score   --benchmark B … --answers ANSWERS --output_file SCORES
-    python -m llava_rlhf.evaluate compare --runs SFT=SCORES PPO=SCORES … --output_dir FOLDER
+    python -m llava_rlhf.evaluate answer --benchmark pope --benchmark_files data/pope/coco_pope_random.json \\
+        --image_folder data/coco/val2014 --base_model_name checkpoints/llava-7b-v1.5-224-sft --adapter runs/rl_model --output_file runs/ppo.jsonl
+    python -m llava_rlhf.evaluate score --benchmark pope --benchmark_files data/pope/coco_pope_random.json \\
+        --answers runs/ppo.jsonl --output_file runs/ppo.json
+    python -m llava_rlhf.evaluate compare --runs SFT=runs/sft.json PPO=runs/ppo.json --output_dir runs/table
 
 Only `answer` needs the model (and a GPU); `--help` behind an action lists its flags.
 """
@@ -162,7 +164,7 @@ def run_compare(prepared: CompareRun) -> None:
     """Compare, write the tables and print the first of them."""
     arguments = prepared.arguments
     found = compare(prepared.groups, arguments.resamples, arguments.statistics_seed)
-    rows = list(tqdm(found, desc="comparing", unit="row"))
+    rows = list(tqdm(found, desc="comparing", unit="row", disable=None))
     comparison = Comparison(rows, prepared.notes)
     meanings = {name: next(iter(runs.values())).metrics for name, runs in prepared.groups.items()}
     folder = Path(arguments.output_dir)

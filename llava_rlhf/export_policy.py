@@ -1,4 +1,8 @@
-"""Turn a policy adapter into a plain Hugging Face LLaVA directory, or into a PEFT folder that serving engines load."""
+"""Turn a policy adapter into a plain Hugging Face LLaVA directory, or into a PEFT folder that serving engines load.
+
+    python -m llava_rlhf.export_policy --base_model_name checkpoints/llava-7b-v1.5-224-sft --adapter runs/rl_model \\
+        --output_dir runs/rl_model/merged
+"""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import shutil

@@ -1,4 +1,9 @@
-"""Initialise the policy: one epoch of LoRA SFT on multi-turn dialogues, loss on assistant tokens only."""
+"""Initialise the policy: one epoch of LoRA SFT on multi-turn dialogues, loss on assistant tokens only.
+
+    python -m llava_rlhf.initialize_policy_model --model_name_or_path checkpoints/llava-7b-v1.5-224-sft \\
+        --dataset_path data/llava_reward10k-aokvqa5k.json --image_folder data/coco/train2017 \\
+        --output_dir runs/policy_init
+"""
 
 from __future__ import annotations
 
@@ -23,8 +28,11 @@ if TYPE_CHECKING:
 ARGUMENTS = (TrainingFlags, DataArguments, AdapterArguments, RunArguments)
 
 
-def prepare(argv: Sequence[str]) -> SupervisedRun:
-    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+def prepare(argv: Sequence[str]) -> SupervisedRun | None:
+    """Parse and check everything before a model is loaded; None when `--summary_only` asks for no more.
+
+    Raises ValueError for what a user can get wrong.
+    """
     training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.building import build_dialogues
     from data_utils.conversation import TEMPLATES
@@ -35,18 +43,23 @@ def prepare(argv: Sequence[str]) -> SupervisedRun:
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_base(training.model_name_or_path)
-    record, checkpoint = find_start(training, data, model, run)
+    check_base(training.model_name_or_path, weights=not run.summary_only)
+    start = None if run.summary_only else find_start(training, data, model, run)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
     dataset = build_dialogues(data.dataset_path, row_settings(data, text))
-    dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
-    train_set, eval_set, record = announce_and_split(dataset, training, run, (record, checkpoint))
-    return SupervisedRun(training, data, model, run, text, train_set, eval_set, record, checkpoint, files)
+    cache = None if run.summary_only else run.feature_cache
+    dataset, files = with_feature_cache(dataset, cache, training, model, text.pipeline)
+    train_set, eval_set, record = announce_and_split(dataset, training, run, start)
+    if start is None:
+        return None
+    return SupervisedRun(training, data, model, run, text, train_set, eval_set, record, start[1], files)
 
 
-def run(prepared: SupervisedRun) -> None:
+def run(prepared: SupervisedRun | None) -> None:
     """Load the model, train it and save the adapter."""
+    if prepared is None:
+        return
     from data_utils.batches import DialogueCollator
     from llava_rlhf.assembly.roles import new_policy, unsampled_ids
     from llava_rlhf.memory_planning.programs import announce_plan
@@ -54,13 +67,13 @@ def run(prepared: SupervisedRun) -> None:
     from llava_rlhf.supervised.training import begin_run, train_to_the_end, trainer_settings
 
     training, text = prepared.training, prepared.text
-    if prepared.run.summary_only:
-        return
     # 1. The model: seeded before its adapter is drawn.
     begin_run(training, prepared.record, prepared.checkpoint)
     if training.process_index == 0:
         settings = (training, prepared.data, prepared.model, prepared.run)
-        announce_plan(POLICY_INIT, settings, prepared.train_set, training.world_size)
+        announce_plan(
+            POLICY_INIT, settings, prepared.train_set, training.world_size, in_full=prepared.run.verbose
+        )
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     policy = new_policy(
         training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations

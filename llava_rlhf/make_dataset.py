@@ -1,7 +1,8 @@
 """From a folder of pictures to data files in the published formats.
 
-    python -m llava_rlhf.make_dataset prompts   --image_folder IMAGES --captions_table CAPTIONS.csv --output_dir DATA
-    python -m llava_rlhf.make_dataset dialogues --preferences_file PREFERENCES.json --output_file DIALOGUES.json
+    python -m llava_rlhf.make_dataset prompts --image_folder pictures --captions_table captions.csv --output_dir data
+    python -m llava_rlhf.make_dataset dialogues --preferences_file runs/preferences/preferences.json \\
+        --output_file data/dialogues.json
 
 `prompts` writes a new folder:
 

@@ -1,7 +1,7 @@
 """Write one HTML page on a training run, while it goes on or afterwards.
 
-    python -m llava_rlhf.run_report --run RUN_FOLDER [--scores BEFORE.json AFTER.json]
-    python -m llava_rlhf.run_report --run RUN_A RUN_B [--scores A.json B.json]
+    python -m llava_rlhf.run_report --run runs/rl_model --scores sft/scores.json rl_model/scores.json
+    python -m llava_rlhf.run_report --run runs/rl_model runs/rl_model_without_facts
 
 What changed, whether the run is healthy, curves of every metric; of a PPO run also what the reward is made of, and its
 rollouts in a table. Several runs stand side by side.

@@ -1,4 +1,9 @@
-"""Score a preference file or an answers file with a reward model; prints accuracy and calibration."""
+"""Score a preference file or an answers file with a reward model; prints accuracy and calibration.
+
+    python -m llava_rlhf.score --reward_model_name_or_path runs/reward_model \\
+        --dataset_path data/llava_7b_v1_preference.json --image_to_caption_file data/image_to_caption.json \\
+        --image_folder data/coco/train2017 --output_file runs/scores.jsonl
+"""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import json

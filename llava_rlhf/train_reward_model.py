@@ -1,4 +1,10 @@
-"""Train a reward model: LoRA + scalar head on an SFT LLaVA, on pairs of responses, with captions in its prompt."""
+"""Train a reward model: LoRA + scalar head on an SFT LLaVA, on pairs of responses, with captions in its prompt.
+
+    python -m llava_rlhf.train_reward_model --model_name_or_path checkpoints/llava-13b-v1.5-336-sft \\
+        --dataset_path data/llava_7b_v1_preference.json --image_to_caption_file data/image_to_caption.json \\
+        --reward_prompt_file prompts/fact_rlhf_reward_prompt.txt --image_folder data/coco/train2017 \\
+        --output_dir runs/reward_model
+"""
 
 from __future__ import annotations
 
@@ -33,8 +39,11 @@ class RewardRun(SupervisedRun):
     card: RewardModelCard
 
 
-def prepare(argv: Sequence[str]) -> RewardRun:
-    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+def prepare(argv: Sequence[str]) -> RewardRun | None:
+    """Parse and check everything before a model is loaded; None when `--summary_only` asks for no more.
+
+    Raises ValueError for what a user can get wrong.
+    """
     training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.building import build_preferences
     from data_utils.conversation import TEMPLATES
@@ -45,15 +54,18 @@ def prepare(argv: Sequence[str]) -> RewardRun:
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_base(training.model_name_or_path)
-    record, checkpoint = find_start(training, data, model, run, fact_arguments)
+    check_base(training.model_name_or_path, weights=not run.summary_only)
+    start = None if run.summary_only else find_start(training, data, model, run, fact_arguments)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
     rows = row_settings(data, text)
     dataset = build_preferences(data.dataset_path, rows, facts=facts, prompt=prompt, seed=training.seed)
-    dataset, files = with_feature_cache(dataset, run.feature_cache, training, model, text.pipeline)
-    train_set, eval_set, record = announce_and_split(dataset, training, run, (record, checkpoint))
+    cache = None if run.summary_only else run.feature_cache
+    dataset, files = with_feature_cache(dataset, cache, training, model, text.pipeline)
+    train_set, eval_set, record = announce_and_split(dataset, training, run, start)
+    if start is None:
+        return None
     card = RewardModelCard(
         public_name(training.model_name_or_path),
         prompt.text,
@@ -71,15 +83,17 @@ def prepare(argv: Sequence[str]) -> RewardRun:
         train_set,
         eval_set,
         record,
-        checkpoint,
+        start[1],
         files,
         fact_arguments,
         card,
     )
 
 
-def run(prepared: RewardRun) -> None:
+def run(prepared: RewardRun | None) -> None:
     """Load the model, train it and save adapter, head and card."""
+    if prepared is None:
+        return
     from data_utils.batches import PairCollator
     from llava_rlhf.assembly.roles import new_reward_model
     from llava_rlhf.memory_planning.programs import announce_plan
@@ -87,13 +101,13 @@ def run(prepared: RewardRun) -> None:
     from llava_rlhf.supervised.training import begin_run, train_to_the_end, trainer_settings
 
     training = prepared.training
-    if prepared.run.summary_only:
-        return
     # 1. The model: seeded before its adapter and head are drawn.
     begin_run(training, prepared.record, prepared.checkpoint)
     if training.process_index == 0:
         settings = (training, prepared.data, prepared.facts, prepared.model, prepared.run)
-        announce_plan(REWARD_MODEL, settings, prepared.train_set, training.world_size)
+        announce_plan(
+            REWARD_MODEL, settings, prepared.train_set, training.world_size, in_full=prepared.run.verbose
+        )
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     reward_model = new_reward_model(
         training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations

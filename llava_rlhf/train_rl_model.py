@@ -1,4 +1,11 @@
-"""PPO with a factually augmented reward model: policy, value, reference and reward over a shared frozen base."""
+"""PPO with a factually augmented reward model: policy, value, reference and reward over a shared frozen base.
+
+    python -m llava_rlhf.train_rl_model --base_model_name checkpoints/llava-7b-v1.5-224-sft \\
+        --policy_model_name_or_path runs/policy_init --reward_model_name_or_path runs/reward_model \\
+        --dataset_path data/llava_ppo50k-aokvqa12k-vqa10k.json --image_to_caption_file data/image_to_caption.json \\
+        --reward_prompt_file prompts/fact_rlhf_reward_prompt.txt --image_folder data/coco/train2017 \\
+        --output_dir runs/rl_model
+"""
 
 from __future__ import annotations
 
@@ -12,6 +19,7 @@ from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.limits import GuardArguments
 from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
 from llava_rlhf.runs.checkpoints import step_of
+from llava_rlhf.runs.logs import announce_result
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.starting import mark_finished, open_run_folder
 from llava_rlhf.runs.stopping import shield_workers_from_signals
@@ -38,23 +46,30 @@ ARGUMENTS = (
 logger = logging.getLogger(__name__)
 
 
-def prepare(argv: Sequence[str]) -> PPORun:
-    """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
+def prepare(argv: Sequence[str]) -> PPORun | None:
+    """Parse and check everything before a model is loaded; None when `--summary_only` asks for no more.
+
+    Raises ValueError for what a user can get wrong.
+    """
     parsed = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from llava_rlhf.ppo.assembly import PPOSettings
-    from llava_rlhf.ppo.preparation import check_run
+    from llava_rlhf.ppo.preparation import check_run, summarize_prompts
 
-    return check_run(PPOSettings(*parsed))
+    settings = PPOSettings(*parsed)
+    if settings.run.summary_only:
+        summarize_prompts(settings)
+        return None
+    return check_run(settings)
 
 
-def run(prepared: PPORun) -> None:
+def run(prepared: PPORun | None) -> None:
     """Load the roles, run the loop and save policy and value."""
+    if prepared is None:
+        return
     from llava_rlhf.ppo.assembly import make_accelerator
     from llava_rlhf.runs.watchdog import Watchdog
 
     settings = prepared.settings
-    if settings.run.summary_only:
-        return
     accelerator = make_accelerator(settings.ppo, prepared.plan, settings.guards.ddp_timeout)
     with Watchdog(settings.guards.ddp_timeout) as watchdog:
         _train(prepared, accelerator, watchdog)
@@ -72,7 +87,10 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
     set_seed(ppo.seed)
     if accelerator.is_main_process:
         open_run_folder(ppo.output_dir, prepared.record)
-        announce_plan(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.reward_base)
+        announce_plan(
+            *(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.reward_base),
+            in_full=settings.run.verbose,
+        )
     # 2. The four roles.
     roles = roles_of(prepared, accelerator)
     # 3. The loop.
@@ -91,6 +109,7 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
     trainer.state.save_roles(Path(ppo.output_dir))
     if accelerator.is_main_process:
         mark_finished(ppo.output_dir, plan.ppo_steps)
+        announce_result(ppo.output_dir)
     accelerator.end_training()
 
 

@@ -32,14 +32,20 @@ _COUNTS = {
 }
 
 
-def check_base(path: str | Path) -> None:
-    """Refuse a directory that is no whole base, in the order above. Raises ValueError."""
+def check_base(path: str | Path, weights: bool = True) -> None:
+    """Refuse a directory that is no whole base, in the order above. Raises ValueError.
+
+    Args:
+        path: the directory.
+        weights: False where nothing will be loaded; configuration, tokenizer and image processor suffice then.
+    """
     folder = Path(path)
     config = read_base_config(folder)
     _check_sizes(folder / "config.json", config)
     _check_image_processor(folder, config.vision_config.image_size)
     _check_vocabulary(folder, config)
-    check_weights(folder, config)
+    if weights:
+        check_weights(folder, config)
 
 
 def _check_sizes(file: Path, config: PreTrainedConfig) -> None:

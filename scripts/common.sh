@@ -37,6 +37,9 @@ is_hub_id() {
     return 0
 }
 
+source "$ROOT/scripts/launch/environment.sh"
+if [ "${DRY_RUN:-0}" != 1 ]; then tell_environment "${BASH_SOURCE[@]}"; fi
+
 # start COMMAND ARGUMENT...: run it, or say that it would be run.
 start() {
     if [ "${DRY_RUN:-0}" = 1 ]; then
@@ -46,13 +49,49 @@ start() {
     fi
 }
 
-# launch MODULE ARGUMENT...: start a training program on every process.
+# checked_for PROCESSES MODULE ARGUMENT...: let a program check settings, paths and data, alone and before anything is
+# started. Status 10: the processes may start; 0: there is nothing to do; else it has refused. It sees one GPU.
+checked_for() {
+    local gpus="${CUDA_VISIBLE_DEVICES-0}"
+    CHECK_FOR_PROCESSES="$1" CUDA_VISIBLE_DEVICES="${gpus%%,*}" "$PYTHON" -m "${@:2}"
+}
+
+# launch MODULE ARGUMENT...: check, then start a training program on every process. Ends the script after --summary_only.
 launch() {
-    local topology=(--nnodes "${NNODES:-1}" --nproc-per-node "${NUM_PROCESSES:-1}")
+    local status=0 refusals="" processes="${NNODES:-1} * ${NUM_PROCESSES:-1}"
+    export STATUS_OF_SUMMARY=11
     if [ "${NNODES:-1}" != 1 ]; then
         : "${NODE_RANK:?NNODES is above 1: set NODE_RANK (0 on the first node, 1 on the next ...)}"
         : "${MASTER_ADDR:?NNODES is above 1: set MASTER_ADDR to the address of node 0}"
     fi
+    # One process says itself what is wrong; of several, each would, and the launcher adds its trace.
+    if [[ "${LAUNCHER:-torchrun}" != none && "${DRY_RUN:-0}" != 1 && "$1" = llava_rlhf.* && "$processes" =~ ^[0-9\ *]+$ ]]; then
+        checked_for "$((processes))" "$@" || status=$?
+        if [ "$status" = "$STATUS_OF_SUMMARY" ]; then exit 0; fi
+        if [ "$status" != 10 ]; then return "$status"; fi
+        refusals="$(mktemp -d)"
+    fi
+    status=0
+    REFUSALS_DIR="$refusals" start_processes "$@" || status=$?
+    if [ "$status" = "$STATUS_OF_SUMMARY" ]; then exit 0; fi
+    if [ -n "$refusals" ]; then
+        show_refusal "$refusals" # of a file that changed since the check; each process says the same
+        rm -rf -- "$refusals"
+    fi
+    return "$status"
+}
+
+# show_refusal FOLDER: print what the first process wrote there, if any did.
+show_refusal() {
+    local file
+    for file in "$1"/*; do
+        if [ -f "$file" ]; then cat -- "$file" >&2; return; fi
+    done
+}
+
+# start_processes MODULE ARGUMENT...: start a training program on every process.
+start_processes() {
+    local topology=(--nnodes "${NNODES:-1}" --nproc-per-node "${NUM_PROCESSES:-1}")
     if [ -n "${MASTER_ADDR:-}${MASTER_PORT:-}" ]; then
         topology+=(--node-rank "${NODE_RANK:-0}" --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}")
     else

@@ -12,8 +12,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 from llava_rlhf.ablation.design import FACTORS, RECIPE, Arm
 
 CONFIDENCE = 0.95
@@ -41,6 +39,8 @@ class Estimate:
     @property
     def standard_error(self) -> float | None:
         """Of the mean, over seeds; None for one seed."""
+        from scipy import stats  # slow to load
+
         numbers = list(self.per_seed.values())
         return float(stats.sem(numbers)) if len(numbers) > 1 else None
 
@@ -50,6 +50,8 @@ class Estimate:
         error = self.standard_error
         if error is None:
             return None
+        from scipy import stats  # slow to load
+
         reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(self.per_seed) - 1))
         return self.mean - reach, self.mean + reach
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from llava_rlhf.ablation.effects import Estimate, contrasts, main_effect
 from llava_rlhf.ablation.results import Numbers
 from llava_rlhf.reporting.figures import BLUE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = 3
 GREY = "#6b7280"
@@ -22,6 +23,8 @@ def effects_figure(numbers: Numbers, measures: Sequence[str]) -> bytes:
 
     Filled marks: the interval leaves out 0.
     """
+    from matplotlib.figure import Figure  # half a second, which who only asks for help need not wait
+
     asked = contrasts(numbers.results)
     rows = math.ceil(len(measures) / COLUMNS)
     figure = Figure(figsize=(10, rows * (0.9 + 0.3 * len(asked))), layout="constrained", dpi=110)

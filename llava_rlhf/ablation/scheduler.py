@@ -47,7 +47,11 @@ class Scheduler:
         self.running: list[Running] = []
         self.failed: list[Stage] = []
         self.bar = tqdm(
-            total=len(stages), initial=len(stages) - len(self.waiting), desc="ablation", unit="run"
+            total=len(stages),
+            initial=len(stages) - len(self.waiting),
+            desc="ablation",
+            unit="run",
+            disable=None,
         )
 
     def run(self) -> list[Stage]:

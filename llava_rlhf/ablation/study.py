@@ -21,7 +21,7 @@ OWN = frozenset("SEED RUN_DIR OUTPUT_DIR FACTS ADAPTER DRY_RUN".split())
 # They say where and how a run is started. The number of processes is recorded: batches and what is drawn depend on it.
 NOT_RECORDED = OWN | frozenset(
     "NAME ROOT PYTHON LAUNCHER NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS REPORT_TO DATALOADER_WORKERS SCRIPTS "
-    "DESIGN FACTORS SEEDS JOBS MEASURES".split()
+    "DESIGN FACTORS SEEDS JOBS MEASURES PART_OF CUDA_VISIBLE_DEVICES".split()
 )
 
 
@@ -59,7 +59,11 @@ class Stage:
     @property
     def environment(self) -> dict[str, str]:
         """Ours, but for the variables that are its own."""
-        return {name: value for name, value in os.environ.items() if name not in OWN} | self.variables
+        return (
+            {name: value for name, value in os.environ.items() if name not in OWN}
+            | {"PART_OF": "ablate"}
+            | self.variables
+        )
 
     def mark_done(self, seconds: float) -> None:
         """Write `DONE_FILE`."""

@@ -35,7 +35,7 @@ def write_shards(weights: Sequence[TargetWeight], folder: Path, max_shard_bytes:
         names = ["model.safetensors"]
     total = sum(weight.nbytes for weight in weights)
     tensors = read_tensors([weight.stored for weight in weights if weight.stored])
-    with tqdm(total=total, unit="B", unit_scale=True, desc="writing weights") as progress:
+    with tqdm(total=total, unit="B", unit_scale=True, desc="writing weights", disable=None) as progress:
         for name, shard in zip(names, shards, strict=True):
             _write_shard(folder / name, shard, tensors, progress)
     if len(shards) > 1:

@@ -102,7 +102,7 @@ class Answerer:
         generator = torch.Generator().manual_seed(seed)
         for _ in range(first):  # the numbers of the answers that are there belong to them
             torch.rand(settings.max_new_tokens, generator=generator)
-        with tqdm(total=len(jobs), initial=first, desc="answering", unit="answer") as progress:
+        with tqdm(total=len(jobs), initial=first, desc="answering", unit="answer", disable=None) as progress:
             for start in range(first, len(jobs), batch_size):
                 chosen = jobs[start : start + batch_size]
                 uniforms = torch.rand(len(chosen), settings.max_new_tokens, generator=generator)

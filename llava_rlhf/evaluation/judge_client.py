@@ -216,7 +216,7 @@ class JudgeClient:
         with ThreadPoolExecutor(self._endpoint.workers) as pool:
             asked = [pool.submit(self.ask, question) for question in questions]
             try:
-                return [reply.result() for reply in tqdm(asked, desc="judging", unit="reply")]
+                return [reply.result() for reply in tqdm(asked, desc="judging", unit="reply", disable=None)]
             except BaseException:  # Ctrl-C and a full disk too: nothing more is to be paid for
                 pool.shutdown(cancel_futures=True)  # those under way still reach the cache
                 raise

@@ -57,7 +57,9 @@ class LocalJudge:
         """Replies in the order of the questions. Raises ValueError for a question with images."""
         if any(question.images for question in questions):
             raise ValueError("a local judge reads text only")
-        return [self._ask(question) for question in tqdm(questions, desc="judging", unit="reply")]
+        return [
+            self._ask(question) for question in tqdm(questions, desc="judging", unit="reply", disable=None)
+        ]
 
     def _ask(self, question: Question) -> Reply:
         described = {

@@ -58,7 +58,7 @@ def score_dataset(
     lengths = np.reshape(dataset.report.token_lengths["total"], (len(dataset), -1)).max(axis=1)
     order = np.argsort(-lengths, kind="stable").tolist()
     scores: dict[int, Tensor] = {}
-    with tqdm(total=len(order), desc="scoring", unit="row") as progress:
+    with tqdm(total=len(order), desc="scoring", unit="row", disable=None) as progress:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             scores |= zip(

@@ -90,7 +90,9 @@ def merge_files(base: Path, adapter: Path, target: Path, dtype: torch.dtype | No
     update = LoraUpdate.read(adapter)
     waiting, total = set(update.factors), 0
     files = weight_files(base)
-    with tqdm(total=sum(file.stat().st_size for file in files), unit="B", unit_scale=True) as progress:
+    with tqdm(
+        total=sum(file.stat().st_size for file in files), unit="B", unit_scale=True, disable=None
+    ) as progress:
         progress.set_description("merging")
         for file in files:
             tensors = {}

@@ -70,9 +70,14 @@ class MemoryPlan:
         return self.peak + self.context
 
 
+def unit_of(plan: MemoryPlan) -> tuple[int, str]:
+    """In what a plan is best told: bytes of the unit, and its name."""
+    return (GIB, "GiB") if plan.peak >= GIB else (MIB, "MiB")
+
+
 def format_plan(plan: MemoryPlan) -> str:
     """The plan as a table of one line for each part and phase."""
-    unit, name = (GIB, "GiB") if plan.peak >= GIB else (MIB, "MiB")
+    unit, name = unit_of(plan)
 
     def line(text: str, size: int) -> str:
         return f"  {text:<68}{size / unit:9.2f}"

@@ -12,6 +12,7 @@ from typing import Any
 from data_utils.building import build_prompts
 from data_utils.conversation import TEMPLATES
 from data_utils.datasets import PromptDataset
+from data_utils.facts import RewardPrompt
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.conversations import check_conversation
 from llava_rlhf.assembly.feature_cache import open_feature_cache
@@ -20,13 +21,16 @@ from llava_rlhf.ppo.arguments import PPOArguments
 from llava_rlhf.ppo.assembly import PPOSettings
 from llava_rlhf.ppo.batch_plan import BatchPlan, fit_batches, plan_batches
 from llava_rlhf.ppo.optimization import check_optimizer, learning_rate_schedule
+from llava_rlhf.runs.checking import processes_of_run, was_checked
 from llava_rlhf.runs.logs import announce, describe_passes, start_logging
+from llava_rlhf.runs.missing_paths import refuse_missing_paths
 from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.role_files import (
     REWARD,
     REWARD_HEAD,
     RewardModelCard,
     find_policy_adapter,
+    read_card_alone,
     read_reward_card,
 )
 from llava_rlhf.runs.run_record import adapter_identity, base_identity, file_identity, run_record
@@ -59,8 +63,9 @@ class PPORun:
 def check_run(settings: PPOSettings) -> PPORun:
     """Check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
     ppo, data = settings.ppo, settings.data
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = int(os.environ.get("RANK", 0)), processes_of_run()
     start_logging(rank == 0)
+    refuse_missing_paths(ppo)
     check_optimizer(ppo.optim)
     settings.model.check_attention(ppo.bf16, ppo.fp16, ppo.use_cpu)
     check_base(ppo.base_model_name)
@@ -81,12 +86,12 @@ def check_run(settings: PPOSettings) -> PPORun:
     text, reward_text = load_text_sides(ppo.base_model_name, reward_base, data.image_aspect_ratio)
     check_conversation(ppo.base_model_name, text.tokenizer, TEMPLATES[data.version])
     prompts = load_prompts(settings, text, reward_text, card)
-    announce(prompts.report, rank == 0)
+    announce(prompts.report, rank == 0, settings.run.shows_all)
     lowered = fit_batches(ppo, world_size, len(prompts))
     record = with_lowered_batches(record, lowered, checkpoint, settings.run)
     ppo = replace(ppo, **lowered)
     plan = plan_batches(ppo, world_size, len(prompts))
-    if rank == 0:
+    if rank == 0 and not was_checked():
         say_what_is_run(settings.ppo, lowered, plan, len(prompts))
     settings = replace(settings, ppo=ppo)
     learning_rate = learning_rate_schedule(
@@ -124,6 +129,28 @@ def say_what_is_run(asked: PPOArguments, lowered: Mapping[str, int], plan: Batch
         logger.info(describe_passes(asked.max_steps, "--total_epochs", passes, f"{prompts} prompts"))
 
 
+def summarize_prompts(settings: PPOSettings) -> None:
+    """Check and print all that `--summary_only` asks for: settings and prompts, with the files of both bases but weights.
+
+    The card of the reward model says how it scores; where there is no reward model yet, nothing is compared with it.
+
+    Raises ValueError for what a user can get wrong.
+    """
+    ppo, data = settings.ppo, settings.data
+    start_logging(main_process=True)
+    card = read_card_alone(ppo.reward_model_name_or_path)
+    reward_base = ppo.reward_base_model_name or (card.base_model if card else ppo.base_model_name)
+    check_base(ppo.base_model_name, weights=False)
+    check_reward_base(ppo, reward_base, weights=False)
+    text, reward_text = load_text_sides(ppo.base_model_name, reward_base, data.image_aspect_ratio)
+    check_conversation(ppo.base_model_name, text.tokenizer, TEMPLATES[data.version])
+    prompts = load_prompts(settings, text, reward_text, card)
+    announce(prompts.report, main_process=True, in_full=True)
+    lowered = fit_batches(ppo, processes_of_run(), len(prompts))
+    plan = plan_batches(replace(ppo, **lowered), processes_of_run(), len(prompts))
+    say_what_is_run(ppo, lowered, plan, len(prompts))
+
+
 def identify_inputs(settings: PPOSettings, policy_adapter: Path, reward_base: str) -> dict[str, str | None]:
     """What the files hold that a run is made from, by their flags."""
     ppo = settings.ppo
@@ -140,14 +167,14 @@ def identify_inputs(settings: PPOSettings, policy_adapter: Path, reward_base: st
     }
 
 
-def check_reward_base(ppo: PPOArguments, reward_base: str) -> None:
+def check_reward_base(ppo: PPOArguments, reward_base: str, weights: bool = True) -> None:
     """Raise ValueError when the reward model's base is not there, or the value model can't start from the policy adapter."""
     if not Path(reward_base).is_dir():
         raise ValueError(
             f"the base of the reward model, {reward_base}, is no directory (named by reward_model.json of "
             f"{ppo.reward_model_name_or_path}): {why_absent(reward_base)}; name it with --reward_base_model_name"
         )
-    check_base(reward_base)
+    check_base(reward_base, weights)
     reward, policy = read_base_facts(reward_base), read_base_facts(ppo.base_model_name)
     if not ppo.init_value_with_reward and (reward.layers, reward.hidden_size) != (
         policy.layers,
@@ -177,7 +204,7 @@ def load_text_sides(policy_base: str, reward_base: str, image_aspect_ratio: str)
 
 
 def load_prompts(
-    settings: PPOSettings, text: TextSide, reward_text: TextSide, card: RewardModelCard
+    settings: PPOSettings, text: TextSide, reward_text: TextSide, card: RewardModelCard | None
 ) -> PromptDataset:
     """The prompts, to be scored as the reward model was trained to score.
 
@@ -186,6 +213,20 @@ def load_prompts(
     """
     ppo, data = settings.ppo, settings.data
     facts, prompt = load_facts(settings.facts, data.skip_invalid)
+    if card is not None:
+        _check_conditions(settings, card, prompt)
+    return build_prompts(
+        data.dataset_path,
+        row_settings(data, text),
+        reward_pipeline=None if reward_text is text else reward_text.pipeline,
+        facts=facts,
+        prompt=prompt,
+        seed=ppo.seed,
+    )
+
+
+def _check_conditions(settings: PPOSettings, card: RewardModelCard, prompt: RewardPrompt) -> None:
+    ppo, data = settings.ppo, settings.data
     now = replace(
         card,
         prompt=prompt.text,
@@ -200,14 +241,6 @@ def load_prompts(
             + "; ".join(differences)
             + ". Use the same, or --allow_prompt_change True."
         )
-    return build_prompts(
-        data.dataset_path,
-        row_settings(data, text),
-        reward_pipeline=None if reward_text is text else reward_text.pipeline,
-        facts=facts,
-        prompt=prompt,
-        seed=ppo.seed,
-    )
 
 
 def open_feature_caches(

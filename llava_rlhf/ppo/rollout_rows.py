@@ -1,4 +1,4 @@
-"""A rollout as one line of `rollouts/*.jsonl`."""
+"""What is written of each rollout of a step."""
 
 from __future__ import annotations
 
@@ -8,8 +8,22 @@ from llava_rlhf.ppo.reward_shaping import ShapedReward
 from llava_rlhf.ppo.rollout import Experience
 
 
-def rollout_row(experience: Experience, shaped: ShapedReward, row: int, response_len: int) -> dict[str, Any]:
-    """One response of a step with its prompt, its end, and every term of its score; plain JSON values."""
+def _stop_reason(experience: Experience, row: int, response_len: int) -> str:
+    if bool(experience.stopped[row]):
+        return "stop token"
+    return "length" if int(experience.lengths[row]) == response_len else "question mark"
+
+
+def rollout_row(
+    experience: Experience, shaped: ShapedReward, row: int, response_len: int
+) -> dict[str, Any]:
+    """One rollout with its scores, as plain JSON values.
+
+    Args:
+        experience, shaped: of the step.
+        row: place among this process's rollouts.
+        response_len: longest response in tokens.
+    """
     item = experience.items[row]
     return {
         "row": item.row,
@@ -28,9 +42,3 @@ def rollout_row(experience: Experience, shaped: ShapedReward, row: int, response
         "score": float(shaped.score[row]),
         "kl": float(shaped.kl[row].sum()),
     }
-
-
-def _stop_reason(experience: Experience, row: int, response_len: int) -> str:
-    if bool(experience.stopped[row]):
-        return "stop token"
-    return "length" if int(experience.lengths[row]) == response_len else "question mark"

@@ -33,6 +33,7 @@ from llava_rlhf.ppo.trackers import RolloutTable
 from llava_rlhf.ppo.update import PPOUpdater, Targets
 from llava_rlhf.runs.checkpoints import COMPLETE, checkpoint_folder, delete_oldest
 from llava_rlhf.runs.metrics import one_line
+from llava_rlhf.runs.pace import Pace
 from llava_rlhf.runs.random_state import random_state
 from llava_rlhf.runs.reductions import global_moments, global_sums
 from llava_rlhf.runs.run_folder import JsonLines, delete_rollouts, write_rollouts
@@ -71,6 +72,7 @@ class PPOTrainer:
     guard: Guard
     _metrics_file: JsonLines | None = field(default=None, init=False)
     rollout_table: RolloutTable | None = None
+    _pace: Pace | None = field(default=None, init=False)
     on_progress: Callable[[str], None] = lambda phase: None
 
     def train(self, batches: Iterator[PromptBatch], first_step: int, metrics_lines: int = 0) -> None:
@@ -93,6 +95,7 @@ class PPOTrainer:
             delete_rollouts(output_dir, first_step)
             self._delete_old_checkpoints()
         self.guard.begin(first_step)
+        self._pace = Pace(first_step, self.plan.ppo_steps)
         with StopSignals() as signals:
             for step in range(first_step, self.plan.ppo_steps):
                 random = random_state()
@@ -111,7 +114,8 @@ class PPOTrainer:
         self.accelerator.log(metrics, step=done)
         if self._metrics_file is not None:
             self._metrics_file.append({"step": done, **metrics})
-            print(one_line(done, self.plan.ppo_steps, metrics), flush=True)
+            line = one_line(done, self.plan.ppo_steps, metrics)
+            print(f"{line}  {self._pace.after(done)}", flush=True)
         last = done == self.plan.ppo_steps
         stop = signals.agreed(self.accelerator)
         if stop or last or done % self.arguments.save_steps == 0:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 CONFIDENCE = 0.95
 BATCH_NUMBERS = 4_000_000  # of an array that resampling holds at once
@@ -86,6 +85,8 @@ def paired_difference(first: Sums, other: Sums, resamples: int, seed: int) -> Di
         # another order must stay ties.
         return np.where(np.isnan(difference), 0.0, difference.round(12))
 
+    from scipy import stats  # slow to load
+
     places = np.arange(count)
     test = stats.permutation_test(
         (places, places + count),
@@ -104,6 +105,8 @@ def _bootstrap(
 ) -> tuple[float, float] | None:
     if count < 2:
         return None
+    from scipy import stats  # slow to load
+
     with warnings.catch_warnings():
         # SciPy's own interval is none where one resample has nothing to divide by; ours leaves such resamples out.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)

@@ -8,12 +8,12 @@ checked by the program, before a model is loaded. `--help` shows all this, so no
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_utils.conversation import TEMPLATES
 from data_utils.facts import MissingCaptions
 from data_utils.images import ImageChecks
+from llava_rlhf.runs.missing_paths import require_file, require_folder
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
 
 if TYPE_CHECKING:
@@ -135,9 +135,8 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        _require_file("--dataset_path", self.dataset_path)
-        if not Path(self.image_folder).is_dir():
-            raise ValueError(f"--image_folder {self.image_folder}: no such directory")
+        require_file("--dataset_path", self.dataset_path)
+        require_folder("--image_folder", self.image_folder)
         for name in ("query_len", "response_len", "model_max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
@@ -173,9 +172,9 @@ class FactArguments:
     )
 
     def __post_init__(self):
-        _require_file("--reward_prompt_file", self.reward_prompt_file)
+        require_file("--reward_prompt_file", self.reward_prompt_file)
         if self.image_to_caption_file is not None:
-            _require_file("--image_to_caption_file", self.image_to_caption_file)
+            require_file("--image_to_caption_file", self.image_to_caption_file)
         self.missing_captions = MissingCaptions(self.missing_captions)
 
 
@@ -204,8 +203,20 @@ class RunArguments:
     )
     summary_only: bool = field(
         default=False,
-        metadata={"help": "Validate the data, print the summary and stop before a model is loaded."},
+        metadata={
+            "help": "Validate the data, print the summary and stop. Needs no GPU and no weights: of a base its "
+            "configuration, tokenizer and image processor."
+        },
     )
+    verbose: bool = field(
+        default=False,
+        metadata={"help": "Before the run, print three examples and the whole plan of memory."},
+    )
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether the summary of the data has all its examples."""
+        return self.verbose or self.summary_only
 
 
 def cuda_is_available() -> bool:
@@ -213,8 +224,3 @@ def cuda_is_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _require_file(flag: str, path: str) -> None:
-    if not Path(path).is_file():
-        raise ValueError(f"{flag} {path}: no such file")

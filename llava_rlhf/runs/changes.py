@@ -9,7 +9,7 @@ from llava_rlhf.runs.run_record import ENVIRONMENT, GLOBAL_BATCH, INPUTS, LOWERE
 
 # No weight depends on these: where things are written, what is shown, how often is saved, who loads the images.
 NEVER_MATTERS = frozenset(
-    "output_dir resume resume_from_checkpoint allow_changed_arguments summary_only "
+    "output_dir resume resume_from_checkpoint allow_changed_arguments summary_only verbose "
     "report_to rollout_table_steps run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
     "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision "
     "disable_tqdm log_level log_level_replica log_on_each_node skip_memory_metrics "

@@ -86,6 +86,5 @@ def one_line(step: int, total: int, metrics: Mapping[str, float]) -> str:
         "rollout s": "time/rollout",
         "update s": "time/update",
     }
-    return f"step {step}/{total}  " + "  ".join(
-        f"{label} {metrics[name]:.3f}" for label, name in shown.items()
-    )
+    numbers = [f"{label} {metrics[name]:.3f}" for label, name in shown.items()]
+    return "  ".join([f"step {step}/{total}", *numbers, f"lr {metrics['objective/lr']:.2e}"])

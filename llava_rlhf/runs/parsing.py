@@ -14,8 +14,13 @@ from typing import Any, TypeVar
 from transformers import HfArgumentParser
 
 from llava_rlhf.hub.flags import fetch_flags
+from llava_rlhf.runs.checking import READY, end_after_summary, planned_processes, refuse
+from llava_rlhf.runs.help_texts import HelpFormatter, tidy
+from llava_rlhf.runs.logs import leave_bars_out_of_files
+from llava_rlhf.runs.missing_paths import MissingPathError, refuse_missing
 from llava_rlhf.runs.run_record import recorded_places
 from llava_rlhf.runs.save_errors import SaveError
+from llava_rlhf.runs.summary_only import asks_for_summary, for_any_machine
 
 T = TypeVar("T")
 
@@ -33,10 +38,17 @@ class StrictParser(HfArgumentParser):
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
         self._settings = kwargs
         super().__init__(
-            list(dataclass_types), allow_abbrev=False, usage="%(prog)s --FLAG VALUE ...", **kwargs
+            list(dataclass_types),
+            allow_abbrev=False,
+            usage="%(prog)s --FLAG VALUE ...",
+            formatter_class=HelpFormatter,
+            **kwargs,
         )
+        more = any(hasattr(cls, "complete") for cls in dataclass_types)
         self.add_argument(
-            "--help_all", action="store_true", help="show every flag of transformers.TrainingArguments"
+            "--help_all",
+            action="store_true",
+            help="show every flag of transformers.TrainingArguments" if more else argparse.SUPPRESS,
         )
 
     def error(self, message: str) -> None:
@@ -50,23 +62,27 @@ class StrictParser(HfArgumentParser):
             ArgumentError: unknown flag (with the closest known one), missing or malformed value.
             ValueError: a dataclass refused its values.
         """
-        if "--help_all" in argv:
-            self.complete().print_help()
-            raise SystemExit(0)
-        if "--help" in argv or "-h" in argv:
-            self._hide_negations()
-            self.print_help()
+        if "--help_all" in argv or "--help" in argv or "-h" in argv:
+            shown = self.complete() if "--help_all" in argv else self
+            tidy(shown)
+            shown.print_help()
             raise SystemExit(0)
         return self.complete()._parse(argv)
 
     def _parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         self._refuse_unknown_flags(argv)
+        if "--summary_only" in self._option_string_actions and asks_for_summary(argv):
+            argv = for_any_machine(argv, self._option_string_actions)
         namespace, remaining = self.parse_known_args(list(argv))
         if remaining:
             raise ArgumentError(f"unexpected value on the command line: {' '.join(remaining)}")
         flags = vars(namespace)
         fetch_flags(flags, recorded_places(flags))  # before any check: those look at files
-        return self.parse_dict(flags, allow_extra_keys=True)
+        try:
+            return self.parse_dict(flags, allow_extra_keys=True)
+        except MissingPathError:
+            refuse_missing(flags)
+            raise
 
     def parse_values(self, argv: Sequence[str]) -> dict[str, Any]:
         """All flags by name, without the objects that check them: for who only looks, where the files named are not.
@@ -96,11 +112,6 @@ class StrictParser(HfArgumentParser):
         classes = [cls.complete() if hasattr(cls, "complete") else cls for cls in self.dataclass_types]
         return self if classes == list(self.dataclass_types) else StrictParser(classes, **self._settings)
 
-    def _hide_negations(self) -> None:
-        for action in self._actions:
-            if isinstance(action, argparse._StoreFalseAction):
-                action.help = argparse.SUPPRESS
-
 
 def split_action(
     argv: Sequence[str], actions: Collection[str], description: str
@@ -120,27 +131,30 @@ def split_action(
     return action, argv[1:]
 
 
-def run_program(prepare: Callable[[Sequence[str]], T], run: Callable[[T], None]) -> None:
-    """Run a program in its two halves.
+def run_program(prepare: Callable[[Sequence[str]], T | None], run: Callable[[T], None]) -> None:
+    """Run a program in its two halves; of the check before a launch (`checking`) the first one only.
 
     Args:
-        prepare: command line → everything checked and ready; a ValueError here is a user's mistake, which is printed
-            without a traceback and exits with status 2.
+        prepare: command line → everything checked and ready; None where that is all that was asked for. A ValueError here
+            is a user's mistake, which is printed without a traceback and exits with status 2.
         run: the work; its exceptions are ours and keep their traceback, but for a file system that does not take what is
             written: one message, and status 1.
     """
+    leave_bars_out_of_files()
     try:
         prepared = prepare(sys.argv[1:])
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        refuse(error, 2)
+    if prepared is not None and planned_processes() is not None:
+        raise SystemExit(READY)
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # an error output that is no file
         faulthandler.enable()  # a crash in foreign code says where it was
     try:
         _recorded(run)(prepared)
     except SaveError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        refuse(error, 1)
+    if prepared is None:
+        end_after_summary()
 
 
 def _recorded(run: Callable[[T], None]) -> Callable[[T], None]:

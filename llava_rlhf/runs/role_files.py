@@ -115,6 +115,12 @@ def read_reward_card(folder: str | Path) -> RewardModelCard:
     return RewardModelCard(**_card_content(folder / REWARD_CARD))
 
 
+def read_card_alone(folder: str | Path) -> RewardModelCard | None:
+    """Read `reward_model.json`, whatever else a folder has; None where there is none. Raises ValueError for a broken one."""
+    file = Path(folder) / REWARD_CARD
+    return RewardModelCard(**_card_content(file)) if file.is_file() else None
+
+
 def _card_content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

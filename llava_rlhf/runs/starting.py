@@ -35,7 +35,7 @@ def starting_point(
     """
     checkpoint = resume_folder(run.resume, output_dir)
     finished = Path(output_dir) / FINISHED
-    over = run.resume == "auto" and finished.is_file() and not run.summary_only
+    over = run.resume == "auto" and finished.is_file()
     if checkpoint is None and not over:
         return None
     if checkpoint is not None:

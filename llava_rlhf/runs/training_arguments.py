@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from llava_rlhf.runs.checking import planned_processes
+from llava_rlhf.runs.missing_paths import require_file
 from llava_rlhf.runs.training_flags import OurTrainingFlags
 
 
@@ -33,11 +35,25 @@ class LlavaTrainingArguments(OurTrainingFlags, TrainingArguments):
         self.gradient_checkpointing = None if renamed else False
         if renamed:
             self.activation_checkpointing = False
-        super().__post_init__()
+        self._set_up()
         if not self.average_tokens_across_devices:
             raise ValueError(
                 "--average_tokens_across_devices False: losses are divided by the tokens of all processes"
             )
+
+    def _set_up(self) -> None:
+        deepspeed = self.deepspeed
+        if deepspeed is not None:
+            require_file("--deepspeed", deepspeed)
+        if planned_processes() is not None:
+            self.deepspeed = None  # it would look for the other processes
+        super().__post_init__()
+        self.deepspeed = deepspeed
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the whole run, also where they are not started yet."""
+        return planned_processes() or super().world_size
 
     @property
     def rows_per_step(self) -> int:

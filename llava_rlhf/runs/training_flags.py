@@ -15,11 +15,11 @@ class OurTrainingFlags:
     _argument_group_name = "training (transformers.TrainingArguments; --help_all lists every flag)"
 
     model_name_or_path: str = field(
-        default="", metadata={"help": "The SFT LLaVA to start from (Hugging Face format)."}
+        default="", metadata={"help": "The SFT LLaVA to start from (Hugging Face format) (required)."}
     )
     eval_size: int = field(default=500, metadata={"help": "Rows held out for evaluation; 0 for none."})
     output_dir: str = field(
-        default="", metadata={"help": "Run folder: checkpoints, metrics and the final adapter."}
+        default="", metadata={"help": "Run folder: checkpoints, metrics and the final adapter (required)."}
     )
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     max_grad_norm: float = field(default=0.3, metadata={"help": "Gradient norm is clipped to this."})

@@ -6,6 +6,7 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
+from llava_rlhf.runs.checking import was_checked
 from llava_rlhf.runs.logs import describe_passes
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def fit_batches(training: LlavaTrainingArguments, rows: int) -> dict[str, int]:
     Raises:
         ValueError: DeepSpeed has read the sizes already; with settings that work.
     """
-    asked = _describe(training)
+    asked, speaks = _describe(training), training.process_index == 0 and not was_checked()
     factors = _lowered(training, rows)
     if factors:
         new = " ".join(f"--{name} {value}" for name, value in factors.items())
@@ -48,9 +49,9 @@ def fit_batches(training: LlavaTrainingArguments, rows: int) -> dict[str, int]:
             raise ValueError(f"{problem}; with --deepspeed, use {new} ({scripts})")
         for name, value in factors.items():  # not `replace`, which would derive everything anew
             setattr(training, name, value)
-        if training.process_index == 0:
+        if speaks:
             logger.warning("%s; going on with %s (%s)", problem, new, scripts)
-    if training.max_steps > 0 and training.process_index == 0:
+    if training.max_steps > 0 and speaks:
         passes = training.max_steps / math.ceil(rows / training.rows_per_step)
         logger.info(
             describe_passes(training.max_steps, "--num_train_epochs", passes, f"{rows} training rows")

@@ -31,6 +31,7 @@ from llava_rlhf.runs.random_state import random_state, restore_random_state
 from llava_rlhf.runs.run_folder import JsonLines, write_arguments
 from llava_rlhf.runs.stopping import shield_workers_from_signals
 from llava_rlhf.runs.tensor_files import load_tree, save_tree
+from llava_rlhf.supervised.step_lines import show_steps
 from llava_rlhf.supervised.trainer_hooks import MetricsFile, RestoreSums, SavesAndStops, TrainerGuard
 
 TRAINER_STATE = "trainer_state.json"
@@ -80,6 +81,7 @@ class RoleTrainer(Trainer):
         self.stopping = SavesAndStops(self.accelerator)
         self.add_callback(self.stopping)
         self.add_callback(RestoreSums(self._restore_sums))
+        show_steps(self)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The gradient norm, refused where it is not finite: the weights have not moved yet."""

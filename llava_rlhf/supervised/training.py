@@ -13,7 +13,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from data_utils.batches import DialogueCollator, PairCollator, WholeStepsCollator
 from data_utils.datasets import ExampleDataset, WholeSteps
 from llava_rlhf.runs.arguments import RunArguments
-from llava_rlhf.runs.logs import announce
+from llava_rlhf.runs.logs import announce, announce_result
 from llava_rlhf.runs.starting import mark_finished, open_run_folder, with_lowered_batches
 from llava_rlhf.runs.stopping import StoppedBySignal
 from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
@@ -29,15 +29,15 @@ def announce_and_split(
     dataset: ExampleDataset,
     training: LlavaTrainingArguments,
     run: RunArguments,
-    start: tuple[Mapping[str, Any], Path | None],
+    start: tuple[Mapping[str, Any], Path | None] | None,
 ) -> tuple[ExampleDataset, ExampleDataset | None, Mapping[str, Any]]:
     """Print the data summary, hold out the evaluation rows, and make the batches fit the rest.
 
     Args:
         dataset: all rows.
         training: batch sizes that the data is too small for are lowered in it.
-        run: whether a changed batch may go on.
-        start: record and checkpoint, from `find_start`.
+        run: whether all examples are shown, and whether a changed batch may go on.
+        start: record and checkpoint, from `find_start`; None where the summary is all that was asked for.
 
     Returns:
         Rows to train on, rows to evaluate on, and the record with the batch sizes that were lowered.
@@ -45,7 +45,7 @@ def announce_and_split(
     Raises:
         ValueError: what the Trainer would only notice after the model is loaded.
     """
-    announce(dataset.report, training.process_index == 0)
+    announce(dataset.report, training.process_index == 0, run.shows_all)
     if training.n_gpu > 1:
         raise ValueError(
             f"one process sees {training.n_gpu} GPUs: launch one process a GPU (torchrun --nproc-per-node "
@@ -53,9 +53,9 @@ def announce_and_split(
         )
     check_split(training, len(dataset))
     train_set, eval_set = dataset.split(training.eval_size, training.seed)
-    record, checkpoint = start
-    record = with_lowered_batches(record, fit_batches(training, len(train_set)), checkpoint, run)
-    return train_set, eval_set, record
+    lowered = fit_batches(training, len(train_set))
+    record, checkpoint = start or ({}, None)
+    return train_set, eval_set, with_lowered_batches(record, lowered, checkpoint, run)
 
 
 def begin_run(training: LlavaTrainingArguments, record: Mapping[str, Any], checkpoint: Path | None) -> None:
@@ -107,3 +107,4 @@ def train_to_the_end(trainer: RoleTrainer, checkpoint: Path | None) -> None:
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             mark_finished(trainer.args.output_dir, trainer.state.global_step)
+            announce_result(trainer.args.output_dir)

@@ -71,7 +71,7 @@ class Curriculum:
         classes = words[[*self.teacher.name_ids.values(), self.teacher.nothing_id]]
         optimizer = torch.optim.AdamW(vision, lr=self.plan.naming_lr, weight_decay=0.01, fused=True)
         hits = []
-        for step in trange(self.plan.naming_steps, desc="1 naming", unit="step"):
+        for step in trange(self.plan.naming_steps, desc="1 naming", unit="step", disable=None):
             warm = min(1.0, (step + 1) / 20)
             cosine = 0.5 * (1 + math.cos(math.pi * step / self.plan.naming_steps))
             _set_lr(optimizer, self.plan.naming_lr * warm * cosine)
@@ -95,7 +95,7 @@ class Curriculum:
         )
         total = self.plan.checking_steps + self.plan.mixture_steps
         recent: list[dict[str, float]] = []
-        for step in trange(total, desc="2+3 checking, mixture", unit="step"):
+        for step in trange(total, desc="2+3 checking, mixture", unit="step", disable=None):
             _set_lr(optimizer, self.plan.lr * self._lr_factor(step))
             losses = self._losses(step)
             _update(optimizer, sum(losses.values()), trained)

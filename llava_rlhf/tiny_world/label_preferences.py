@@ -1,4 +1,8 @@
-"""Turn sampled answer pairs of a tiny world into a preference file, labelled by an oracle that knows the scene."""
+"""Turn sampled answer pairs of a tiny world into a preference file, labelled by an oracle that knows the scene.
+
+    python -m llava_rlhf.tiny_world.label_preferences --world runs/tiny/world \\
+        --answers runs/tiny/preferences/answers.jsonl --output_file runs/tiny/preferences/preferences.json
+"""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import json

@@ -184,7 +184,7 @@ def make_world(settings: WorldArguments) -> Path:
     )
     scenes = {split: split_scenes(settings.seed, split, n) for split, n in zip(SPLITS, counts, strict=True)}
     by_image = {image_name(index): scene for part in scenes.values() for index, scene in part.items()}
-    for image, scene in tqdm(by_image.items(), desc="pictures", unit="image"):
+    for image, scene in tqdm(by_image.items(), desc="pictures", unit="image", disable=None):
         render(scene, settings.noise).save(folder / "images" / image)
     files: dict[str, object] = {
         **world_rows(settings, scenes),

@@ -1,4 +1,7 @@
-"""One self-contained HTML page on a tiny-world run: what changed, health, curves, and a dozen images before and after."""
+"""One self-contained HTML page on a tiny-world run: what changed, health, curves, and a dozen images before and after.
+
+scripts/tiny/run_all.sh calls it with the results of its stages.
+"""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 from collections.abc import Mapping, Sequence

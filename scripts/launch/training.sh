@@ -51,6 +51,19 @@ trainer_flags() {
     given --logging_steps "$LOGGING_STEPS"
 }
 
+# next_script NAME VARIABLE: say how the script NAME of the size is started with the result of this one in VARIABLE (none:
+# ""), and with the paths that this one was given. A pipeline (PART_OF) goes on by itself.
+next_script() {
+    local script="${BASH_SOURCE[${#BASH_SOURCE[@]} - 1]}" words="" name
+    script="$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd)/$1.sh"
+    if [ -n "${PART_OF:-}" ] || [ "${DRY_RUN:-0}" = 1 ] || [ ! -f "$script" ]; then return 0; fi
+    for name in DATA_DIR RUN_DIR WORLD_DIR IMAGE_FOLDER NUM_GPUS NUM_PROCESSES; do
+        if [[ "$(declare -p "$name" 2>/dev/null)" = "declare -x"* ]]; then words+="$name=$(printf %q "${!name}") "; fi
+    done
+    if [ -n "$2" ]; then words+="$2=$(printf %q "$OUTPUT_DIR") "; fi
+    echo "next: ${words}bash $(printf %q "$script")"
+}
+
 train_reward_model() {
     absolute BASE_MODEL PREFERENCES CAPTIONS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
     local flags=()
@@ -69,6 +82,7 @@ train_reward_model() {
         --metric_for_best_model accuracy \
         "${flags[@]}" \
         "$@"
+    next_script initialize_policy_model ""
 }
 
 initialize_policy_model() {
@@ -83,6 +97,7 @@ initialize_policy_model() {
         --save_strategy "$SAVE_STRATEGY" \
         "${flags[@]}" \
         "$@"
+    if [ "$(basename -- "$0")" = initialize_policy_model.sh ]; then next_script train_rl_model POLICY_MODEL; fi
 }
 
 train_rl_model() {
@@ -123,4 +138,5 @@ train_rl_model() {
         --save_steps "$SAVE_STEPS" \
         "${flags[@]}" \
         "$@"
+    next_script evaluate ADAPTER
 }

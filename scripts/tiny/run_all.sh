@@ -28,7 +28,7 @@ stage() {
     local script="$1"
     shift
     echo "== $script $*"
-    env "$@" bash "$HERE/$script.sh"
+    env PART_OF=run_all "$@" bash "$HERE/$script.sh"
 }
 
 stage make_world

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
-from scipy import stats
 
 from data_utils.pictures_elsewhere import is_base64_picture
 from llava_rlhf.evaluation.benchmarks.items import (
@@ -166,6 +165,8 @@ def repeat_spread(ratings: np.ndarray) -> dict[str, Any]:
     means = [float(row.mean()) for row in readable if row.size]
     if len(means) < 2:
         return {"repeat_means": means}
+    from scipy import stats  # slow to load
+
     center, error = float(np.mean(means)), float(stats.sem(means))
     reach = error * float(stats.t.ppf(0.975, len(means) - 1))
     return {"repeat_means": means, "repeat_interval": [center - reach, center + reach]}

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import gammaln
 
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, ItemScore, Record, Scores
 from llava_rlhf.evaluation.calibration import pair_outcome
@@ -118,6 +117,8 @@ def expected_best(scores: Sequence[float], n: int) -> float:
 
     In rising order, score number i (from 1) is the highest of C(i−1, n−1) of the C(N, n) choices.
     """
+    from scipy.special import gammaln  # slow to load
+
     ordered = np.sort(np.asarray(scores, float))
     rank = np.arange(n, len(ordered) + 1)
     # C(i-1, n-1) / C(N, n), by logarithms: the numbers themselves are too large for floats from N ≈ 1000 on.

@@ -172,7 +172,9 @@ def test_what_is_not_there_is_told(hub, fetch):
     assert "no such path here" in told and "shows no model me/modell to you" in told
     told = fetch(adapter="me/model@v9")
     assert "has no revision v9" in told and told.endswith("hf download me/model --revision v9")
-    assert "has no folder lora; it has checkpoint-5, checkpoint-5/lora_policy, lora_policy" in fetch(adapter="me/model/lora")
+    assert "has no folder lora; it has checkpoint-5, checkpoint-5/lora_policy, lora_policy" in fetch(
+        adapter="me/model/lora"
+    )
     told = fetch(adapter="me/model", environment={"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert "it can't be reached (Connect" in told and told.endswith("hf download me/model")
 

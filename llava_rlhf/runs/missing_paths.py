@@ -1,0 +1,65 @@
+"""Files and folders that a command line names and that are not there: all of them in one message."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_FILES = ("dataset_path", "image_to_caption_file", "reward_prompt_file", "deepspeed")
+_FOLDERS = ("image_folder",)
+# Read from the Hub, too: only what can't be the id of a model there is a folder for certain.
+_MODELS = (
+    *("model_name_or_path", "base_model_name", "reward_base_model_name"),
+    *("policy_model_name_or_path", "reward_model_name_or_path"),
+)
+
+
+class MissingPathError(ValueError):
+    """Something that a flag names is not there."""
+
+
+def require_file(flag: str, path: str) -> None:
+    """Raise MissingPathError unless `path` is a file."""
+    if not Path(path).is_file():
+        raise MissingPathError(f"{flag} {path}: no such file")
+
+
+def require_folder(flag: str, path: str) -> None:
+    """Raise MissingPathError unless `path` is a directory."""
+    if not Path(path).is_dir():
+        raise MissingPathError(f"{flag} {path}: no such directory")
+
+
+def refuse_missing_paths(*settings: Any) -> None:
+    """Raise MissingPathError where two or more paths of parsed settings are not there.
+
+    Of a single one, whoever reads it says more: what lies there instead, and what to do.
+    """
+    refuse_missing({name: value for group in settings for name, value in vars(group).items()})
+
+
+def refuse_missing(values: Mapping[str, Any]) -> None:
+    """The same of flags by name, before they are settings."""
+    checks = {
+        **dict.fromkeys(_FILES, require_file),
+        **dict.fromkeys((*_FOLDERS, *_MODELS), require_folder),
+    }
+    found = []
+    for name, check in checks.items():
+        path = values.get(name)
+        if not path or (name in _MODELS and not _is_a_path(path)):
+            continue
+        try:
+            check(f"--{name}", path)
+        except MissingPathError as error:
+            found.append(f"\n  {error}")
+    if len(found) > 1:
+        raise MissingPathError(
+            f"{len(found)} things that the command line names are not there:{''.join(found)}"
+        )
+
+
+def _is_a_path(text: str) -> bool:
+    return os.path.isabs(text) or text.startswith((".", "~"))

@@ -1,0 +1,52 @@
+"""After a run a script says which one comes next, as a command that can be pasted."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from tests.support.recorded_scripts import ROOT, ScriptRunner
+
+NEXT = {
+    "train_reward_model": ("initialize_policy_model", None),
+    "initialize_policy_model": ("train_rl_model", "POLICY_MODEL"),
+    "train_rl_model": ("evaluate", "ADAPTER"),
+}
+CASES = [(size, name) for size in ("tiny", "7b-1x24gb", "13b-v1.5-336") for name in NEXT]
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return ScriptRunner(ROOT, tmp_path)
+
+
+def said(runner, script: str, **variables: str) -> list[str]:
+    done = runner.start(script, **variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("size", "name"), CASES)
+def test_the_next_script_gets_the_result(size, name, runner, tmp_path):
+    following, variable = NEXT[name]
+    (line,) = said(runner, f"{size}/{name}.sh", OUTPUT_DIR="my run")
+    *words, shell, script = shlex.split(line.removeprefix("next: "))
+    assert (shell, script) == ("bash", str(ROOT / "scripts" / size / f"{following}.sh"))
+    assert words == ([f"{variable}={runner.cwd}/my run"] if variable else [])
+
+
+def test_the_next_script_gets_the_same_paths_and_no_other_settings(runner, tmp_path):
+    given = {"RUN_DIR": str(tmp_path / "a run"), "NUM_PROCESSES": "2", "MAX_STEPS": "3"}
+    (line,) = said(runner, "tiny/train_reward_model.sh", **given)
+    words = shlex.split(line.removeprefix("next: "))
+    assert words[:-2] == [f"RUN_DIR={tmp_path}/a run", "NUM_PROCESSES=2"]
+
+
+def test_no_next_script(runner, tmp_path):
+    """In a pipeline, in a dry run, after a failure, and where the size has none."""
+    script = "tiny/train_rl_model.sh"
+    assert said(runner, script, PART_OF="run_all") == []
+    assert not any("next:" in line for line in said(runner, script, DRY_RUN="1"))
+    assert runner.start(script, FAIL_ON="train_rl_model").stdout == ""
+    assert said(runner, "tiny/train_sft.sh", RUN_DIR=str(tmp_path)) == []
