@@ -9,7 +9,7 @@ import gradio as gr
 
 from llava_rlhf.collection.assignments import AssignmentQueue
 from llava_rlhf.collection.judgements import Verdict
-from llava_rlhf.pages.labelling_screen import LONGEST_COMMENT, LONGEST_NAME, Screen, Showable
+from llava_rlhf.pages.labelling_screen import LONGEST_COMMENT, LONGEST_NAME, Screen, Showable, saved_name
 from llava_rlhf.pages.templates import render
 
 VERDICTS = {
@@ -60,7 +60,7 @@ def labelling_page(
         who, row = gr.Textbox(visible=False), gr.Number(visible=False, precision=0)
         opened = gr.Checkbox(visible=False)
         # The browser keeps the name for the next time; no secret, but a random one would end with the server.
-        saved = gr.BrowserState("", storage_key="llava-rlhf-annotator", secret="name")
+        saved = gr.BrowserState(saved_name(""), storage_key="llava-rlhf-annotator", secret="name")
         work, buttons, comment, undo = _bar()
         _counts(summarise)
         outputs = [status, pair, who, row, work, comment, door, progress, reached, leave, saved, name]

@@ -51,16 +51,17 @@ class Screen:
         """Somebody has given a name."""
         yield from self._next(_checked(" ".join((name or "").split())))
 
-    def returned(self, saved: str | None) -> Iterator[tuple]:
-        """The page was opened; `saved` is the name that was given in this browser before, if any."""
-        if _usable(saved):
-            yield from self._next(saved)
+    def returned(self, saved: Any) -> Iterator[tuple]:
+        """The page was opened; `saved` is what `saved_name` made when a name was given in this browser before."""
+        name = saved.get("name") if isinstance(saved, dict) else None
+        if _usable(name):
+            yield from self._next(name)
         else:
             yield (gr.skip(),) * OUTPUTS  # somebody may be typing their name by now
 
     def left(self) -> Iterator[tuple]:
         """Somebody else wants to give a name."""
-        yield "", "", None, None, _hidden(), "", _shown(), "", "", _hidden(), "", ""
+        yield "", "", None, None, _hidden(), "", _shown(), "", "", _hidden(), saved_name(""), ""
 
     def judged(self, verdict: Verdict) -> Callable[..., Iterator[tuple]]:
         """What the button of a verdict does."""
@@ -114,14 +115,38 @@ class Screen:
         )
         judged, waiting = self._queue.progress(who)
         status = _status(f"{who}: {judged} judged, {waiting} waiting")
-        return status, html, who, pair.row, _shown(), "", _hidden(), *self._progress(who), _shown(), who, who
+        return (
+            status,
+            html,
+            who,
+            pair.row,
+            _shown(),
+            "",
+            _hidden(),
+            *self._progress(who),
+            _shown(),
+            saved_name(who),
+            who,
+        )
 
     def _message(self, who: str, text: str) -> tuple:
         judged, _ = self._queue.progress(who)
         status = _status(f"{who}: {judged} judged. {text}")
         # The buttons stay while something can be taken back; without a row they judge nothing.
         work = gr.update(visible=bool(judged))
-        return status, "", who, None, work, "", _shown(), *self._progress(who), _hidden(), who, who
+        return (
+            status,
+            "",
+            who,
+            None,
+            work,
+            "",
+            _shown(),
+            *self._progress(who),
+            _hidden(),
+            saved_name(who),
+            who,
+        )
 
     def _progress(self, who: str) -> tuple[str, str]:
         """How far somebody is, and what comes next where that is the goal."""
@@ -139,6 +164,11 @@ class Screen:
         if not 0 < self._showable.goal <= judged:
             return progress, ""
         return progress, render("reached", command=self._showable.next_command)
+
+
+def saved_name(name: str) -> dict[str, str]:
+    """What the browser keeps; never empty, for Gradio's browser does not store an empty value."""
+    return {"name": name}
 
 
 def _usable(name: str | None) -> bool:

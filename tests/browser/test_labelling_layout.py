@@ -260,8 +260,11 @@ def test_the_name_is_known_after_a_restart_until_it_is_changed(person, site):
     person.driver.refresh()
     person.come_back()
     assert (person.row(), person.status()) == (row, status) and not shown(person, "#name")
+    kept = "return JSON.stringify({...localStorage})"
+    before = person.driver.execute_script(kept)
     person.find("#leave")[0].click()
     wait_for(lambda: shown(person, "#name") and not person.find("article.pair"), "the box for another name")
+    wait_for(lambda: person.driver.execute_script(kept) != before, "the name to be forgotten")
     person.driver.refresh()
     person.sign_in("somebody else")
     assert person.status().startswith("somebody else: 0 judged")
