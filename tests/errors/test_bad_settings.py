@@ -112,6 +112,10 @@ SETTINGS = {
     "not-a-choice": ("ppo", {"kl_controller": "clever"}),
     "no-data-file": ("policy", {"dataset_path": "/no/such/rows.json"}),
     "no-image-folder": ("policy", {"image_folder": "/no/such/images"}),
+    "several-missing": (
+        "ppo",
+        {"policy_model_name_or_path": "/no/such/policy", "reward_model_name_or_path": "/no/such/reward"},
+    ),
     "no-adapter": ("ppo", {"policy_model_name_or_path": "/no/such/policy"}),
     "resume-no-checkpoint": ("policy", {"resume": "/no/such/checkpoint-3"}),
     "batch-above-rows-deepspeed": ("policy", {"gradient_accumulation_steps": 5, "deepspeed": ZERO2}),
