@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.slow
 CAPTIONS = Path(__file__).parents[1] / "references" / "photographs" / "image_to_caption.json"
 ORIENTATION = 0x0112
 PPO_STEPS = 12
+# How many photographs: each walk takes minutes.
+COUNTS = [int(count) for count in os.environ.get("WALKTHROUGH_PHOTOGRAPHS", "5").split(",")]
 
 
 def take_photographs(folder: Path, count: int) -> tuple[Path, Path]:
@@ -65,7 +68,7 @@ def judge(driver, port: int, clicks: int) -> None:
         assert f"{number} judged" in person.status()
 
 
-@pytest.mark.parametrize("count", [5, 21, 50])
+@pytest.mark.parametrize("count", COUNTS)
 def test_the_walk_with_photographs(count, spoilt_model, browser, tmp_path):
     driver = browser(1280, 900)  # skips where there is none
     pictures, captions = take_photographs(tmp_path, count)
