@@ -106,6 +106,7 @@ def test_all_missing_paths_are_one_message_and_nothing_else(tmp_path):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
+        "from the environment: NUM_PROCESSES=2\n"
         "error: 2 things that the command line names are not there:\n"
         f"  --dataset_path {absent}/data.json: no such file\n"
         f"  --model_name_or_path {absent}/base: no such directory\n"
