@@ -14,9 +14,7 @@ def _stop_reason(experience: Experience, row: int, response_len: int) -> str:
     return "length" if int(experience.lengths[row]) == response_len else "question mark"
 
 
-def rollout_row(
-    experience: Experience, shaped: ShapedReward, row: int, response_len: int
-) -> dict[str, Any]:
+def rollout_row(experience: Experience, shaped: ShapedReward, row: int, response_len: int) -> dict[str, Any]:
     """One rollout with its scores, as plain JSON values.
 
     Args:
