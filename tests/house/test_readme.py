@@ -57,9 +57,10 @@ def test_every_flag_that_the_main_pages_name_is_known(document):
         kind for program in (evaluate, make_dataset) for kinds in program.ARGUMENTS.values() for kind in kinds
     ]
     known = {option for kind in classes for option in StrictParser((kind,)).complete()._option_string_actions}
-    text = (ROOT / document).read_text(encoding="utf-8")
+    lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("hf "))  # another project's program
     named = {f"--{name}" for name in re.findall(r"--([a-z]\w+)", text)}
-    assert len(named) > 7
+    assert len(named) > 3
     assert not named - known
 
 
