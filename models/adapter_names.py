@@ -23,9 +23,15 @@ LAYERS = "model.language_model.layers."  # in the model itself
 HF_LAYERS = HF_MODEL + LAYERS  # how the names of our tensors begin
 OLD_LAYERS = "language_model.model.layers."
 ALL_LINEAR = "all-linear"
-# What is adapted besides the language model, by the name of the module, in any family.
-_TOWERS = {module: what for family in FAMILIES.values() for what, module in family.towers.items()}
-_PARTS = ("language_model.", *(f"{module.removeprefix('model.')}." for module in _TOWERS))
+# What may be adapted besides the language model → the modules of that name, in any family.
+_TOWERS: dict[str, tuple[str, ...]] = {}
+for _family in FAMILIES.values():
+    for _what, _module in _family.towers.items():
+        _TOWERS[_what] = (*_TOWERS.get(_what, ()), _module)
+_PARTS = (
+    "language_model.",
+    *(f"{module.removeprefix('model.')}." for modules in _TOWERS.values() for module in modules),
+)
 # Linear layers outside the language model's, by which one sees that a list of names reaches further.
 _ELSEWHERE = (*(name for family in FAMILIES.values() for name in family.linear_elsewhere), "lm_head")
 # Settings of PEFT that make more than B·A·x · alpha / r of an adapter, and what they are called.
@@ -83,8 +89,8 @@ def unfit_tensors(names: Collection[str]) -> str | None:
     kinds: Mapping[str, list[str]] = {
         "is DoRA": [name for name in lora if name.endswith(".lora_magnitude_vector")],
         **{
-            f"adapts the {what}": [name for name in lora if f".{module}." in name]
-            for module, what in _TOWERS.items()
+            f"adapts the {what}": [name for name in lora if any(f".{module}." in name for module in modules)]
+            for what, modules in _TOWERS.items()
         },
         "adapts lm_head": [name for name in lora if ".lm_head." in name],
         "adapts the embeddings": [name for name in lora if ".lora_embedding_" in name],

@@ -63,7 +63,7 @@ def test_another_engine_can_take_its_place(parts):
     ((batch, uniforms, features),) = engine.seen
     assert [item.row for item in batch.items] == ROWS
     assert torch.equal(uniforms, random_numbers(ROWS))
-    assert len(features) == sum(len(item.image_names) for item in batch.items)
+    assert len(features.lengths) == sum(len(item.image_names) for item in batch.items)
     assert experience.lengths.tolist() == lengths and experience.stopped.all()
     for row, item in enumerate(batch.items):
         real = experience.response_mask[row]
