@@ -18,6 +18,7 @@ from torch import Tensor
 from benchmarks.ppo_world import IMAGE, SIZES, Size, random_model
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from models.adapters import AdapterBank, AdapterSpec
+from models.packed_features import PackedFeatures
 from models.settings import LoraSettings
 
 ADAPTERS = ("policy", "reference")
@@ -62,7 +63,7 @@ def run(arguments: PassArguments) -> None:
 
 
 def build(size: Size, arguments: PassArguments) -> tuple[AdapterBank, tuple[Tensor, Tensor]]:
-    """A random base with two adapters; ids int64[B, L] and image features float[B, K, D]."""
+    """A random base with two adapters; ids int64[B, L] and image features of one image a row."""
     dtype = torch.float32 if arguments.device == "cpu" else torch.bfloat16
     vlm = random_model(size, dtype, arguments.device)
     lora = LoraSettings(r=size.lora_r)
@@ -73,12 +74,14 @@ def build(size: Size, arguments: PassArguments) -> tuple[AdapterBank, tuple[Tens
                 torch.nn.init.normal_(weight, std=0.02)
     ids = torch.randint(3, IMAGE, (arguments.rows, arguments.columns + size.positions), device=vlm.device)
     ids[:, 1 : 1 + size.positions] = IMAGE
-    features = torch.randn(arguments.rows, size.positions, size.hidden, device=vlm.device, dtype=dtype)
+    shape = arguments.rows * size.positions, size.hidden
+    table = torch.randn(shape, device=vlm.device, dtype=dtype)
+    features = PackedFeatures(table, (size.positions,) * arguments.rows, ((),) * arguments.rows)
     return bank, (ids, features)
 
 
 @torch.no_grad()
-def two_passes(bank: AdapterBank, ids: Tensor, features: Tensor) -> Tensor:
+def two_passes(bank: AdapterBank, ids: Tensor, features: PackedFeatures) -> Tensor:
     """Hidden states float[2B, L, D], one adapter after the other."""
     found = []
     for name in ADAPTERS:
@@ -88,7 +91,7 @@ def two_passes(bank: AdapterBank, ids: Tensor, features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def one_pass(bank: AdapterBank, ids: Tensor, features: Tensor) -> Tensor:
+def one_pass(bank: AdapterBank, ids: Tensor, features: PackedFeatures) -> Tensor:
     """The same, all rows together."""
     names = [name for name in ADAPTERS for _ in ids]
     with ExitStack() as stack, bank.use(ADAPTERS[0], training=False) as vlm:
@@ -97,7 +100,11 @@ def one_pass(bank: AdapterBank, ids: Tensor, features: Tensor) -> Tensor:
                 lambda layer, args, kwargs: (args, {**kwargs, "adapter_names": names}), with_kwargs=True
             )
             stack.callback(hook.remove)
-        return vlm(ids.repeat(2, 1), None, features.repeat(2, 1, 1))
+        return vlm(
+            ids.repeat(2, 1),
+            None,
+            PackedFeatures(features.table.repeat(2, 1), features.lengths * 2, features.grids * 2),
+        )
 
 
 def seconds(work: Callable[[], Tensor], device: str) -> float:

@@ -110,7 +110,7 @@ def read_prompts(
     items: list[Any] = []
     for item in random_prompts(replace(size, image=14), len(size.lengths)).items:
         images, stored = read_images(pipeline, files, folder, item.image_names)
-        items.append(replace(item, images=images, stored=stored))
+        items.append(replace(item, images=images.pixels, stored=stored))
     return collate_prompts(items)
 
 

@@ -247,7 +247,7 @@ def build_trainer(
         RewardModel(bank, REWARD, head),
         shared=True,
     )
-    text = TextSide(stand_in_tokenizer(), None, IMAGE, size.positions, None)
+    text = TextSide(stand_in_tokenizer(), None, vlm.family, None)
     everything = PPOSettings(
         ppo, RewardArguments(), SimpleNamespace(response_len=size.response_len), None, None, None
     )

@@ -28,6 +28,7 @@ from data_utils.conversation import ConversationTemplate, Segment, query_segment
 from data_utils.datasets import ExampleDataset
 from data_utils.facts import FactBook, RewardPrompt
 from data_utils.foreign_rows import ANSWER, format_name, refuse_other_format
+from data_utils.items import Grids
 from data_utils.json_files import read_rows
 from data_utils.pictures_elsewhere import refuse_other_markers
 from data_utils.problems import DataError, Problem, is_unicode, shorten, unreadable
@@ -59,10 +60,11 @@ class AnswerRecord(Record):
 
 @dataclass(frozen=True)
 class AnswerItem:
-    """An answer to be scored: ids of query + answer + reward prompt (one sequence), images float32 [n, 3, H, W]."""
+    """An answer to be scored: ids of query + answer + reward prompt (one sequence); images and `grids` as in `PairItem`."""
 
     input_ids: tuple[list[int]]
     images: torch.Tensor
+    grids: Grids | None = None
 
 
 class AnswerDataset(ExampleDataset[AnswerItem]):
@@ -72,7 +74,7 @@ class AnswerDataset(ExampleDataset[AnswerItem]):
 
     def _item(self, row: dict[str, Any]) -> AnswerItem:
         images, _ = self._images(row)
-        return AnswerItem((row["ids"],), images)
+        return AnswerItem((row["ids"],), images.pixels, images.grids)
 
 
 def file_kind(path: str | Path) -> Literal["pairs", "answers"]:

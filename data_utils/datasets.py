@@ -18,7 +18,7 @@ from datasets import Value
 
 from data_utils.batches import FILL
 from data_utils.feature_files import FeatureFiles, StoredImages, read_images
-from data_utils.images import ImagePipeline
+from data_utils.images import ImagePipeline, Pictures
 from data_utils.items import DialogueItem, PairItem, PromptItem
 from data_utils.schema import AnswerType
 from data_utils.summary import DataReport
@@ -81,12 +81,12 @@ class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
         other._rows = rows
         return other
 
-    def _images(self, row: dict[str, Any]) -> tuple[torch.Tensor, StoredImages | None]:
+    def _images(self, row: dict[str, Any]) -> tuple[Pictures, StoredImages | None]:
         return self._read(self._pipeline, self._files, row)
 
     def _read(
         self, pipeline: ImagePipeline, files: FeatureFiles | None, row: dict[str, Any]
-    ) -> tuple[torch.Tensor, StoredImages | None]:
+    ) -> tuple[Pictures, StoredImages | None]:
         try:
             return read_images(pipeline, files, self._image_folder, row["images"])
         except ValueError as error:  # the checks before the run read most images' headers only
@@ -113,7 +113,8 @@ class PreferenceDataset(ExampleDataset[PairItem]):
 
     def _item(self, row: dict[str, Any]) -> PairItem:
         images, stored = self._images(row)
-        return PairItem((row["ids_1"], row["ids_2"]), images, row["preference"], stored)
+        ids = (row["ids_1"], row["ids_2"])
+        return PairItem(ids, images.pixels, row["preference"], stored, images.grids)
 
 
 class DialogueDataset(ExampleDataset[DialogueItem]):
@@ -129,7 +130,8 @@ class DialogueDataset(ExampleDataset[DialogueItem]):
     )
 
     def _item(self, row: dict[str, Any]) -> DialogueItem:
-        return DialogueItem(row["ids"], row["supervised"], *self._images(row))
+        images, stored = self._images(row)
+        return DialogueItem(row["ids"], row["supervised"], images.pixels, stored, images.grids)
 
 
 class PromptDataset(ExampleDataset[PromptItem]):
@@ -172,7 +174,7 @@ class PromptDataset(ExampleDataset[PromptItem]):
     def _item(self, row: dict[str, Any]) -> PromptItem:
         names = tuple(row["images"])
         images, stored = self._images(row)
-        reward_images, reward_stored = None, None
+        reward_images, reward_stored = Pictures(None), None
         if self._reward_pipeline is not None:
             reward_images, reward_stored = self._read(self._reward_pipeline, self._reward_files, row)
         return PromptItem(
@@ -181,14 +183,16 @@ class PromptDataset(ExampleDataset[PromptItem]):
             query_ids=row["query_ids"],
             reward_prompt_ids=row["reward_prompt_ids"],
             image_names=names,
-            images=images,
-            reward_images=reward_images,
+            images=images.pixels,
+            reward_images=reward_images.pixels,
             answer_type=AnswerType(row["answer_type"]),
             length_bonus=row["length_bonus"],
             captions=tuple(row["captions"]),
             question=row["question"],
             stored=stored,
             reward_stored=reward_stored,
+            grids=images.grids,
+            reward_grids=reward_images.grids,
         )
 
 

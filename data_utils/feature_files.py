@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from data_utils.images import ImagePipeline
+from data_utils.images import ImagePipeline, Pictures
 
 FEATURES = "features"
 UNFINISHED = "unfinished"
@@ -42,7 +42,7 @@ class StoredImages:
 
     Attributes:
         keys: of each image its `content_key`.
-        features: of each image bfloat16[K, D], or None where it has to be encoded.
+        features: of each image bfloat16[K, W], or None where it has to be encoded.
     """
 
     keys: tuple[str, ...]
@@ -58,7 +58,7 @@ class FeatureFiles:
 
     Args:
         folder: of this tower and projector; made where it is missing.
-        shape: positions and width (K, D) of every image's features.
+        shape: positions and width (K, W) of every image's features.
 
     Raises:
         ValueError: the folder can neither be written nor has anything to read.
@@ -196,8 +196,8 @@ def content_key(path: str | Path) -> str:
 
 def read_images(
     pipeline: ImagePipeline, files: FeatureFiles | None, folder: str | Path, names: Sequence[str]
-) -> tuple[Tensor, StoredImages | None]:
-    """Pixels float32 [m, 3, H, W] of the m images whose features are not stored, in order, and what is known of all n.
+) -> tuple[Pictures, StoredImages | None]:
+    """The m images whose features are not stored, in order, and what is known of all n.
 
     Without `files` all are decoded, and nothing is known (None).
     """
@@ -206,8 +206,8 @@ def read_images(
     keys = tuple(content_key(Path(folder, name)) for name in names)
     features = tuple(files.load(key) for key in keys)
     missing = {name: key for name, key, found in zip(names, keys, features, strict=True) if found is None}
-    pixels = pipeline(folder, [name for name, found in zip(names, features, strict=True) if found is None])
+    pictures = pipeline(folder, [name for name, found in zip(names, features, strict=True) if found is None])
     if any(content_key(Path(folder, name)) != key for name, key in missing.items()):
         # Replaced between reading and decoding: these pixels must not be kept under the digest of others.
         return read_images(pipeline, files, folder, names)
-    return pixels, StoredImages(keys, features)
+    return pictures, StoredImages(keys, features)

@@ -6,10 +6,10 @@ import base64
 import io
 import mimetypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -107,30 +107,51 @@ def image_data_url(path: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
+class Pictures(NamedTuple):
+    """What becomes of n images.
+
+    Attributes:
+        pixels: float32 [ΣP, …], the P rows of each image one behind the other.
+        grids: of each image a few integers that say how it is cut up, of which the first is P; None where all are alike,
+            one row each.
+    """
+
+    pixels: torch.Tensor
+    grids: tuple[tuple[int, ...], ...] | None = None
+
+
 class ImagePipeline:
     """Files → pixels of one vision tower.
 
     `pad` centres the image on a square of the processor's mean colour first, so that nothing is cropped;
     `square` gives the processor the image as it is (CLIP's: shorter edge resized, centre cropped).
     Of an animation the first frame is taken, of 16 bits a channel the upper 8, and EXIF says which side is up.
+    `grids` reads from the processor's tensors how each image is cut up; None: all are alike.
     Raises ValueError on an unknown mode, and on an image that cannot be decoded.
     """
 
-    def __init__(self, processor: BaseImageProcessor, image_aspect_ratio: Literal["pad", "square"] = "pad"):
+    def __init__(
+        self,
+        processor: BaseImageProcessor,
+        image_aspect_ratio: Literal["pad", "square"] = "pad",
+        grids: Callable[[Mapping[str, torch.Tensor]], tuple[tuple[int, ...], ...] | None] | None = None,
+    ):
         if image_aspect_ratio not in ASPECT_RATIOS:
             raise ValueError(f"image_aspect_ratio {image_aspect_ratio!r}: must be one of {ASPECT_RATIOS}")
         self.processor = processor
         self.image_aspect_ratio = image_aspect_ratio
+        self._grids = grids
         self._background = tuple(int(channel * 255) for channel in processor.image_mean)
 
-    def __call__(self, folder: str | Path, names: Sequence[str]) -> torch.Tensor:
-        """Pixels float32 [n, 3, H, W] of n images, in order; n may be 0."""
+    def __call__(self, folder: str | Path, names: Sequence[str]) -> Pictures:
+        """The pixels of n images, in order; n may be 0."""
         if not names:
             import torch
 
-            return torch.zeros(0, 3, *self.size)
+            return Pictures(torch.zeros(0, 3, *self.size))
         images = [self._open(folder, name) for name in names]
-        return self.processor(images=images, return_tensors="pt")["pixel_values"].float()
+        tensors = self.processor(images=images, return_tensors="pt")
+        return Pictures(tensors["pixel_values"].float(), self._grids and self._grids(tensors))
 
     @property
     def size(self) -> tuple[int, int]:

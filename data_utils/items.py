@@ -9,29 +9,34 @@ import torch
 from data_utils.feature_files import StoredImages
 from data_utils.schema import AnswerType
 
+Grids = tuple[tuple[int, ...], ...]
+
 
 @dataclass(frozen=True)
 class PairItem:
     """A preference pair: ids of query + response + reward prompt for each output, shared images, 1 or 2 preferred.
 
-    `images` is float32 [n, 3, H, W], n = 0 for text alone. With a feature cache `stored` knows the n images, and `images`
-    are those whose features it lacks.
+    `images` are the pixels of n images, float32 [n, 3, H, W] where all are alike, n = 0 for text alone; else `grids` says
+    how each is cut up (see `data_utils.images.Pictures`). With a feature cache `stored` knows the n images, and `images` are
+    those whose features it lacks.
     """
 
     input_ids: tuple[list[int], list[int]]
     images: torch.Tensor
     preference: int
     stored: StoredImages | None = None
+    grids: Grids | None = None
 
 
 @dataclass(frozen=True)
 class DialogueItem:
-    """A dialogue: ids, True where a token carries loss, images float32 [n, 3, H, W]; `stored` as in PairItem."""
+    """A dialogue: ids, True where a token carries loss; images, `stored` and `grids` as in PairItem."""
 
     input_ids: list[int]
     supervised: list[bool]
     images: torch.Tensor
     stored: StoredImages | None = None
+    grids: Grids | None = None
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class PromptItem:
 
     `images` float32 [n, 3, h, w] are the policy's, `reward_images` float32 [n, 3, H, W] the reward model's (None when
     both look through one tower); `captions` are the facts in the order the reward model reads them (the row's own captions
-    where nothing is scored); `question` is the text as the query reads it, without image markers. `stored` and
-    `reward_stored` belong to `images` and `reward_images` as in PairItem.
+    where nothing is scored); `question` is the text as the query reads it, without image markers. `stored`, `grids` and
+    `reward_stored`, `reward_grids` belong to `images` and `reward_images` as in PairItem.
     """
 
     row: int
@@ -57,3 +62,5 @@ class PromptItem:
     question: str
     stored: StoredImages | None = None
     reward_stored: StoredImages | None = None
+    grids: Grids | None = None
+    reward_grids: Grids | None = None

@@ -138,11 +138,23 @@ class SegmentEncoder:
         return index
 
 
-def expand_image_tokens(ids: Sequence[int], image_token_id: int, tokens_per_image: int) -> list[int]:
-    """`ids` with every image token repeated `tokens_per_image` times, the positions that image features fill."""
+def expand_image_tokens(
+    ids: Sequence[int], image_token_id: int, placeholders: Iterable[Sequence[int]]
+) -> list[int]:
+    """`ids` with every image token replaced by what stands for that image, whose features fill it.
+
+    Of an iterator only as many placeholders are taken as there are images. Raises ValueError when there are too few.
+    """
+    waiting = iter(placeholders)
     expanded: list[int] = []
     for index in ids:
-        expanded += [index] * (tokens_per_image if index == image_token_id else 1)
+        if index != image_token_id:
+            expanded.append(index)
+            continue
+        placeholder = next(waiting, None)
+        if placeholder is None:
+            raise ValueError("more image tokens than images")
+        expanded += placeholder
     return expanded
 
 

@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from models.adapter_shapes import module_name
-from models.base_weights import present_name
+from models.families.base import Family
+from models.families.llava_files import present_name  # adapters of other ages are all of LLaVAs
+from models.families.registry import FAMILIES
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -20,19 +22,18 @@ HF_MODEL = "base_model.model."  # how PEFT begins the names of all tensors
 LAYERS = "model.language_model.layers."  # in the model itself
 HF_LAYERS = HF_MODEL + LAYERS  # how the names of our tensors begin
 OLD_LAYERS = "language_model.model.layers."
-_PARTS = ("language_model.", "vision_tower.", "multi_modal_projector.")
 ALL_LINEAR = "all-linear"
-# Linear layers outside the language model's, by which one sees that a list of names reaches further.
-_ELSEWHERE = (
-    *(
-        f"model.vision_tower.encoder.layers.0.{name}"
-        for name in (
-            *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
-            *("mlp.fc1", "mlp.fc2"),
-        )
-    ),
-    *("model.multi_modal_projector.linear_1", "model.multi_modal_projector.linear_2", "lm_head"),
+# What may be adapted besides the language model → the modules of that name, in any family.
+_TOWERS: dict[str, tuple[str, ...]] = {}
+for _family in FAMILIES.values():
+    for _what, _module in _family.towers.items():
+        _TOWERS[_what] = (*_TOWERS.get(_what, ()), _module)
+_PARTS = (
+    "language_model.",
+    *(f"{module.removeprefix('model.')}." for modules in _TOWERS.values() for module in modules),
 )
+# Linear layers outside the language model's, by which one sees that a list of names reaches further.
+_ELSEWHERE = (*(name for family in FAMILIES.values() for name in family.linear_elsewhere), "lm_head")
 # Settings of PEFT that make more than B·A·x · alpha / r of an adapter, and what they are called.
 _BEYOND_LORA = {
     "use_dora": "is DoRA",
@@ -87,8 +88,10 @@ def unfit_tensors(names: Collection[str]) -> str | None:
     lora = {name for name in names if ".lora_" in name}
     kinds: Mapping[str, list[str]] = {
         "is DoRA": [name for name in lora if name.endswith(".lora_magnitude_vector")],
-        "adapts the vision tower": [name for name in lora if ".vision_tower." in name],
-        "adapts the projector": [name for name in lora if ".multi_modal_projector." in name],
+        **{
+            f"adapts the {what}": [name for name in lora if any(f".{module}." in name for module in modules)]
+            for what, modules in _TOWERS.items()
+        },
         "adapts lm_head": [name for name in lora if ".lm_head." in name],
         "adapts the embeddings": [name for name in lora if ".lora_embedding_" in name],
         "also trained biases": [name for name in names if name.endswith(".bias")],
@@ -122,15 +125,13 @@ def on_language_model(config: LoraConfig, layers: int, names: Iterable[str]) -> 
 
     A list such as `q_proj` would also match the attention of the CLIP tower, and names from before 4.52 match nothing.
     """
-    from models.vlm import lora_target_pattern  # brings torch
-
     names = tuple(names)
     wanted = adapted_layers(config, layers, names)
     elsewhere = any(_means(config, name) for name in _ELSEWHERE)
     if wanted and (elsewhere or not all(_means(config, name) for name in wanted)):
         kinds = [name for name in names if any(full.endswith(f".{name}") for full in wanted)]
         whole = len(wanted) == layers * len(kinds)
-        config.target_modules = lora_target_pattern(kinds) if whole else set(wanted)
+        config.target_modules = Family.lora_pattern(kinds) if whole else set(wanted)
         config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
     for patterns in (config.rank_pattern, config.alpha_pattern):
         for key in [key for key in patterns if OLD_LAYERS in key]:

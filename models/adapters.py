@@ -26,7 +26,7 @@ from models.adapter_files import read_adapter_config, read_adapter_tensors, save
 from models.adapter_names import on_language_model
 from models.sampling_layers import lora_places, stand_ins
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
-from models.vlm import VisionLanguageModel, lora_target_pattern
+from models.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class AdapterBank(nn.Module):
         for name, spec in adapters.items():
             if isinstance(spec.source, Path):
                 self.load(name, spec.source)
-        vlm.model.model.language_model.register_forward_pre_hook(self._refuse_outside_context)
+        vlm.language_model.register_forward_pre_hook(self._refuse_outside_context)
         if gradient_checkpointing:
             # Renamed in transformers 5.2x; the old name is the only one in 5.17.
             enable = getattr(vlm.model, "activation_checkpointing_enable", None)
@@ -241,7 +241,7 @@ def _lora_config(spec: AdapterSpec, vlm: VisionLanguageModel) -> LoraConfig:
             r=lora.r,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules=lora_target_pattern(lora.layers),
+            target_modules=vlm.family.lora_pattern(lora.layers),
         )
     layers = vlm.model.config.get_text_config().num_hidden_layers
     config = on_language_model(read_adapter_config(spec.source), layers, LANGUAGE_MODEL_LINEAR_LAYERS)

@@ -7,29 +7,22 @@ weights (`base_weights`). Reads configuration files and the headers of weight fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from models.base_files import read_base_config
 from models.base_weights import check_weights
+from models.families.registry import family_of
 from models.json_objects import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 IMAGE_TOKEN = "<image>"
-PROCESSOR_FILE, NESTED_PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
-_CLIP_SIDE = 224  # what CLIP's processor takes where its file says nothing
-# Both make pixels alike; the padding of the second is done before it, see `data_utils.images`.
-_PROCESSORS = ("CLIP", "Llava")
-_COUNTS = {
-    "vision_config": ("image_size", "patch_size", "hidden_size", "num_hidden_layers"),
-    "text_config": (
-        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-        *("num_attention_heads", "num_key_value_heads"),
-    ),
-}
+_TEXT_COUNTS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads"),
+)
 
 
 def check_base(path: str | Path, weights: bool = True) -> None:
@@ -41,74 +34,20 @@ def check_base(path: str | Path, weights: bool = True) -> None:
     """
     folder = Path(path)
     config = read_base_config(folder)
-    _check_sizes(folder / "config.json", config)
-    _check_image_processor(folder, config.vision_config.image_size)
+    family = family_of(config)
+    _check_sizes(folder / "config.json", config, family.vision_counts)
+    family.check_folder(folder)
     _check_vocabulary(folder, config)
     if weights:
         check_weights(folder, config)
 
 
-def _check_sizes(file: Path, config: PreTrainedConfig) -> None:
-    for part, names in _COUNTS.items():
+def _check_sizes(file: Path, config: PreTrainedConfig, vision: tuple[str, ...]) -> None:
+    for part, names in {"vision_config": vision, "text_config": _TEXT_COUNTS}.items():
         for name in names:
             value = getattr(getattr(config, part), name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{file}: {name} of {part} is {value!r}, must be a positive integer")
-    vision, layers = config.vision_config, config.vision_feature_layer
-    if vision.patch_size > vision.image_size:
-        raise ValueError(
-            f"{file}: a patch of {vision.patch_size} pixels is larger than the image of {vision.image_size}"
-        )
-    states = vision.num_hidden_layers + 1
-    for layer in layers if isinstance(layers, (list, tuple)) else [layers]:
-        if not isinstance(layer, int) or not -states <= layer < states:
-            raise ValueError(
-                f"{file}: vision_feature_layer {layer!r}; the vision tower has {states} hidden states"
-            )
-
-
-def _check_image_processor(folder: Path, side: int) -> None:
-    """Images must be made by CLIP's processor, in the size that the tower takes."""
-    file, settings = _image_settings(folder)
-    name = settings.get("image_processor_type") or settings.get("feature_extractor_type") or _PROCESSORS[0]
-    known = [f"{start}{end}" for start in _PROCESSORS for end in ("ImageProcessor", "FeatureExtractor", "")]
-    if str(name).removesuffix("Fast").removesuffix("Pil") not in known:
-        raise ValueError(
-            f"{file}: the image processor {name!r} is not supported; a CLIP tower is trained with CLIPImageProcessor"
-        )
-    made = _made_size(settings)
-    if made != (side, side):
-        shown = " x ".join(map(str, made))
-        raise ValueError(
-            f"{file} makes images of {shown} pixels, the vision tower takes {side} x {side} (image_size in "
-            f"{folder / 'config.json'}); fetch both from the same place"
-        )
-
-
-def _image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file that transformers reads, and what it says of images."""
-    nested, own = folder / NESTED_PROCESSOR_FILE, folder / PROCESSOR_FILE
-    if nested.is_file():
-        settings = read_object(nested).get("image_processor")
-        if isinstance(settings, dict):
-            return nested, settings
-    if own.is_file():
-        return own, read_object(own)
-    raise ValueError(
-        f"{folder} has no {PROCESSOR_FILE} (nor an image_processor in {NESTED_PROCESSOR_FILE}): how its images become "
-        "pixels is not known; fetch it"
-    )
-
-
-def _made_size(settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Height and width of what comes out; whatever stands there where that is no size."""
-    crops = settings.get("do_center_crop")
-    key = "size" if crops is False else "crop_size"
-    size = settings.get(key, _CLIP_SIDE)
-    if not isinstance(size, dict):
-        return size, size
-    short = size.get("shortest_edge") if key == "crop_size" else None
-    return size.get("height", short), size.get("width", short)
 
 
 def _check_vocabulary(folder: Path, config: PreTrainedConfig) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.base_kind import check_kind
+from models.families.base import Family
+from models.families.registry import family_of
 
 if TYPE_CHECKING:
-    from transformers import LlavaConfig, PreTrainedConfig
+    from transformers import PreTrainedConfig
 
 
 def read_base_config(path: str | Path) -> PreTrainedConfig:
@@ -28,31 +30,27 @@ def read_base_config(path: str | Path) -> PreTrainedConfig:
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What the data side must know of a base, readable without its weights.
+    """What two bases must have in common where one stands in for the other, readable without weights.
 
     Attributes:
         image_token_id: id of the image placeholder.
-        tokens_per_image: positions that one image takes in the model.
+        positions: of every image in the model; None where its size decides.
         layers, hidden_size: shape of the language model, which an adapter must fit.
     """
 
     image_token_id: int
-    tokens_per_image: int
+    positions: int | None
     layers: int
     hidden_size: int
 
 
 def read_base_facts(path: str | Path) -> BaseFacts:
-    """Read `BaseFacts` from `config.json`. Raises ValueError for a directory that is not a LLaVA base."""
-    config = read_base_config(path)
-    text = config.get_text_config()
-    return BaseFacts(
-        config.image_token_id, positions_of_one_image(config), text.num_hidden_layers, text.hidden_size
-    )
+    """Read `BaseFacts` from `config.json`. Raises ValueError for a directory that is no base."""
+    family = read_family(path)
+    text = family.config.get_text_config()
+    return BaseFacts(family.image_token_id, family.fixed_positions, text.num_hidden_layers, text.hidden_size)
 
 
-def positions_of_one_image(config: LlavaConfig) -> int:
-    """How many positions of a sequence the features of one image take."""
-    vision = config.vision_config
-    class_token = config.vision_feature_select_strategy == "full"
-    return (vision.image_size // vision.patch_size) ** 2 + class_token
+def read_family(path: str | Path) -> Family:
+    """The family of a base directory. Raises ValueError as `check_kind` does."""
+    return family_of(read_base_config(path))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from models.base_files import read_base_facts
-from models.base_weights import present_name, weight_files
+from models.base_files import read_family
+from models.base_weights import weight_files
+from models.families.base import Family
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS
 
 ROWS = 8  # of each weight
@@ -25,31 +26,33 @@ def base_fingerprint(directory: str | Path) -> str:
     Raises:
         ValueError: the directory is no LLaVA base, holds no safetensors weights, or lacks one of these.
     """
-    layers = read_base_facts(directory).layers
+    family = read_family(directory)
+    layers = family.config.get_text_config().num_hidden_layers
     linear = (f"{'mlp' if name in _MLP else 'self_attn'}.{name}" for name in LANGUAGE_MODEL_LINEAR_LAYERS)
     inner = [f"layers.{layer}.{name}" for name in linear for layer in sorted({0, layers - 1})]
     wanted = {f"language_model.{name}.weight" for name in ("embed_tokens", *inner, "norm")}
-    wanted.add("multi_modal_projector.linear_1.weight")
-    tower = {f"vision_tower.embeddings.{name}_embedding.weight" for name in ("patch", "position")}
+    wanted.update(family.known_by)
     found: dict[str, bytes] = {}
     for file in weight_files(Path(directory)):
-        found |= _first_rows(file, wanted | tower)
+        found |= _first_rows(file, family, wanted | set(family.known_by_if_there))
     missing = sorted(wanted - found.keys())
     if missing:
-        raise ValueError(f"the weights of {directory} lack {', '.join(missing)}: it is no whole LLaVA base")
+        raise ValueError(
+            f"the weights of {directory} lack {', '.join(missing)}: it is no whole {family.title} base"
+        )
     digest = hashlib.sha256()
     for name in sorted(found):
         digest.update(name.encode() + b"\n" + found[name])
     return digest.hexdigest()
 
 
-def _first_rows(file: Path, wanted: set[str]) -> dict[str, bytes]:
+def _first_rows(file: Path, family: Family, wanted: set[str]) -> dict[str, bytes]:
     """Name → shape and first rows, of those weights of a file that are wanted."""
     found = {}
     try:
         with safe_open(file, framework="pt") as weights:
             for stored in weights.keys():  # noqa: SIM118 - not a dict
-                name = present_name(stored)
+                name = family.present_name(stored)
                 if name in wanted:
                     entry = weights.get_slice(stored)
                     values = entry[:ROWS].float().contiguous().numpy().astype("<f4").tobytes()

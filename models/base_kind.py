@@ -5,19 +5,14 @@ Every program decides this first (`models.base_check.check_base`), so that an er
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from models.base_place import check_place
+from models.families.registry import FAMILIES
 from models.json_objects import read_object
 
-TOWER = "clip_vision_model"
-# Their linear layers have the names that LoRA goes on, and positions and features mean the same in all of them.
-LANGUAGE_MODELS = ("llama", "mistral", "qwen2")
-ORIGINAL_KINDS = (None, "llava", "llava_llama")  # what scripts/convert_checkpoint.sh reads
 STORED_FORMAT = "bitsandbytes"
-SELECT_STRATEGIES = ("default", "full")
 _NO_LANGUAGE = ("clip", "siglip", "siglip2", "chinese_clip", "dinov2", "vit")
 # Files beside `config.json` that say of a model without `quantization_config` how it is stored.
 _FORMAT_FILES = {
@@ -28,7 +23,7 @@ _FORMAT_FILES = {
 
 
 def check_kind(path: str | Path) -> dict[str, Any]:
-    """Refuse whatever is no LLaVA that can be loaded; reads no file but `config.json`, whose fields it returns.
+    """Refuse whatever is no model that can be loaded; reads no file but `config.json`, whose fields it returns.
 
     Raises:
         ValueError: in this order: no model directory, an unreadable file, another kind of model, tower or language model,
@@ -37,9 +32,10 @@ def check_kind(path: str | Path) -> dict[str, Any]:
     check_place(path)
     file = Path(path) / "config.json"
     fields = read_object(file)
-    _refuse_original(Path(path), fields)
+    for family in FAMILIES.values():
+        family.check_age(Path(path), fields)
     _refuse_other_models(file, fields)
-    _refuse_other_parts(file, fields)
+    _check_parts(file, fields)
     _refuse_other_formats(file, fields)
     if (Path(path) / "adapter_config.json").is_file():
         raise ValueError(
@@ -49,69 +45,36 @@ def check_kind(path: str | Path) -> dict[str, Any]:
     return fields
 
 
-def _refuse_original(folder: Path, fields: dict[str, Any]) -> None:
-    """The format of the LLaVA code itself: `mm_vision_tower` names a tower that is a folder of its own."""
-    kind = fields.get("model_type")
-    by_type = isinstance(kind, str) and kind.startswith("llava_") and fields.get("architectures") is not None
-    named = any("LlavaLlama" in str(name) for name in fields.get("architectures") or ())
-    if "vision_config" in fields or not (fields.get("mm_vision_tower") is not None or (by_type and named)):
-        return
-    file = folder / "config.json"
-    if kind not in ORIGINAL_KINDS:
-        raise ValueError(
-            f"{file} is an original LLaVA checkpoint of a kind that can't be converted: model_type {kind!r} (only "
-            f"{', '.join(filter(None, ORIGINAL_KINDS))})"
-        )
-    what = "it names mm_vision_tower" if fields.get("mm_vision_tower") else f"model_type {kind!r}"
-    if (folder / "adapter_config.json").is_file() or (folder / "non_lora_trainables.bin").is_file():
-        raise ValueError(
-            f"{folder} is a LoRA of an original LLaVA ({what}; its weights are an adapter's), not a whole model: merge it "
-            "into its base with the code that trained it, then convert the result with scripts/convert_checkpoint.sh"
-        )
-    raise ValueError(
-        f"{file} is an original LLaVA checkpoint ({what}); convert it to the Hugging Face format first: "
-        f"bash scripts/convert_checkpoint.sh --input {shlex.quote(str(folder))} --vision_tower DIR --output DIR"
-    )
-
-
 def _refuse_other_models(file: Path, fields: dict[str, Any]) -> None:
     kind = fields.get("model_type")
-    if kind == "llava" and "vision_config" in fields:
+    if kind in FAMILIES and "vision_config" in fields:
         return
-    if kind == "llava":
-        why = "it names no vision tower (neither vision_config nor mm_vision_tower)"
+    known = list(FAMILIES.values())
+    titles = " or ".join(family.title for family in known)
+    if kind in FAMILIES:
+        why = FAMILIES[kind].no_tower
     elif kind is None:
         why = "it names no model_type"
     elif str(kind).removesuffix("_vision_model") in _NO_LANGUAGE:
-        why = "that is a vision model alone, without a language model; name a LLaVA"
+        why = f"that is a vision model alone, without a language model; name a {titles}"
     elif "vision_config" in fields or "vl" in str(kind) or "llava" in str(kind):
-        why = "only models of type llava are supported; name a LLaVA"
+        why = f"only models of type {', '.join(FAMILIES)} are supported; name a {titles}"
     else:
-        why = "that is a language model, which has no vision tower; name a LLaVA"
+        why = f"that is a language model, which has no vision tower; name a {titles}"
+    architectures = ", ".join(family.architecture for family in known)
     raise ValueError(
-        f"{file}: model_type {kind!r} is not a LLaVA model in Hugging Face format (LlavaForConditionalGeneration): {why}"
+        f"{file}: model_type {kind!r} is not a {titles} model in Hugging Face format ({architectures}): {why}"
     )
 
 
-def _refuse_other_parts(file: Path, fields: dict[str, Any]) -> None:
-    vision, text = fields["vision_config"], fields.get("text_config", {})
-    for name, part in (("vision_config", vision), ("text_config", text)):
+def _check_parts(file: Path, fields: dict[str, Any]) -> None:
+    for name in ("vision_config", "text_config"):
+        part = fields.get(name, {})
         if not isinstance(part, dict):
             raise ValueError(
                 f"{file} can't be read ({name} is {part!r}, not an object); fetch the base again"
             )
-    tower, language = vision.get("model_type", TOWER), text.get("model_type", LANGUAGE_MODELS[0])
-    if tower != TOWER:
-        raise ValueError(f"{file}: the vision tower {tower!r} is not supported (CLIP only: {TOWER!r})")
-    if language not in LANGUAGE_MODELS:
-        raise ValueError(
-            f"{file}: the language model {language!r} is not supported (only {', '.join(LANGUAGE_MODELS)})"
-        )
-    strategy = fields.get("vision_feature_select_strategy", SELECT_STRATEGIES[0])
-    if strategy not in SELECT_STRATEGIES:
-        raise ValueError(
-            f"{file}: vision_feature_select_strategy {strategy!r} is not one of {', '.join(SELECT_STRATEGIES)}"
-        )
+    FAMILIES[fields["model_type"]].check_fields(file, fields)
 
 
 def _refuse_other_formats(file: Path, fields: dict[str, Any]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.families.registry import family_of
 from models.json_objects import read_object
 from models.safetensors_headers import FLOATING, StoredShape, read_header
 
@@ -21,10 +21,6 @@ _TEXT_LAYER = (
     *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")),
     "input_layernorm",
     "post_attention_layernorm",
-)
-_VISION_LAYER = (
-    *(f"self_attn.{name}" for name in (*_ATTENTION, "out_proj")),
-    *("mlp.fc1", "mlp.fc2", "layer_norm1", "layer_norm2"),
 )
 _SHOWN = 3
 EMBEDDINGS = "language_model.embed_tokens.weight"
@@ -62,10 +58,13 @@ def check_weights(directory: Path, config: PreTrainedConfig) -> None:
     for file in weight_files(directory):
         stored |= read_header(file)
     _check_index(directory, stored)
-    found = {present_name(name): entry for name, entry in stored.items()}
+    family = family_of(config)
+    found = {family.present_name(name): entry for name, entry in stored.items()}
     missing = sorted(name for name in _needed(config) if name not in found)
     if missing:
-        raise ValueError(f"the weights of {directory} lack {_listed(missing)}: it is no whole LLaVA base")
+        raise ValueError(
+            f"the weights of {directory} lack {_listed(missing)}: it is no whole {family.title} base"
+        )
     if getattr(config, "quantization_config", None):
         return
     others = sorted(
@@ -87,17 +86,6 @@ def check_weights(directory: Path, config: PreTrainedConfig) -> None:
         )
 
 
-def present_name(stored: str) -> str:
-    """The name that a weight has today.
-
-    Files of different age say `language_model.model.x` or `model.language_model.x`, `vision_tower.vision_model.x`, and
-    `language_model.lm_head.x`.
-    """
-    name = stored.removeprefix("model.")
-    name = re.sub(r"^(language_model|vision_tower)\.(model|vision_model)\.", r"\1.", name)
-    return name.removeprefix("language_model.") if name.startswith("language_model.lm_head.") else name
-
-
 def _what_to_do(directory: Path) -> str:
     if list(directory.glob("pytorch_model*.bin")):
         return "load and save it with Hugging Face's from_pretrained and save_pretrained"
@@ -117,7 +105,7 @@ def _check_index(directory: Path, stored: dict[str, StoredShape]) -> None:
 
 
 def _needed(config: PreTrainedConfig) -> Iterator[str]:
-    """Present names of what every LLaVA has, down to the tower's layer that features are taken from."""
+    """Present names of what every model of the family has."""
     text = config.get_text_config()
     yield from (EMBEDDINGS, "language_model.norm.weight")
     yield from (
@@ -127,19 +115,7 @@ def _needed(config: PreTrainedConfig) -> Iterator[str]:
     )
     if not (config.tie_word_embeddings or text.tie_word_embeddings):
         yield "lm_head.weight"
-    yield from (f"multi_modal_projector.linear_{number}.weight" for number in (1, 2))
-    yield from (f"vision_tower.embeddings.{name}" for name in ("class_embedding", "patch_embedding.weight"))
-    yield from (
-        f"vision_tower.encoder.layers.{layer}.{name}.weight"
-        for layer in range(_vision_depth(config))
-        for name in _VISION_LAYER
-    )
-
-
-def _vision_depth(config: PreTrainedConfig) -> int:
-    states = config.vision_config.num_hidden_layers + 1
-    layers = config.vision_feature_layer
-    return max(layer % states for layer in (layers if isinstance(layers, (list, tuple)) else [layers]))
+    yield from family_of(config).weight_names()
 
 
 def _listed(names: list[str]) -> str:

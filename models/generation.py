@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from models.decoding_cache import DecodingCache
+from models.packed_features import PackedFeatures
 from models.vlm import VisionLanguageModel
 
 # On an accelerator a look at what has stopped waits for all work under way: there only every so many tokens.
@@ -63,7 +64,7 @@ def sample(
     vlm: VisionLanguageModel,
     input_ids: Tensor,
     mask: Tensor,
-    image_features: Tensor | None,
+    image_features: PackedFeatures | None,
     settings: SamplingSettings,
     uniforms: Tensor | None = None,
     tokens_between_looks: int | None = None,
@@ -75,7 +76,7 @@ def sample(
         vlm: the base, in eval mode, with an adapter in use.
         input_ids: int64[B, P], left-padded (the last column is real in every row).
         mask: bool[B, P], True at real tokens.
-        image_features: float[S, K, D] for the slots of these rows.
+        image_features: of the slots of these rows.
         settings: see `SamplingSettings`.
         uniforms: float[B, max_new_tokens] in [0, 1), one number a draw; not needed at temperature 0.
         tokens_between_looks: how often rows that have stopped are taken out; by default at every token on a CPU, every
@@ -104,7 +105,7 @@ def sample(
     draw = _Draw(settings, uniforms, len(mask), device)
     batch = _Answering(mask, settings.max_new_tokens)
     ids = torch.full((len(mask), settings.max_new_tokens), settings.pad_id, device=device)
-    hidden = vlm(input_ids, mask, image_features, past_key_values=batch.cache)[:, -1]
+    hidden, batch.positions = vlm.read_prompts(input_ids, mask, image_features, batch.cache)
     for column in range(settings.max_new_tokens):
         token = draw(vlm.project(hidden), batch.rows, column)
         ids[:, column].index_copy_(0, batch.rows, token)
@@ -128,6 +129,7 @@ class _Answering:
         rows: int64[k], their rows in the whole batch.
         stopped: bool[k], those that have stopped since the last look.
         cache: keys and values of columns `first` to `end`.
+        positions: int64[k, 1], of the token that each row draws next; the base says where its prompt ends.
     """
 
     def __init__(self, mask: Tensor, max_new_tokens: int):
@@ -137,14 +139,13 @@ class _Answering:
         self.stopped = torch.zeros(count, dtype=torch.bool, device=mask.device)
         self.cache = DecodingCache()
         self.mask = torch.cat([mask, mask.new_ones(count, max_new_tokens)], dim=1)
-        self.positions = mask.sum(dim=1, keepdim=True) - 1
         self.padded = not bool(mask.all())
 
     def next_column(self) -> tuple[Tensor | None, Tensor]:
         """Begin another column: its mask bool[k, past + 1], None where nothing is padded, and positions int64[k, 1]."""
         self.end += 1
-        self.positions += 1
-        return (self.mask[:, self.first : self.end] if self.padded else None), self.positions
+        position, self.positions = self.positions, self.positions + 1
+        return (self.mask[:, self.first : self.end] if self.padded else None), position
 
     def let_go(self, token: Tensor) -> Tensor:
         """Take the stopped rows out; returns what is left of `token` int64[k].

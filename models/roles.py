@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.adapters import AdapterBank
 from models.generation import Sample, SamplingSettings, sample
 from models.heads import ScalarHead
+from models.packed_features import PackedFeatures
 
 
 class Policy(nn.Module):
@@ -27,7 +28,11 @@ class Policy(nn.Module):
         self.adapter = adapter
 
     def hidden_states(
-        self, input_ids: Tensor, mask: Tensor | None, image_features: Tensor | None, training: bool = False
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None,
+        image_features: PackedFeatures | None,
+        training: bool = False,
     ) -> Tensor:
         """Final hidden states float[B, L, D] of a sequence batch."""
         with self.bank.use(self.adapter, training) as vlm:
@@ -37,7 +42,7 @@ class Policy(nn.Module):
         self,
         input_ids: Tensor,
         mask: Tensor | None,
-        image_features: Tensor | None,
+        image_features: PackedFeatures | None,
         columns: Tensor,
         training: bool = False,
     ) -> Tensor:
@@ -55,7 +60,7 @@ class Policy(nn.Module):
         self,
         input_ids: Tensor,
         mask: Tensor,
-        image_features: Tensor | None,
+        image_features: PackedFeatures | None,
         settings: SamplingSettings,
         uniforms: Tensor | None = None,
         merge_adapter: bool = True,
@@ -83,7 +88,7 @@ class ValueModel(_HeadedModel):
         self,
         input_ids: Tensor,
         mask: Tensor | None,
-        image_features: Tensor | None,
+        image_features: PackedFeatures | None,
         columns: Tensor,
         training: bool = False,
     ) -> Tensor:
@@ -100,7 +105,7 @@ class RewardModel(_HeadedModel):
         self,
         input_ids: Tensor,
         mask: Tensor,
-        image_features: Tensor | None,
+        image_features: PackedFeatures | None,
         training: bool = False,
         right_padded: bool = False,
     ) -> Tensor:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
 
-from models.base_kind import check_kind
-from models.base_weights import present_name, weight_files
-
-_VISION = re.compile(r"(vision_tower|multi_modal_projector)\.")
-_SETTINGS = (
-    "vision_feature_layer",
-    "vision_feature_select_strategy",
-    "projector_hidden_act",
-    "multimodal_projector_bias",
-)
+from models.base_files import read_family
+from models.base_weights import weight_files
 
 
 def vision_fingerprint(directory: str | Path) -> dict[str, Any]:
@@ -31,15 +21,16 @@ def vision_fingerprint(directory: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the directory is no LLaVA base, or holds no safetensors weights of tower and projector.
     """
-    check_kind(directory)
+    family = read_family(directory)
+    modules = {name.removeprefix("model.") for name in family.towers.values()}
     places: dict[str, tuple[Path, str]] = {}
     digest = hashlib.sha256()
     file = Path(directory)
     try:
         for file in weight_files(Path(directory)):
             with safe_open(file, framework="pt") as weights:
-                places |= {present_name(stored): (file, stored) for stored in weights.keys()}  # noqa: SIM118
-        names = sorted(name for name in places if _VISION.match(name))
+                places |= {family.present_name(stored): (file, stored) for stored in weights.keys()}  # noqa: SIM118
+        names = sorted(name for name in places if name.split(".")[0] in modules)
         for name in names:
             file, stored = places[name]
             with safe_open(file, framework="pt") as weights:
@@ -48,13 +39,13 @@ def vision_fingerprint(directory: str | Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is missing, cut off or no safetensors file ({error})") from error
     parts = {name.split(".")[0] for name in names}
-    if len(parts) < 2:
+    if parts != modules:
         raise ValueError(
-            f"the weights of {directory} lack its vision tower or projector: it is no whole LLaVA base"
+            f"the weights of {directory} lack its {' or '.join(family.towers)}: it is no whole {family.title} base"
         )
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    config = family.config
     return {
         "weights": digest.hexdigest(),
         "vision_config": config.vision_config.to_dict(),
-        **{name: getattr(config, name) for name in _SETTINGS},
+        **{name: getattr(config, name) for name in family.vision_settings},
     }

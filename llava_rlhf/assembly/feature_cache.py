@@ -17,7 +17,7 @@ from data_utils.feature_files import FeatureFiles
 from data_utils.images import ImagePipeline
 from llava_rlhf.runs.arguments import ModelArguments
 from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
-from models.base_files import read_base_facts
+from models.base_files import read_family
 from models.vision_fingerprint import vision_fingerprint
 
 FORMAT = 1
@@ -41,10 +41,11 @@ def open_feature_cache(
         ValueError: the folder can neither be written nor has anything to read; the base lacks weights of the tower.
     """
     about = json.dumps(ingredients(base, pipeline, dtype), indent=2, sort_keys=True, default=str) + "\n"
-    facts = read_base_facts(base)
+    family = read_family(base)
+    width = family.config.get_text_config().hidden_size
     folder = Path(directory) / hashlib.sha256(about.encode()).hexdigest()[:32]
     try:
-        files = FeatureFiles(folder, (facts.tokens_per_image, facts.hidden_size))
+        files = FeatureFiles(folder, (family.fixed_positions, width))
         files.write_about(about)
     except (ValueError, OSError) as error:
         raise ValueError(f"--feature_cache {directory}: {error}") from error

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from data_utils.batches import ImageBatch
 from data_utils.feature_files import DTYPE, FeatureFiles
 from data_utils.items import PromptItem
+from data_utils.tokens import expand_image_tokens
+from models.families.base import Grid
+from models.packed_features import PackedFeatures, grids_of, pack
 from models.vlm import VisionLanguageModel
 
 
@@ -19,30 +21,37 @@ class ImageFeatures:
     """Features of the distinct images of a batch, encoded once.
 
     Attributes:
-        features: for each image float[K, D]; several batches may share the tensors.
+        features: for each image float[K, W]; several batches may share the tensors.
+        grids: for each image, how its family cuts it up.
         slots: for each row the indices of its images.
     """
 
     features: list[Tensor]
+    grids: list[Grid]
     slots: list[list[int]]
 
-    def select(self, rows: Sequence[int]) -> Tensor | None:
-        """float[S, K, D] for the image slots of these rows in order; None when they have no images."""
+    def select(self, rows: Sequence[int]) -> PackedFeatures | None:
+        """What the image slots of these rows hold, in order; None when they have no images."""
         index = [slot for row in rows for slot in self.slots[row]]
-        return torch.stack([self.features[slot] for slot in index]) if index else None
+        return pack(*zip(*((self.features[i], self.grids[i]) for i in index), strict=True)) if index else None
+
+    def grids_of(self, row: int) -> list[Grid]:
+        """Of the images of a row, in order."""
+        return [self.grids[slot] for slot in self.slots[row]]
 
     def reordered(self, rows: Sequence[int]) -> ImageFeatures:
         """The same with row i taken from row `rows[i]`."""
-        return ImageFeatures(self.features, [self.slots[row] for row in rows])
+        return ImageFeatures(self.features, self.grids, [self.slots[row] for row in rows])
 
     @staticmethod
     def join(parts: Sequence[ImageFeatures]) -> ImageFeatures:
         """Features of several batches as one."""
-        slots, features = [], []
+        slots, features, grids = [], [], []
         for part in parts:
             slots.extend([[slot + len(features) for slot in row] for row in part.slots])
             features.extend(part.features)
-        return ImageFeatures(features, slots)
+            grids.extend(part.grids)
+        return ImageFeatures(features, grids, slots)
 
 
 class SeenImages:
@@ -54,7 +63,7 @@ class SeenImages:
 
     def __init__(self, caches: Mapping[str, FeatureFiles] | None = None):
         self._caches = caches or {}
-        self._features: dict[tuple[str, str], Tensor] = {}
+        self._seen: dict[tuple[str, str], tuple[Tensor, Grid]] = {}
 
     def encode(
         self, tower: str, vlm: VisionLanguageModel, images: ImageBatch, items: Sequence[PromptItem]
@@ -71,42 +80,55 @@ class SeenImages:
         new = {
             name: int(slot)
             for name, slot in zip(names, images.image_index, strict=True)
-            if name not in self._features
+            if name not in self._seen
         }
         if new:
-            features = encode_images(vlm, images.only(list(new.values())), self._caches.get(tower))
-            self._features |= zip(new, features, strict=True)
+            found = encode_images(vlm, images.only(list(new.values())), self._caches.get(tower))
+            self._seen |= zip(new, zip(found.split(), found.grids, strict=True), strict=True)
         slots, start = [], 0
         for item in items:
             slots.append(list(range(start, start + len(item.image_names))))
             start += len(item.image_names)
-        return ImageFeatures([self._features[name] for name in names], slots)
+        features, grids = zip(*(self._seen[name] for name in names), strict=True) if names else ((), ())
+        return ImageFeatures(list(features), list(grids), slots)
 
 
 def encode_images(
     vlm: VisionLanguageModel, images: ImageBatch, files: FeatureFiles | None = None
-) -> Tensor | None:
-    """Features float[S, K, D] of the image slots of a batch, in order; None when it has none.
+) -> PackedFeatures | None:
+    """Features of the image slots of a batch, in order; None when it has none.
 
     With `files` they are bfloat16, and what had to be encoded is stored: from the first time on an image has the numbers
     that every later look at it will read.
     """
     if files is None:
-        return vlm.encode_images(images.pixel_values, images.image_index)
-    parts = []
-    if images.pixel_values is not None:
-        parts.append(_encode_and_store(vlm, images.pixel_values, images.image_keys, files))
-    if images.image_features is not None:
-        parts.append(images.image_features.to(vlm.device, DTYPE))
-    return torch.cat(parts)[images.image_index.to(vlm.device)] if parts else None
+        return vlm.encode_images(images.pixel_values, images.image_index, images.image_grids)
+    if images.image_index is None or not images.image_index.numel():
+        return None
+    stored = [features.to(vlm.device, DTYPE) for features in images.stored_features()]
+    known = [*_encode_and_store(vlm, images, files), *stored]
+    grids = grids_of(images.image_grids, len(known))
+    slots = images.image_index.tolist()
+    return pack([known[i] for i in slots], [grids[i] for i in slots])
 
 
-def _encode_and_store(vlm: VisionLanguageModel, pixels: Tensor, keys: Tensor, files: FeatureFiles) -> Tensor:
-    names = [bytes(key).hex() for key in keys.tolist()]
+def expand_query(ids: Sequence[int], grids: Iterable[Grid], vlm: VisionLanguageModel) -> list[int]:
+    """A query with each image at its full width, by its grid."""
+    return expand_image_tokens(ids, vlm.image_token_id, map(vlm.family.placeholder, grids))
+
+
+def _encode_and_store(vlm: VisionLanguageModel, images: ImageBatch, files: FeatureFiles) -> list[Tensor]:
+    """The features of the images whose pixels a batch brings."""
+    if images.pixel_values is None:
+        return []
+    names = [bytes(key).hex() for key in images.image_keys.tolist()]
     # Pixels wait in the data loader's queue: their features may have been stored since.
     found = {name: files.load(name) for name in names}
     new = {name: place for place, name in enumerate(names) if found[name] is None}
     if new:
-        encoded = vlm.encode_images(pixels[list(new.values())], torch.arange(len(new)))
-        found |= {name: files.store(name, one) for name, one in zip(new, encoded.cpu(), strict=True)}
-    return torch.stack([found[name] for name in names]).to(vlm.device)
+        grids = grids_of(images.image_grids, len(names))
+        encoded = vlm.encode_pictures(
+            images.pixels_of(list(new.values())), [grids[place] for place in new.values()]
+        )
+        found |= {name: files.store(name, one.cpu()) for name, one in zip(new, encoded, strict=True)}
+    return [found[name].to(vlm.device) for name in names]

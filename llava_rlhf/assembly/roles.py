@@ -6,7 +6,7 @@ The only place that knows whether policy and reward model share a base.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,11 +21,12 @@ from data_utils.images import ImagePipeline
 from data_utils.problems import DataError
 from data_utils.row_settings import RowSettings
 from data_utils.schema import read_captions
-from data_utils.tokens import SegmentEncoder
+from data_utils.tokens import SegmentEncoder, expand_image_tokens
 from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, FactArguments
 from llava_rlhf.runs.role_files import POLICY, REFERENCE, REWARD, REWARD_HEAD, VALUE
 from models.adapters import AdapterBank, AdapterSpec
-from models.base_files import read_base_facts
+from models.base_files import read_family
+from models.families.base import Family, Grid
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel, ValueModel
 from models.vlm import (
@@ -47,29 +48,40 @@ class TextSide:
 
     Attributes:
         tokenizer, encoder: text ↔ ids.
-        image_token_id: the placeholder of an image.
-        tokens_per_image: positions of one image in the model.
+        family: what stands for an image in a prompt, which tokens are no answer and which end one.
         pipeline: image files → pixels.
     """
 
     tokenizer: PreTrainedTokenizerBase
     encoder: SegmentEncoder
-    image_token_id: int
-    tokens_per_image: int
+    family: Family
     pipeline: ImagePipeline
+
+    @property
+    def image_token_id(self) -> int:
+        """The placeholder of an image."""
+        return self.family.image_token_id
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        return self.family.stop_ids(self.tokenizer)
+
+    def expand(self, ids: Sequence[int], grids: Sequence[Grid]) -> list[int]:
+        """`ids` with every image token replaced by what stands for that image, by its grid."""
+        return expand_image_tokens(ids, self.image_token_id, map(self.family.placeholder, grids))
 
 
 def load_text_side(base: str | Path, image_aspect_ratio: str) -> TextSide:
-    """Tokenizer and image pipeline of a base directory. Raises ValueError when it is no LLaVA base."""
-    facts = read_base_facts(base)
+    """Tokenizer and image pipeline of a base directory. Raises ValueError when it is no base of a known family."""
+    family = read_family(base)
     tokenizer = _read_part(base, "tokenizer.json", load_tokenizer)
     processor = _read_part(base, "image processor", load_image_processor)
     return TextSide(
         tokenizer,
-        SegmentEncoder(tokenizer, facts.image_token_id),
-        facts.image_token_id,
-        facts.tokens_per_image,
-        ImagePipeline(processor, image_aspect_ratio),
+        SegmentEncoder(tokenizer, family.image_token_id),
+        family,
+        ImagePipeline(processor, image_aspect_ratio, family.grids),
     )
 
 
@@ -99,8 +111,8 @@ def _read_part(base: str | Path, part: str, read: Callable[[str | Path], PartT])
 
 
 def unsampled_ids(text: TextSide, vocab_size: int) -> Tensor:
-    """int64[K]: the image placeholder, and rows of the vocabulary projection that stand for no token."""
-    return torch.tensor(sorted({text.image_token_id, *range(len(text.tokenizer), vocab_size)}))
+    """int64[K]: tokens that stand for no text, and rows of the vocabulary projection that stand for no token."""
+    return torch.tensor(sorted({*text.family.banned_ids, *range(len(text.tokenizer), vocab_size)}))
 
 
 def load_facts(arguments: FactArguments, skip_invalid: bool) -> tuple[FactBook, RewardPrompt]:

@@ -17,9 +17,9 @@ from transformers import LlamaConfig
 from llava_rlhf.conversion.original_config import read_original_config
 from models.adapter_files import ADAPTER_CONFIG, check_scale
 from models.adapter_shapes import LayerSizes, layer_sizes, read_layer_sizes
+from models.families.base import Family
 from models.json_objects import read_object
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
-from models.vlm import lora_target_pattern
 
 # Settings that are taken over, replaced, or without effect on trained weights.
 _FREE = frozenset(
@@ -81,12 +81,12 @@ def _refuse_beyond_plain_lora(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def _layer_names(file: Path, target: Any) -> tuple[str, ...]:
-    """The original lists names of layers, ours are in the pattern that `lora_target_pattern` writes."""
+    """The original lists names of layers, ours are in the pattern that `Family.lora_pattern` writes."""
     names = target
     if isinstance(target, str):
         listed = re.search(r"\(([\w|]+)\)$", target)
         names = listed[1].split("|") if listed else []
-        if target != lora_target_pattern(names):
+        if target != Family.lora_pattern(names):
             names = []
     known = isinstance(names, list) and names and set(names) <= set(LANGUAGE_MODEL_LINEAR_LAYERS)
     if not known or len(set(names)) < len(names):

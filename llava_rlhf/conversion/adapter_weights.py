@@ -35,8 +35,8 @@ from models.adapter_shapes import (
     module_name,
     natural_order,
 )
+from models.families.base import Family
 from models.settings import LoraSettings
-from models.vlm import lora_target_pattern
 
 
 def weights_file(folder: Path) -> Path:
@@ -115,7 +115,7 @@ def convert_to_ours(folder: Path, target: Path, base: str) -> None:
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=lora_target_pattern(settings.layers),
+        target_modules=Family.lora_pattern(settings.layers),
     )
     save_adapter(_renamed(folder, ORIGINAL_LAYERS, HF_LAYERS), config, target, base)
 

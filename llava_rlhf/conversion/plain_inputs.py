@@ -21,7 +21,6 @@ from transformers import AutoProcessor, GenerationConfig, LlavaProcessor
 from data_utils.conversation import ConversationTemplate, query_segments
 from data_utils.images import open_picture
 from data_utils.schema import IMAGE_MARKER, Turn
-from data_utils.tokens import expand_image_tokens
 from llava_rlhf.assembly.roles import TextSide, unsampled_ids
 
 SIDEWAYS = 6  # EXIF orientation: turn by 90 degrees
@@ -94,8 +93,8 @@ def our_inputs(text: TextSide, template: ConversationTemplate, pictures: Sequenc
                 picture,
                 question,
                 query,
-                expand_image_tokens(query, text.image_token_id, text.tokens_per_image),
-                text.pipeline(picture.parent if picture else "", names),
+                text.expand(query, [()] * len(names)),
+                text.pipeline(picture.parent if picture else "", names).pixels,
             )
         )
     return inputs

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from models.base_weights import present_name, weight_files
+from models.base_weights import weight_files
+from models.families.llava_files import present_name
 
 INDEX = "model.safetensors.index.json"
 # Name in the Hugging Face model → name in published files.

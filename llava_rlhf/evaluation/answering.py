@@ -71,7 +71,7 @@ class Answerer:
         """Answers of at most `response_len` tokens, up to the stop token, of tokens that stand for text."""
         return SamplingSettings(
             response_len,
-            (text.tokenizer.eos_token_id,),
+            text.stop_ids,
             text.tokenizer.pad_token_id,
             temperature,
             tuple(unsampled_ids(text, self.vlm.vocab_size).tolist()),
@@ -119,8 +119,10 @@ class Answerer:
     ) -> Iterator[dict[str, Any]]:
         batch = collate_prompts([dataset[row] for row, _ in jobs])
         images = SeenImages().encode("policy", self.vlm, batch.images, batch.items)
-        queries = expanded_queries([item.query_ids for item in batch.items], self.vlm, settings.pad_id)
-        ids, mask, finite = self._sample(*queries, images.select(range(len(jobs))), settings, uniforms)
+        features = images.select(range(len(jobs)))
+        asked = [item.query_ids for item in batch.items]
+        queries = expanded_queries(asked, features, self.vlm, settings.pad_id)
+        ids, mask, finite = self._sample(*queries, features, settings, uniforms)
         if not bool(finite.all()):
             rows = sorted(
                 {item.row for item, fine in zip(batch.items, finite.tolist(), strict=True) if not fine}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_utils.answers import AnswerDataset, AnswerItem
-from data_utils.batches import right_pad
+from data_utils.batches import image_batch, right_pad
 from data_utils.datasets import PreferenceDataset
 from data_utils.items import PairItem
-from data_utils.tokens import expand_image_tokens
+from llava_rlhf.assembly.image_features import encode_images, expand_query
 from models.roles import RewardModel
 
 
@@ -24,18 +25,14 @@ def score_items(reward_model: RewardModel, items: Sequence[PairItem | AnswerItem
     """
     vlm = reward_model.bank.vlm
     rows = [
-        expand_image_tokens(ids, vlm.image_token_id, vlm.tokens_per_image)
+        expand_query(ids, repeat(()) if item.grids is None else item.grids, vlm)
         for item in items
         for ids in item.input_ids
     ]
     input_ids, mask = right_pad(rows, pad_id)
-    image_index, n_images = [], 0
-    for item in items:
-        image_index += list(range(n_images, n_images + len(item.images))) * len(item.input_ids)
-        n_images += len(item.images)
-    pixels = torch.cat([item.images for item in items])
+    images = image_batch([(item.images, None, item.grids) for item in items], uses=len(items[0].input_ids))
     with torch.no_grad():
-        features = vlm.encode_images(pixels, torch.tensor(image_index, dtype=torch.int64))
+        features = encode_images(vlm, images)
         scores = reward_model(input_ids.to(vlm.device), mask.to(vlm.device), features, right_padded=True)
     return scores.view(len(items), -1).cpu()
 

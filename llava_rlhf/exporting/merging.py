@@ -16,11 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LlavaForConditionalGeneration
 
 from llava_rlhf.conversion.published_names import module_name, publish_index, published_name
 from models.adapter_files import read_adapter_config, read_adapter_tensors
 from models.adapter_names import HF_MODEL
+from models.base_files import read_family
 from models.base_weights import weight_files
 
 CONFIG = "config.json"
@@ -116,8 +116,10 @@ def merge_files(base: Path, adapter: Path, target: Path, dtype: torch.dtype | No
 def dequantize(base: Path, target: Path, dtype: torch.dtype) -> None:
     """Write a quantised base as an unquantised one: the rounded weights that its adapters were trained over."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = LlavaForConditionalGeneration.from_pretrained(
-        base, device_map={"": device}, dtype=dtype, use_safetensors=True
+    model = (
+        read_family(base)
+        .model_class()
+        .from_pretrained(base, device_map={"": device}, dtype=dtype, use_safetensors=True)
     )
     model = model.dequantize(dtype=dtype)
     # Not `model.save_pretrained`: it would turn the way of loading around, which 4-bit files have no reverse of.

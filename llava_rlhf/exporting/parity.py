@@ -16,17 +16,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
 
+from data_utils.batches import image_batch
 from data_utils.building import build_prompts
 from data_utils.items import PromptItem
 from data_utils.row_settings import RowSettings
-from data_utils.tokens import expand_image_tokens
+from llava_rlhf.assembly.image_features import encode_images, expand_query
 from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.exporting.plain_answers import Questions, check_answers, our_answers
 from llava_rlhf.exporting.trained import Trained
 from llava_rlhf.runs.role_files import POLICY
 from models.adapters import AdapterBank, AdapterSpec
+from models.base_files import read_family
 from models.generation import SamplingSettings
 from models.roles import Policy
 from models.vlm import BaseSettings, load_base
@@ -115,7 +116,9 @@ def measure_parity(
     )
     gc.collect()  # the base must be gone before the merged model comes
     model = (
-        LlavaForConditionalGeneration.from_pretrained(merged, dtype=dtype, use_safetensors=True)
+        read_family(merged)
+        .model_class()
+        .from_pretrained(merged, dtype=dtype, use_safetensors=True)
         .to(device)
         .eval()
     )
@@ -154,12 +157,12 @@ def _with_adapter(
     vlm = load_base(base, settings)
     bank = AdapterBank(vlm, {POLICY: AdapterSpec(adapter, trainable=False)})
     sampling = SamplingSettings(
-        ANSWER_TOKENS, (), pad_id=0, temperature=0.0, banned_ids=(vlm.image_token_id,)
+        ANSWER_TOKENS, (), pad_id=0, temperature=0.0, banned_ids=vlm.family.banned_ids
     )
     sequences, logits = [], []
     for item in items:
-        features = vlm.encode_images(item.images, torch.arange(len(item.images)))
-        query = expand_image_tokens(item.query_ids, vlm.image_token_id, vlm.tokens_per_image)
+        features = encode_images(vlm, image_batch([(item.images, None, item.grids)]))
+        query = expand_query(item.query_ids, features.grids if features else (), vlm)
         ids = torch.tensor([query], device=vlm.device)
         real = torch.ones_like(ids, dtype=torch.bool)
         answer = Policy(bank, POLICY).sample(ids, real, features, sampling, merge_adapter=False).ids

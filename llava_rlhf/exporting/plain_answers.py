@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
 from llava_rlhf.assembly.roles import TextSide, load_text_side, unsampled_ids
 from llava_rlhf.conversion.plain_inputs import PlainInput, questions_on_all_pictures
@@ -46,7 +46,7 @@ def our_answers(policy: Policy, vlm: VisionLanguageModel, questions: Questions) 
         tokenizer = questions.text.tokenizer
         sampling = SamplingSettings(
             MAX_NEW_TOKENS,
-            (tokenizer.eos_token_id,),
+            questions.text.stop_ids,
             tokenizer.pad_token_id,
             temperature=0.0,
             banned_ids=tuple(unsampled_ids(questions.text, vlm.vocab_size).tolist()),
@@ -61,7 +61,7 @@ def our_answers(policy: Policy, vlm: VisionLanguageModel, questions: Questions) 
 
 
 def check_answers(
-    model: LlavaForConditionalGeneration, questions: Questions, answers: Sequence[list[int]], limit: float
+    model: PreTrainedModel, questions: Questions, answers: Sequence[list[int]], limit: float
 ) -> None:
     """Ask plain transformers with the model's own generation configuration.
 

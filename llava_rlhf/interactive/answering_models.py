@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from data_utils.answers import AnswerItem, answer_segments
+from data_utils.batches import image_batch
 from data_utils.conversation import TEMPLATES, ConversationTemplate, query_segments
 from data_utils.facts import RewardPrompt
 from data_utils.schema import Turn
+from llava_rlhf.assembly.image_features import encode_images
 from llava_rlhf.assembly.roles import TextSide, load_text_side, unsampled_ids
 from llava_rlhf.evaluation.reward_scoring import score_items
 from llava_rlhf.interactive.streaming import GrowingText, stream
@@ -152,18 +153,21 @@ class AnsweringModel:
             ValueError: no room for an answer, or the image can't be decoded.
         """
         ids = self.query_ids(turns, int(image is not None))
-        pixels = self._text.pipeline(image.parent, [image.name]) if image is not None else None
-        eos = self._text.tokenizer.eos_token_id
-        pad = self._text.tokenizer.pad_token_id
-        settings = SamplingSettings(self._response_len, (eos,), pad, temperature, self._banned)
+        seen = self._text.pipeline(image.parent, [image.name]) if image is not None else None
+        stops, pad = self._text.stop_ids, self._text.tokenizer.pad_token_id
+        settings = SamplingSettings(self._response_len, stops, pad, temperature, self._banned)
         uniforms = torch.rand(1, self._response_len, generator=torch.Generator().manual_seed(seed))
-        growing = GrowingText(self._text.tokenizer, (eos,))
+        growing = GrowingText(self._text.tokenizer, stops)
 
         def work(on_tokens) -> None:
             vlm = self._policy.bank.vlm
             with self._lock:
-                features = None if pixels is None else vlm.encode_images(pixels, torch.tensor([0]))
-                query = expanded_queries([ids], vlm, pad)
+                features = (
+                    None
+                    if seen is None
+                    else encode_images(vlm, image_batch([(seen.pixels, None, seen.grids)]))
+                )
+                query = expanded_queries([ids], features, vlm, pad)
                 # One answer does not pay for a merged copy of the weights.
                 self._policy.sample(*query, features, settings, uniforms, False, on_tokens=on_tokens)
 
@@ -196,8 +200,9 @@ class Scorer:
         segments += answer_segments(answer.text, answer.stopped, self._template)
         reward_prompt = encoder.encode_reward_prompt(self._prompt.render(captions))
         folder, names = (image.parent, [image.name]) if image is not None else ("", [])
-        pixels: Tensor = self._text.pipeline(folder, names)
-        item = AnswerItem(([*encoder.encode(segments).ids, *reward_prompt],), pixels)
+        pictures = self._text.pipeline(folder, names)
+        ids = [*encoder.encode(segments).ids, *reward_prompt]
+        item = AnswerItem((ids,), pictures.pixels, pictures.grids)
         with self._lock:
             scores = score_items(self._model, [item], self._text.tokenizer.pad_token_id)
         return float(scores[0, 0])

@@ -16,6 +16,8 @@ from transformers.modeling_utils import set_zero3_state
 from llava_rlhf.memory_planning.names import SHAPES
 from models.adapters import AdapterBank, AdapterSpec
 from models.base_kind import check_kind
+from models.families.base import Family
+from models.families.registry import family_of
 from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 
@@ -82,6 +84,11 @@ class BaseSpec:
         return LlavaConfig.from_dict(json.loads(self.config))
 
     @property
+    def family(self) -> Family:
+        """What the base is one of; all its images are alike."""
+        return family_of(self.llava)
+
+    @property
     def quantised(self) -> bool:
         """Whether the linear layers of the language model are in 4 or 8 bits."""
         return self.bits in (4, 8)
@@ -109,10 +116,7 @@ class BaseSpec:
     @property
     def positions(self) -> int:
         """Places that one image takes in the language model."""
-        vision = self.llava.vision_config
-        return (vision.image_size // vision.patch_size) ** 2 + (
-            self.llava.vision_feature_select_strategy == "full"
-        )
+        return len(self.family.placeholder(()))
 
     @property
     def pixels(self) -> int:

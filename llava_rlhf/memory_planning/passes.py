@@ -18,6 +18,7 @@ from llava_rlhf.memory_planning.bases import ONLY, BaseSpec, meta_bank, meta_mod
 from llava_rlhf.memory_planning.tracing import LiveBytes, at_depth, fake_weights
 from models.decoding_cache import GROWTH, DecodingCache
 from models.heads import ScalarHead
+from models.packed_features import pack
 from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 
@@ -83,7 +84,7 @@ class TrainingBytes(NamedTuple):
 
 @lru_cache(maxsize=256)
 def image_encoding(base: BaseSpec, images: int) -> int:
-    """Encoding so many images, features [images, K, D] included; nothing for rows of text alone."""
+    """Encoding so many images, features included; nothing for rows of text alone."""
     if not images:
         return 0
     vision = base.llava.vision_config
@@ -95,8 +96,9 @@ def image_encoding(base: BaseSpec, images: int) -> int:
             pixels = torch.empty(images, vision.num_channels, vision.image_size, vision.image_size)
             live = LiveBytes([*vlm.parameters(), *vlm.buffers(), pixels], fakes)
         with live:
-            features = vlm.encode_images(pixels, torch.arange(images))
-            assert features.shape == (images, base.positions, base.hidden)
+            grids = [()] * images
+            features = pack(vlm.encode_pictures(pixels, grids), grids)
+            assert features.table.shape == (images * base.positions, base.hidden)
         return (live.peak,)
 
     return at_depth(measure, base.vision_layers, shallow=2)[0]  # features are those of the last layer but one
@@ -227,10 +229,11 @@ class _TracedBank:
         Written out, because tensors without contents can't be asked where their images are or whether they are padded.
         The features that are put in are the caller's: they do not count.
         """
-        vlm, model = self.bank.vlm, self.bank.vlm.model.model.language_model
+        vlm, model = self.bank.vlm, self.bank.vlm.language_model
         ids = torch.empty(rows, length, dtype=torch.long)
         places = torch.empty(rows, length, 1, dtype=torch.bool)
-        features = torch.empty(1, dtype=self.dtype).expand(rows, vlm.tokens_per_image, vlm.hidden_size)
+        positions = len(vlm.family.placeholder(()))
+        features = torch.empty(1, dtype=self.dtype).expand(rows * positions, vlm.hidden_size)
         hidden = vlm.model.get_input_embeddings()(ids)
         hidden = hidden.masked_scatter(places, features.to(hidden.dtype))
         positions = torch.arange(length).unsqueeze(0)

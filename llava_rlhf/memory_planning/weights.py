@@ -14,7 +14,6 @@ import torch
 from llava_rlhf.memory_planning.bases import BaseSpec, weight_shapes
 from llava_rlhf.memory_planning.plan import Part
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
-from models.vlm import FULL_PRECISION_MODULES
 
 FLOAT = 4  # bytes; adapters, heads, gradients and moments are float32
 QUANTISED = re.compile(rf"\.({'|'.join(LANGUAGE_MODEL_LINEAR_LAYERS)})\.weight$")
@@ -112,7 +111,7 @@ def base_parts(base: BaseSpec, processes: int = 1) -> tuple[Part, ...]:
     """The base's weights as they are loaded; ZeRO-3 cuts them into as many shares as there are `processes`."""
     sizes: defaultdict[str, int] = defaultdict(int)
     for name, (shape, count) in weight_shapes(base).items():
-        if any(name.startswith(kind) for kind in FULL_PRECISION_MODULES[:2]):
+        if name.startswith(tuple(base.family.towers.values())):
             sizes["vision tower and projector"] += count * shape.numel() * base.dtype.itemsize
         elif base.quantised and QUANTISED.search(name):
             sizes[f"linear layers at {base.bits} bits"] += count * quantised_bytes(shape, base)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from data_utils.batches import left_pad, right_pad
-from data_utils.tokens import expand_image_tokens
+from llava_rlhf.assembly.image_features import expand_query
 from llava_rlhf.functional.log_probs import head_log_probs
+from models.packed_features import PackedFeatures
 from models.roles import Policy, ValueModel
 from models.vlm import VisionLanguageModel
 
@@ -37,13 +38,13 @@ class Sequences(NamedTuple):
     Attributes:
         input_ids: int64[B, L], each prompt with its response behind it, padded behind.
         mask: bool[B, L], True at real tokens; None where what stands at padding is not read.
-        image_features: float[S, K, D] for the slots of these rows, or None.
+        image_features: of the slots of these rows, or None.
         columns: int64[B, T], where the response's tokens stand; a column that does not count may point anywhere.
     """
 
     input_ids: Tensor
     mask: Tensor | None
-    image_features: Tensor | None
+    image_features: PackedFeatures | None
     columns: Tensor
 
 
@@ -65,17 +66,20 @@ class ScoringSettings:
 
 
 def expanded_queries(
-    queries: Sequence[Sequence[int]], vlm: VisionLanguageModel, pad_id: int
+    queries: Sequence[Sequence[int]],
+    image_features: PackedFeatures | None,
+    vlm: VisionLanguageModel,
+    pad_id: int,
 ) -> tuple[Tensor, Tensor]:
     """Queries with each image at its full width, left-padded: int64[B, P] and mask bool[B, P] on the model's device."""
-    ids, mask = left_pad(_expanded(queries, vlm), pad_id)
+    ids, mask = left_pad(_expanded(queries, image_features, vlm), pad_id)
     return ids.to(vlm.device), mask.to(vlm.device)
 
 
 def join_responses(
     queries: Sequence[Sequence[int]],
     responses: Responses,
-    image_features: Tensor | None,
+    image_features: PackedFeatures | None,
     vlm: VisionLanguageModel,
     pad_id: int,
     padding_read: bool,
@@ -85,11 +89,11 @@ def join_responses(
     Args:
         queries: ids, an image as one.
         responses: what was answered.
-        image_features: float[S, K, D] for the slots of these rows.
+        image_features: of the slots of these rows.
         vlm, pad_id: of the base that will look at them.
         padding_read: whether padding counts too; the result then has a mask.
     """
-    rows = _expanded(queries, vlm)
+    rows = _expanded(queries, image_features, vlm)
     device, longest = responses.ids.device, responses.ids.shape[1]
     ids, real = (tensor.to(device) for tensor in right_pad(rows, pad_id))
     lengths = torch.tensor([len(row) for row in rows])
@@ -105,8 +109,13 @@ def join_responses(
     )
 
 
-def _expanded(queries: Sequence[Sequence[int]], vlm: VisionLanguageModel) -> list[list[int]]:
-    return [expand_image_tokens(ids, vlm.image_token_id, vlm.tokens_per_image) for ids in queries]
+def _expanded(
+    queries: Sequence[Sequence[int]], image_features: PackedFeatures | None, vlm: VisionLanguageModel
+) -> list[list[int]]:
+    grids = iter(
+        image_features.grids if image_features else ()
+    )  # of the images of all rows, one behind the other
+    return [expand_query(ids, grids, vlm) for ids in queries]
 
 
 def response_log_probs(

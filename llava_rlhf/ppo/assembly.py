@@ -200,8 +200,8 @@ def make_kl_controller(reward: RewardArguments) -> FixedKLController | AdaptiveK
 
 
 def stop_ids(text: TextSide, at_question_mark: bool) -> tuple[int, ...]:
-    """Tokens that end a response: the stop token, and on request every token that is a question mark."""
-    ids = [text.tokenizer.eos_token_id]
+    """Tokens that end a response: those of the base, and on request every token that is a question mark."""
+    ids = [*text.stop_ids]
     if at_question_mark:
         ids += [index for token, index in text.tokenizer.get_vocab().items() if token.lstrip("▁Ġ ") == "?"]
     return tuple(ids)

@@ -13,8 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from data_utils.batches import PromptBatch, right_pad
 from data_utils.feature_files import FeatureFiles
 from data_utils.items import PromptItem
-from data_utils.tokens import expand_image_tokens
-from llava_rlhf.assembly.image_features import ImageFeatures, SeenImages
+from llava_rlhf.assembly.image_features import ImageFeatures, SeenImages, expand_query
 from llava_rlhf.assembly.roles import PPORoles
 from llava_rlhf.ppo.actor_critic import (
     Responses,
@@ -26,6 +25,7 @@ from llava_rlhf.ppo.actor_critic import (
 from llava_rlhf.ppo.micro_batches import MicroBatches
 from llava_rlhf.ppo.numerics import Numerics
 from llava_rlhf.ppo.rollout_engine import RolloutEngine
+from models.packed_features import PackedFeatures
 from models.vlm import VisionLanguageModel
 
 
@@ -151,9 +151,10 @@ class RolloutCollector:
             )
         )
         counts = responses.counted.sum(dim=1).tolist()
+        bases = ((self._policy_vlm, answers.policy_images), (self._reward_vlm, answers.reward_images))
         lengths = [
-            max(self._query_length(item, vlm) for vlm in (self._policy_vlm, self._reward_vlm)) + count
-            for item, count in zip(answers.items, counts, strict=True)
+            max(len(expand_query(item.query_ids, images.grids_of(row), vlm)) for vlm, images in bases) + count
+            for row, (item, count) in enumerate(zip(answers.items, counts, strict=True))
         ]
         # 2. What the four roles say of them.
         looks = self._look(answers, responses, lengths)
@@ -162,13 +163,14 @@ class RolloutCollector:
             self.tokenizer.decode(row[real], skip_special_tokens=True).strip()
             for row, real in zip(responses.ids, responses.mask, strict=True)
         ]
+        stop_ids = responses.ids.new_tensor(self._policy_vlm.family.stop_ids(self.tokenizer))
         return Experience(
             items=answers.items,
             responses=responses.ids,
             response_mask=responses.mask,
             counted=responses.counted,
             finite=answers.finite,
-            stopped=((responses.ids == self.tokenizer.eos_token_id) & responses.mask).any(dim=1),
+            stopped=(torch.isin(responses.ids, stop_ids) & responses.mask).any(dim=1),
             texts=texts,
             scores=scores,
             policy_images=answers.policy_images,
@@ -178,13 +180,13 @@ class RolloutCollector:
         )
 
     def policy_sequences(
-        self, items: Sequence[PromptItem], responses: Responses, features: Tensor | None
+        self, items: Sequence[PromptItem], responses: Responses, features: PackedFeatures | None
     ) -> Sequences:
         """Prompts and responses as the policy's base sees them."""
         return self._sequences(self._policy_vlm, items, responses, features)
 
     def value_sequences(
-        self, items: Sequence[PromptItem], responses: Responses, features: Tensor | None
+        self, items: Sequence[PromptItem], responses: Responses, features: PackedFeatures | None
     ) -> Sequences:
         """Prompts and responses as the reward model's base sees them; the value model reads no reward prompt."""
         return self._sequences(self._reward_vlm, items, responses, features)
@@ -202,14 +204,11 @@ class RolloutCollector:
         vlm: VisionLanguageModel,
         items: Sequence[PromptItem],
         responses: Responses,
-        features: Tensor | None,
+        features: PackedFeatures | None,
     ) -> Sequences:
         queries = [item.query_ids for item in items]
         padding_read = self.numerics.counts_padding
         return join_responses(queries, responses, features, vlm, self.pad_id, padding_read)
-
-    def _query_length(self, item: PromptItem, vlm: VisionLanguageModel) -> int:
-        return len(item.query_ids) + len(item.image_names) * (vlm.tokens_per_image - 1)
 
     def _answer(self, batch: PromptBatch, uniforms: Tensor, seen: SeenImages) -> _Answers:
         items = batch.items
@@ -254,10 +253,10 @@ class RolloutCollector:
         vlm = self._reward_vlm
         answers, lengths = responses.ids.tolist(), responses.mask.sum(dim=1).tolist()
         sequences = [
-            expand_image_tokens(item.query_ids, vlm.image_token_id, vlm.tokens_per_image)
-            + answer[:length]
+            expand_query(item.query_ids, images.grids_of(row), vlm)
+            + answers[row][:length]
             + list(item.reward_prompt_ids)
-            for item, answer, length in zip(items, answers, lengths, strict=True)
+            for row, (item, length) in enumerate(zip(items, lengths, strict=True))
         ]
         scores = torch.zeros(len(items), device=vlm.device)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from data_utils.batches import PromptBatch
 from llava_rlhf.ppo.actor_critic import expanded_queries
 from models.generation import Sample, SamplingSettings
+from models.packed_features import PackedFeatures
 from models.roles import Policy
 
 
@@ -28,14 +29,14 @@ class RolloutEngine(Protocol):
 
     settings: SamplingSettings
 
-    def sample(self, batch: PromptBatch, uniforms: Tensor, features: Tensor | None) -> Sample:
+    def sample(self, batch: PromptBatch, uniforms: Tensor, features: PackedFeatures | None) -> Sample:
         """Answer B prompts.
 
         Args:
             batch: the prompts.
             uniforms: float[B, max_new_tokens] in [0, 1): the only source of chance, so that a row's answer depends neither
                 on its neighbours nor on the order of the batch.
-            features: float[S, K, D], what the policy's base sees in the images of these rows, in row order.
+            features: what the policy's base sees in the images of these rows, in row order.
 
         Returns:
             `Sample`, one row a prompt.
@@ -57,8 +58,8 @@ class PolicyEngine:
     settings: SamplingSettings
     merge_adapter: bool = True
 
-    def sample(self, batch: PromptBatch, uniforms: Tensor, features: Tensor | None) -> Sample:
+    def sample(self, batch: PromptBatch, uniforms: Tensor, features: PackedFeatures | None) -> Sample:
         """As `RolloutEngine.sample`."""
         queries = [item.query_ids for item in batch.items]
-        prompts = expanded_queries(queries, self.policy.bank.vlm, self.settings.pad_id)
+        prompts = expanded_queries(queries, features, self.policy.bank.vlm, self.settings.pad_id)
         return self.policy.sample(*prompts, features, self.settings, uniforms, self.merge_adapter)

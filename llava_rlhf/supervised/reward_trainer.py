@@ -35,14 +35,11 @@ class PairScorer(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        image_index: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        image_features: Tensor | None = None,
-        image_keys: Tensor | None = None,
+        **images: Tensor,
     ) -> Tensor:
-        """float32[B, 2]: the scores of both responses of each pair, from rows 2i and 2i + 1."""
-        images = ImageBatch(pixel_values, image_index, image_features, image_keys)
-        features = encode_images(self.reward_model.bank.vlm, images, self.files)
+        """float32[B, 2]: the scores of both responses of each pair, from rows 2i and 2i + 1; `images` as in `ImageBatch`."""
+        batch = ImageBatch(**images)
+        features = encode_images(self.reward_model.bank.vlm, batch, self.files)
         mask = attention_mask.bool()
         # A `PairBatch` is padded behind; batches made elsewhere may not be.
         right_padded = bool(mask[:, 0].all())

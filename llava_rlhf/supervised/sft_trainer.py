@@ -47,17 +47,14 @@ class DialogueLoss(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         labels: Tensor,
-        image_index: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        image_features: Tensor | None = None,
-        image_keys: Tensor | None = None,
+        **images: Tensor,
     ) -> Tensor:
         """float32[B]: each row's sum over its supervised tokens, in nats; `labels` int64[B, L] stand at their token.
 
-        Rows are padded behind, where no label stands: causal attention needs no `attention_mask`.
+        Rows are padded behind, where no label stands: causal attention needs no `attention_mask`. `images` as in `ImageBatch`.
         """
-        images = ImageBatch(pixel_values, image_index, image_features, image_keys)
-        features = encode_images(self.policy.bank.vlm, images, self.files)
+        batch = ImageBatch(**images)
+        features = encode_images(self.policy.bank.vlm, batch, self.files)
         hidden = self.policy.hidden_states(input_ids, None, features, training=self.training)
         predicts = labels[:, 1:] != IGNORE  # the state at t predicts the token at t + 1
         places = predicts.flatten().nonzero().squeeze(1)

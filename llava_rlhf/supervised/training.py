@@ -76,7 +76,7 @@ def trainer_settings(
 ) -> dict[str, Any]:
     """What a `RoleTrainer` gets besides its model and the reading and writing of its role."""
     training, text = prepared.training, prepared.text
-    collate = collator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image)
+    collate = collator(text.tokenizer.pad_token_id, text.image_token_id, text.family.placeholder)
     return {
         "args": training,
         "train_dataset": WholeSteps(prepared.train_set, training.rows_per_step),

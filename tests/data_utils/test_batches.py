@@ -28,6 +28,11 @@ from data_utils.schema import AnswerType, read_dialogues
 IMAGE = 9
 
 
+def alike(positions: int, image: int = IMAGE):
+    """Every image takes so many positions."""
+    return lambda grid: [image] * positions
+
+
 def pixels(*values: float) -> torch.Tensor:
     """One 2 × 2 image a value, filled with it."""
     return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
@@ -56,7 +61,7 @@ def test_pairs_by_hand():
         PairItem(([3], [4, 5]), pixels(), 1),
         PairItem(([IMAGE, IMAGE], [IMAGE, 6, IMAGE]), pixels(20.0, 30.0), 2),
     ]
-    batch = PairCollator(pad_id=0, image_token_id=IMAGE, tokens_per_image=2)(items)
+    batch = PairCollator(pad_id=0, image_token_id=IMAGE, placeholder=alike(2))(items)
     assert batch.input_ids.tolist() == [
         [1, 9, 9, 2, 0],
         [1, 9, 9, 0, 0],
@@ -79,7 +84,7 @@ def test_dialogues_by_hand():
         DialogueItem([1, IMAGE, 3, 4, 2], [False, False, False, True, True], pixels(1.0)),
         DialogueItem([1, 0, 2], [False, True, True], pixels()),
     ]
-    batch = DialogueCollator(pad_id=0, image_token_id=IMAGE, tokens_per_image=3)(items)
+    batch = DialogueCollator(pad_id=0, image_token_id=IMAGE, placeholder=alike(3))(items)
     assert batch.input_ids.tolist() == [[1, 9, 9, 9, 3, 4, 2], [1, 0, 2, 0, 0, 0, 0]]
     assert batch.labels.tolist() == [[-100] * 5 + [4, 2], [-100, 0, 2] + [-100] * 4]
     assert batch.attention_mask.tolist() == [[True] * 7, [True] * 3 + [False] * 4]
@@ -87,7 +92,7 @@ def test_dialogues_by_hand():
 
 
 def test_a_batch_without_images_has_no_pixels():
-    batch = DialogueCollator(0, IMAGE, 3)([DialogueItem([1, 2], [False, True], pixels())])
+    batch = DialogueCollator(0, IMAGE, alike(3))([DialogueItem([1, 2], [False, True], pixels())])
     assert batch.pixel_values is None and "pixel_values" not in batch
     assert batch.image_index.tolist() == [] and batch.image_index.dtype == torch.int64
 
@@ -115,8 +120,8 @@ def batches() -> list:
     pair = PairItem(([1, IMAGE, 2], [1, IMAGE]), pixels(10.0), 2)
     talk = DialogueItem([1, IMAGE, 2], [False, False, True], pixels(10.0))
     silent = DialogueItem([1, 2], [False, True], pixels())
-    dialogue = DialogueCollator(0, IMAGE, 2)
-    return [PairCollator(0, IMAGE, 2)([pair]), dialogue([talk]), dialogue([silent])]
+    dialogue = DialogueCollator(0, IMAGE, alike(2))
+    return [PairCollator(0, IMAGE, alike(2))([pair]), dialogue([talk]), dialogue([silent])]
 
 
 def same(left, right) -> bool:
@@ -148,14 +153,14 @@ def test_pinning_keeps_the_batch_type(kind, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs CUDA")
 def test_a_loader_pins_batches():
     items = [PairItem(([1, IMAGE], [2]), pixels(1.0), 1)] * 2
-    loader = DataLoader(items, batch_size=2, pin_memory=True, collate_fn=PairCollator(0, IMAGE, 1))
+    loader = DataLoader(items, batch_size=2, pin_memory=True, collate_fn=PairCollator(0, IMAGE, alike(1)))
     batch = next(iter(loader))
     assert type(batch) is PairBatch and batch.input_ids.is_pinned()
 
 
 def test_a_worker_hands_batches_over():
     items = [PairItem(([1, IMAGE], [2]), pixels(1.0), 1)] * 4
-    loader = DataLoader(items, batch_size=2, num_workers=1, collate_fn=PairCollator(0, IMAGE, 1))
+    loader = DataLoader(items, batch_size=2, num_workers=1, collate_fn=PairCollator(0, IMAGE, alike(1)))
     kinds = [type(batch) for batch in loader]
     assert kinds == [PairBatch, PairBatch]
 
@@ -166,7 +171,7 @@ def test_golden_collated_dialogues(golden, llama_encoder):
     for record in records:
         tokens = llama_encoder.encode(dialogue_segments(TEMPLATES["v1"], record.turns, len(record.images)))
         items.append(DialogueItem(list(tokens.ids), list(tokens.supervised), pixels(0.0)))
-    batch = DialogueCollator(pad_id=0, image_token_id=-200, tokens_per_image=1)(items)
+    batch = DialogueCollator(pad_id=0, image_token_id=-200, placeholder=alike(1, -200))(items)
     recorded = np.load(golden / "data" / "golden_sft_collated.npz")
     assert (batch.input_ids.numpy() == recorded["input_ids"]).all()
     assert (batch.labels.numpy() == recorded["labels"]).all()
@@ -183,7 +188,7 @@ def test_golden_collated_pairs(golden):
     ]
     assert same_order, "no row was recorded twice with the same caption order"
     items = [PairItem(tuple(rows[i]["input_ids"]), pixels(0.0), rows[i]["choice"][0] + 1) for i in same_order]
-    batch = PairCollator(pad_id=0, image_token_id=-200, tokens_per_image=1)(items)
+    batch = PairCollator(pad_id=0, image_token_id=-200, placeholder=alike(1, -200))(items)
     assert batch.choice.tolist() == recorded["choice"][same_order, 0].tolist()
     mask = recorded["attention_mask"][same_order].astype(bool).reshape(2 * len(same_order), -1)
     ids = recorded["input_ids"][same_order].reshape(2 * len(same_order), -1)
@@ -193,8 +198,10 @@ def test_golden_collated_pairs(golden):
 
 def test_pixels_are_not_rounded():
     third = pixels(1 / 3)  # no bfloat16 number
-    pairs = PairCollator(0, IMAGE, 2)([PairItem(([1, IMAGE], [1, IMAGE]), third, 1)])
-    dialogues = DialogueCollator(0, IMAGE, 2)([DialogueItem([1, IMAGE, 2], [False, False, True], third)])
+    pairs = PairCollator(0, IMAGE, alike(2))([PairItem(([1, IMAGE], [1, IMAGE]), third, 1)])
+    dialogues = DialogueCollator(0, IMAGE, alike(2))(
+        [DialogueItem([1, IMAGE, 2], [False, False, True], third)]
+    )
     prompts = collate_prompts([prompt(0, third, third)])
     for found in (pairs, dialogues, prompts.images, prompts.reward_images):
         assert found.pixel_values.dtype == torch.float32 and torch.equal(found.pixel_values, third)

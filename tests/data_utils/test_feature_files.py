@@ -238,7 +238,7 @@ def test_an_image_is_known_by_its_bytes(folder, pipeline, files):
     assert len(content) == kept.st_size
     (folder / "a.png").write_bytes(content)  # another picture of the same name, size and time
     os.utime(folder / "a.png", ns=(kept.st_atime_ns, kept.st_mtime_ns))
-    pixels, after = read_images(pipeline, files, folder, ["a.png"])
+    (pixels, _), after = read_images(pipeline, files, folder, ["a.png"])
     assert after.features == (None,) and after.keys != before.keys
     assert pixels.mean((2, 3)).argmax(1).tolist() == [1]  # green
 
@@ -248,7 +248,7 @@ def test_stored_images_are_not_decoded(folder, pipeline, files):
     with pytest.raises(ValueError, match="cannot be decoded"):
         read_images(pipeline, files, folder, ["broken.png"])
     files.store(content_key(folder / "broken.png"), features_of(3))
-    pixels, stored = read_images(pipeline, files, folder, ["a.png", "broken.png", "c.png"])
+    (pixels, _), stored = read_images(pipeline, files, folder, ["a.png", "broken.png", "c.png"])
     assert [found is None for found in stored.features] == [True, False, True]
     assert pixels.mean((2, 3)).argmax(1).tolist() == [0, 2]  # a.png is red, c.png blue
     with pytest.raises(ValueError, match=r"gone\.png: cannot be read"):
@@ -262,7 +262,7 @@ def test_pixels_of_a_file_replaced_meanwhile_do_not_get_the_old_key(folder, pipe
         (folder / "a.png").write_bytes((folder / "b.png").read_bytes())
         return pipeline(where, names)
 
-    pixels, stored = read_images(replacing, files, folder, ["a.png"])
+    (pixels, _), stored = read_images(replacing, files, folder, ["a.png"])
     assert pixels.mean((2, 3)).argmax(1).tolist() == [1]  # green
     assert stored.keys == (content_key(folder / "b.png"),) != (first,)
 
@@ -276,23 +276,25 @@ def test_rows_in_a_batch_by_hand(folder, pipeline, files):
         for names in (["c.png", "b.png"], [], ["b.png"], ["a.png"])
     ]
     prompts = [
-        PromptItem(0, "", [], [], (), pixels, None, AnswerType.GENERAL, 1.0, (), "", stored)
-        for pixels, stored in rows
+        PromptItem(0, "", [], [], (), pictures.pixels, None, AnswerType.GENERAL, 1.0, (), "", stored)
+        for pictures, stored in rows
     ]
     batch = collate_prompts(prompts)
     images = batch.images
     assert images.pixel_values.mean((2, 3)).argmax(1).tolist() == [1, 1]  # b.png is green
-    assert images.image_features[:, 0, 0].tolist() == [3.0, 1.0]
+    assert [one[0, 0].item() for one in images.stored_features()] == [3.0, 1.0]
     assert images.image_index.tolist() == [2, 0, 1, 3]
     assert [bytes(key).hex() for key in images.image_keys.tolist()] == [content_key(folder / "b.png")] * 2
     assert all(item.stored is None for item in batch.items)
     some = images.only([3, 1, 2])
-    assert some.pixel_values.shape[0] == 1 and some.image_features[:, 0, 0].tolist() == [1.0, 3.0]
+    assert some.pixel_values.shape[0] == 1
+    assert [one[0, 0].item() for one in some.stored_features()] == [1.0, 3.0]
     assert some.image_index.tolist() == [1, 0, 2] and torch.equal(some.image_keys, images.image_keys[1:])
-    pairs = PairCollator(0, 9, 1)([PairItem(([9], [9]), pixels, 1, stored) for pixels, stored in rows])
+    pairs = PairCollator(0, 9, lambda grid: [9])([PairItem(([9], [9]), p.pixels, 1, s) for p, s in rows])
     assert pairs.image_index.tolist() == [2, 0, 2, 0, 1, 1, 3, 3]
-    talks = DialogueCollator(0, 9, 1)([DialogueItem([9], [True], pixels, stored) for pixels, stored in rows])
+    dialogues = [DialogueItem([9], [True], p.pixels, s) for p, s in rows]
+    talks = DialogueCollator(0, 9, lambda grid: [9])(dialogues)
     for batch in (pairs, talks):
-        for name in ("pixel_values", "image_features", "image_keys"):
+        for name in ("pixel_values", "image_features", "image_lengths", "image_keys"):
             assert torch.equal(batch[name], getattr(images, name))
     assert torch.equal(talks.image_index, images.image_index)

@@ -22,7 +22,7 @@ def test_golden_pixels(recordings, mode, role, pixels):
     pipeline = ImagePipeline(processor, mode)
     recorded = np.load(recordings / "pixels" / "golden_pixels.npz")
     names = [f"{number:012d}" for number in range(1, 13)]
-    made = pipeline(recordings / "images", [f"{name}.jpg" for name in names])
+    made = pipeline(recordings / "images", [f"{name}.jpg" for name in names]).pixels
     expected = torch.from_numpy(np.stack([recorded[f"{mode}_{role}_{name}"] for name in names]))
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
 
@@ -30,7 +30,7 @@ def test_golden_pixels(recordings, mode, role, pixels):
 def test_padding_is_the_mean_colour_around_the_centred_image(tmp_path, processor):
     # 8 × 4 white becomes 8 × 8: two rows of mean colour, four white, two of mean colour; nothing is resized.
     Image.new("RGB", (8, 4), (255, 255, 255)).save(tmp_path / "wide.png")
-    pixels = ImagePipeline(processor, "pad")(tmp_path, ["wide.png"])[0]
+    pixels = ImagePipeline(processor, "pad")(tmp_path, ["wide.png"]).pixels[0]
     assert pixels.shape == (3, 8, 8) and pixels.dtype == torch.float32
     mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
     white = (1 - mean) / std
@@ -41,11 +41,11 @@ def test_padding_is_the_mean_colour_around_the_centred_image(tmp_path, processor
 
 
 def test_no_images_give_an_empty_tensor(tmp_path, pipeline):
-    assert pipeline(tmp_path, []).shape == (0, 3, 8, 8)
+    assert pipeline(tmp_path, []).pixels.shape == (0, 3, 8, 8)
 
 
 def test_images_come_in_the_order_asked_for(folder, pipeline):
-    pixels = pipeline(folder, ["c.png", "a.png"])
+    pixels = pipeline(folder, ["c.png", "a.png"]).pixels
     assert pixels[0].mean((1, 2)).argmax() == 2
     assert pixels[1].mean((1, 2)).argmax() == 0
 

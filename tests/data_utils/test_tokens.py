@@ -235,5 +235,13 @@ def test_a_stop_that_is_no_token_is_refused(word_encoder):
 
 
 def test_image_tokens_expand_in_place():
-    assert expand_image_tokens([1, 9, 5, 9], 9, 3) == [1, 9, 9, 9, 5, 9, 9, 9]
-    assert expand_image_tokens([1, 5], 9, 3) == [1, 5]
+    assert expand_image_tokens([1, 9, 5, 9], 9, [(9, 9, 9)] * 2) == [1, 9, 9, 9, 5, 9, 9, 9]
+    assert expand_image_tokens([1, 5], 9, [(9, 9, 9)]) == [1, 5]
+    with pytest.raises(ValueError, match="more image tokens than images"):
+        expand_image_tokens([1, 9, 9], 9, [(9,)])
+
+
+def test_images_of_several_rows_stand_one_behind_the_other():
+    placeholders = iter([(7, 9, 8), (9, 9)])
+    rows = [expand_image_tokens(ids, 9, placeholders) for ids in ([1, 9], [2], [9, 3])]
+    assert rows == [[1, 7, 9, 8], [2], [9, 9, 3]]

@@ -65,7 +65,8 @@ def _call_faults(node: ast.Call) -> Iterator[str]:
     auto = name in ("AutoConfig.from_pretrained", "AutoTokenizer.from_pretrained")
     if auto and given.get("trust_remote_code") != "False":
         yield f"{name} without trust_remote_code=False"
-    if name == "LlavaForConditionalGeneration.from_pretrained" and given.get("use_safetensors") != "True":
+    model = name.endswith(("ForConditionalGeneration.from_pretrained", "model_class().from_pretrained"))
+    if model and given.get("use_safetensors") != "True":
         yield f"{name} without use_safetensors=True"
 
 
@@ -80,6 +81,7 @@ def _call_faults(node: ast.Call) -> Iterator[str]:
         "AutoModel.from_pretrained(path, trust_remote_code=flag)",
         "AutoConfig.from_pretrained(path)",
         "LlavaForConditionalGeneration.from_pretrained(path)",
+        "family.model_class().from_pretrained(path)",
         "subprocess.run(word, shell=True)",
         "eval(text)",
     ],

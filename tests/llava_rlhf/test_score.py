@@ -77,7 +77,7 @@ def test_pairs_score_as_in_training(pairs, data, reward, tiny_base, tmp_path):
     training = train_reward_model.prepare(reward_command(data, tiny_base, tmp_path, eval_size=0))
     text, dataset = training.text, training.train_set
     scorer = PairScorer(trained_reward_model(tiny_base, BaseSettings(), reward)).eval()
-    collate = PairCollator(text.tokenizer.pad_token_id, text.image_token_id, text.tokens_per_image)
+    collate = PairCollator(text.tokenizer.pad_token_id, text.image_token_id, text.family.placeholder)
     batch = dict(collate([dataset[index] for index in range(16)]))
     batch.pop("choice")
     with torch.no_grad():

@@ -14,8 +14,9 @@ from transformers import LlavaForConditionalGeneration
 from models.adapter_files import check_adapter_fits, read_adapter_config, read_adapter_tensors
 from models.adapter_names import HF_LAYERS, on_language_model, present_tensor_name
 from models.adapters import AdapterBank, AdapterSpec
+from models.families.base import Family
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS
-from models.vlm import BaseSettings, load_base, lora_target_pattern
+from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import run
 
 OLD_LAYERS = "base_model.model.language_model.model.layers."
@@ -87,14 +88,14 @@ def test_names_of_every_age_become_todays(new, old):
     ids=["our pattern", "a pattern of old names", "old names in full"],
 )
 def test_an_adapter_in_old_names_answers_bit_by_bit_alike(fields, written, tiny_base, tmp_path):
-    new = written(target_modules=lora_target_pattern(["q_proj", "up_proj"]))
+    new = written(target_modules=Family.lora_pattern(["q_proj", "up_proj"]))
     old = renamed(new, tmp_path / "old", lambda name: name.replace(HF_LAYERS, OLD_LAYERS), **fields)
     assert all(name.startswith(OLD_LAYERS) for name in load_file(old / "adapter_model.safetensors"))
     assert torch.equal(answers(tiny_base, old), answers(tiny_base, new))
 
 
 def test_what_is_trained_from_old_names_is_saved_in_todays(written, tiny_base, tmp_path):
-    new = written(target_modules=lora_target_pattern(["q_proj", "up_proj"]))
+    new = written(target_modules=Family.lora_pattern(["q_proj", "up_proj"]))
     old = renamed(
         new, tmp_path / "old", lambda name: name.replace(HF_LAYERS, OLD_LAYERS), target_modules=FULL_NAMES
     )
@@ -110,7 +111,7 @@ def test_what_is_trained_from_old_names_is_saved_in_todays(written, tiny_base, t
 def test_a_list_of_names_that_would_reach_the_tower_is_read_for_the_language_model(
     written, tiny_base, tmp_path
 ):
-    pattern = written(target_modules=lora_target_pattern(["q_proj", "v_proj"]))
+    pattern = written(target_modules=Family.lora_pattern(["q_proj", "v_proj"]))
     listed = renamed(pattern, tmp_path / "listed", str, target_modules=["q_proj", "v_proj"])
     assert torch.equal(answers(tiny_base, listed), answers(tiny_base, pattern))
 
@@ -123,7 +124,7 @@ def test_what_peft_makes_of_such_a_list_adapts_the_tower(target, written, tiny_b
 
 def test_ranks_by_layer_are_renamed_too(written, tiny_base, tmp_path):
     key = "language_model.layers.1.self_attn.q_proj"
-    new = written(target_modules=lora_target_pattern(["q_proj"]), rank_pattern={key: 2})
+    new = written(target_modules=Family.lora_pattern(["q_proj"]), rank_pattern={key: 2})
     old_key = key.replace("language_model.", "language_model.model.")
     old = renamed(
         new, tmp_path / "old", lambda n: n.replace(HF_LAYERS, OLD_LAYERS), rank_pattern={old_key: 2}
@@ -132,6 +133,6 @@ def test_ranks_by_layer_are_renamed_too(written, tiny_base, tmp_path):
 
 
 def test_our_own_settings_are_left_as_they_are(written):
-    pattern = lora_target_pattern(["q_proj", "up_proj"])
+    pattern = Family.lora_pattern(["q_proj", "up_proj"])
     config = read_adapter_config(written(target_modules=pattern))
     assert on_language_model(config, 2, LANGUAGE_MODEL_LINEAR_LAYERS).target_modules == pattern

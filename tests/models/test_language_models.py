@@ -1,4 +1,4 @@
-"""Every language model that a base may have (`models.base_kind.LANGUAGE_MODELS`) computes what Hugging Face's does."""
+"""Every language model that a base may have (`models.families.llava_files`) computes what Hugging Face's does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from models.adapters import AdapterBank, AdapterSpec
 from models.base_check import check_base
-from models.base_kind import LANGUAGE_MODELS
+from models.families.llava_files import LANGUAGE_MODELS
 from models.generation import SamplingSettings, sample
 from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base

@@ -112,17 +112,18 @@ def test_shared_images_equal_repeated_ones_and_are_encoded_once(vlm):
 
 def test_features_carry_no_gradient_and_none_means_none(vlm):
     features = vlm.encode_images(PIXELS, torch.tensor([2, 0, 2]))
-    assert features.shape == (3, 4, vlm.hidden_size)
-    assert not features.requires_grad
-    assert torch.equal(features[0], features[2])
+    assert features.table.shape == (12, vlm.hidden_size) and features.lengths == (4, 4, 4)
+    assert not features.table.requires_grad
+    first, _, third = features.split()
+    assert torch.equal(first, third)
     assert vlm.encode_images(None, None) is None
     assert vlm.encode_images(PIXELS, torch.tensor([], dtype=torch.long)) is None
 
 
 def test_facts_of_a_base(vlm, tiny_base, tiny_reward_base):
     facts, reward = read_base_facts(tiny_base), read_base_facts(tiny_reward_base)
-    assert (facts.image_token_id, facts.tokens_per_image, reward.tokens_per_image) == (IMAGE, 4, 9)
-    assert (vlm.image_token_id, vlm.tokens_per_image, vlm.vocab_size) == (
+    assert (facts.image_token_id, facts.positions, reward.positions) == (IMAGE, 4, 9)
+    assert (vlm.image_token_id, vlm.family.fixed_positions, vlm.vocab_size) == (
         IMAGE,
         4,
         len(load_tokenizer(tiny_base)),
@@ -191,7 +192,9 @@ def test_a_base_that_keeps_the_class_token_has_one_position_more(vlm, tiny_base,
     config["vision_feature_select_strategy"] = "full"
     (folder / "config.json").write_text(json.dumps(config))
     full = load_base(folder, BaseSettings())
-    assert full.tokens_per_image == read_base_facts(folder).tokens_per_image == vlm.tokens_per_image + 1
+    positions = vlm.family.fixed_positions + 1
+    assert full.family.fixed_positions == read_base_facts(folder).positions == positions
     features = full.encode_images(PIXELS, torch.arange(len(PIXELS)))
-    assert features.shape[1] == full.tokens_per_image
-    assert_close(features[:, 1:], vlm.encode_images(PIXELS, torch.arange(len(PIXELS))), **CLOSE)
+    assert features.lengths == (positions,) * len(PIXELS)
+    patches = torch.cat([one[1:] for one in features.split()])
+    assert_close(patches, vlm.encode_images(PIXELS, torch.arange(len(PIXELS))).table, **CLOSE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ def test_recorded_image_questions(processor, golden):
         with Image.open(golden / "images" / record["image"]) as opened:
             in_two_steps = processor(text=text, images=opened.convert("RGB"))
         assert in_two_steps.input_ids[0] == inputs.input_ids[0].tolist(), record["id"]
-        expected = expand_image_tokens([i for i in row["query"] if i != 0], ORIGINAL_IMAGE_ID, POSITIONS)
+        expected = expand_image_tokens(
+            [i for i in row["query"] if i != 0], ORIGINAL_IMAGE_ID, repeat([ORIGINAL_IMAGE_ID] * POSITIONS)
+        )
         assert inputs.input_ids[0].tolist() == [
             IMAGE_ID if i == ORIGINAL_IMAGE_ID else i for i in expected
         ], record["id"]

@@ -22,6 +22,7 @@ from llava_rlhf.ppo.arguments import RewardArguments
 from llava_rlhf.ppo.numerics import Numerics
 from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
 from llava_rlhf.ppo.rollout import Experience
+from models.families.llava import Llava
 from models.roles import Policy
 from tests.parity.recordings import IMAGE_ID, ORIGINAL_IMAGE_ID
 from tests.parity.written_rollouts import LOWERED, PAD, RESPONSE_LEN, Played, play, say, targets
@@ -63,7 +64,7 @@ def roll_out(arrays, notes, llama_tokenizer, llama_encoder):
             {name.removeprefix(stem): x for name, x in arrays.items() if name.startswith(stem)}
             for stem in ("rollout_stub/in/", f"rollout_stub/{prompt}/")
         )
-        text = TextSide(llama_tokenizer, llama_encoder, ORIGINAL_IMAGE_ID, 1, pipeline=None)
+        text = TextSide(llama_tokenizer, llama_encoder, Llava, pipeline=None)
         return play(given, recorded, reward_prompts(prompt), text, *settings)
 
     return _roll_out

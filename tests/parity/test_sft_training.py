@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ STEPS, ACCUMULATION, MAX_NORM = 4, 2, 0.3
 class TextSide:
     """What `unsampled_ids` reads of a base: the converted tokenizer has 32001 tokens, the last the image."""
 
-    image_token_id = IMAGE_ID
+    family = SimpleNamespace(banned_ids=(IMAGE_ID,))
     tokenizer = range(IMAGE_ID + 1)
 
 

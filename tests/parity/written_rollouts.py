@@ -29,10 +29,10 @@ from llava_rlhf.ppo.rollout import Experience, RolloutCollector
 from llava_rlhf.ppo.rollout_engine import PolicyEngine
 from llava_rlhf.ppo.trainer import PPOTrainer
 from llava_rlhf.ppo.update import Targets
+from models.families.llava import Llava
 from models.generation import Sample, SamplingSettings, sample
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel, ValueModel
-from tests.parity.recordings import ORIGINAL_IMAGE_ID
 
 PAD, VOCABULARY, RESPONSE_LEN = 0, 32001, 20
 # Some written log-probabilities are above 0. All are lowered by this, which no difference between two of them feels.
@@ -47,7 +47,8 @@ class WrittenModel:
         states: (ids, mask) of whole sequences int64, bool[B, L] → hidden states [B, L, D]; no mask where all is real.
     """
 
-    image_token_id, tokens_per_image, device = ORIGINAL_IMAGE_ID, 1, torch.device("cpu")
+    # Its prompts have no pictures: what stands for one is read like any other token.
+    image_token_id, family, device = None, Llava, torch.device("cpu")
 
     def __init__(self, says: Tensor | None = None, states: Callable[[Tensor, Tensor], Tensor] | None = None):
         self.says, self.states = says, states
@@ -62,15 +63,17 @@ class WrittenModel:
 
     use_for_sampling = use
 
-    def __call__(self, input_ids, mask, image_features=None, past_key_values=None) -> Tensor:
-        """The first state (token, log-probability 0) when there is a cache, else the given states."""
-        if past_key_values is None:
-            mask = self.real if mask is None else mask
-            self.read = (input_ids, mask)
-            return self.states(input_ids, mask)
+    def __call__(self, input_ids, mask, image_features=None) -> Tensor:
+        """The given states."""
+        mask = self.real if mask is None else mask
+        self.read = (input_ids, mask)
+        return self.states(input_ids, mask)
+
+    def read_prompts(self, input_ids, mask, image_features, cache) -> tuple[Tensor, Tensor]:
+        """The first state (token, log-probability 0), and a position."""
         self.rows, self.said = torch.arange(len(input_ids)), 0
-        past_key_values.keep = self._keep
-        return self._say().unsqueeze(1)
+        cache.keep = self._keep
+        return self._say(), mask.sum(dim=1, keepdim=True)
 
     def decode(self, token: Tensor, mask, position_ids, past_key_values) -> Tensor:
         """The next state of the rows that still answer."""

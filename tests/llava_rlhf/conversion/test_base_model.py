@@ -58,7 +58,7 @@ def test_the_configuration_says_what_the_original_said(converted):
     assert config["text_config"]["num_key_value_heads"] == 2
     assert not any(name.startswith("mm_") for name in config)
     facts = read_base_facts(converted.output)
-    assert (facts.image_token_id, facts.tokens_per_image, facts.layers, facts.hidden_size) == (380, 25, 2, 48)
+    assert (facts.image_token_id, facts.positions, facts.layers, facts.hidden_size) == (380, 25, 2, 48)
 
 
 def test_output_shards_hold_what_one_file_holds(converted, tmp_path):

@@ -68,7 +68,7 @@ def converted_logits(folder: Path, pixels: Tensor | None) -> Tensor:
     vlm = load_base(folder, BaseSettings(bits=32))
     ids, features = list(IDS), None
     if pixels is not None:
-        ids[IMAGE_AT:IMAGE_AT] = [vlm.image_token_id] * vlm.tokens_per_image
+        ids[IMAGE_AT:IMAGE_AT] = vlm.family.placeholder(())
         features = vlm.encode_images(pixels.unsqueeze(0), torch.tensor([0]))
     with torch.no_grad():
         row = torch.tensor([ids])

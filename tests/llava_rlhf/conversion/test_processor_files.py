@@ -148,14 +148,14 @@ def test_an_image_question_through_hugging_face_alone(converted, processor, tmp_
     )
     encoder = SegmentEncoder(load_tokenizer(converted.output), 380)
     ids = encoder.encode(query_segments(TEMPLATES["v1"], [Turn("human", "What is in the field?")], 1)).ids
-    assert inputs.input_ids[0].tolist() == expand_image_tokens(ids, 380, 25)
+    assert inputs.input_ids[0].tolist() == expand_image_tokens(ids, 380, [[380] * 25])
     assert (inputs.input_ids == 1).sum() == 1
     with Image.open(tmp_path / "i.png") as image:
         text = processor.apply_chat_template(messages, add_generation_prompt=True)
         in_two_steps = processor(text=text, images=image, return_tensors="pt")
     assert torch.equal(in_two_steps.input_ids, inputs.input_ids)
     assert torch.equal(in_two_steps.pixel_values, inputs.pixel_values)
-    pixels = ImagePipeline(load_image_processor(converted.output), "pad")(tmp_path, ["i.png"])
+    pixels = ImagePipeline(load_image_processor(converted.output), "pad")(tmp_path, ["i.png"]).pixels
     torch.testing.assert_close(inputs.pixel_values, pixels, rtol=0, atol=0)
     assert pixels.shape == (1, 3, 70, 70)
     model = LlavaForConditionalGeneration.from_pretrained(converted.output, dtype=torch.float32).eval()

@@ -126,9 +126,7 @@ def test_a_base_that_does_not_fit_is_refused(prepare, reward, tiny_base, tiny_re
     (larger / "config.json").write_text(json.dumps(config))
     processor = larger / "processor_config.json"
     processor.write_text(processor.read_text().replace("28", "42"))  # which goes with that tower
-    with pytest.raises(
-        ValueError, match=r"is another model than .*tokens_per_image=9.*not .*tokens_per_image=4"
-    ):
+    with pytest.raises(ValueError, match=r"is another model than .*positions=9.*not .*positions=4"):
         prepare(base_model_name=larger)
 
 

@@ -27,8 +27,9 @@ from llava_rlhf.exporting.plain_answers import Questions
 from llava_rlhf.exporting.trained import Trained
 from llava_rlhf.runs.save_errors import SaveError
 from models.adapters import AdapterBank, AdapterSpec
+from models.families.llava import Llava
 from models.settings import LoraSettings
-from models.vlm import FULL_PRECISION_MODULES, BaseSettings, load_base
+from models.vlm import BaseSettings, full_precision_modules, load_base
 from tests.support.tiny_data import command_line, write_tiny_data
 
 RANK = 4
@@ -237,7 +238,7 @@ def four_bit(tiny_base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("nf4") / "base"
     shutil.copytree(tiny_base, folder, ignore=shutil.ignore_patterns("model*"))
     settings = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=FULL_PRECISION_MODULES
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=full_precision_modules(Llava)
     )
     model = LlavaForConditionalGeneration.from_pretrained(
         tiny_base, quantization_config=settings, device_map={"": "cpu"}

@@ -21,6 +21,7 @@ from llava_rlhf.exporting.plain_answers import Questions, check_answers
 from llava_rlhf.exporting.trained import Trained, read_trained
 from llava_rlhf.runs.role_files import EXPORTED_ARGUMENTS
 from models.base_fingerprint import base_fingerprint
+from models.families.llava import Llava
 from models.vision_fingerprint import vision_fingerprint
 from models.vlm import load_image_processor
 from tests.llava_rlhf.exporting.exports import export, write_run
@@ -55,7 +56,7 @@ def test_pixels_are_ours_and_not_those_of_the_base(exported, pictures):
     for folder in (exported.merged, exported.adapter):
         written = AutoProcessor.from_pretrained(folder).image_processor
         for picture in pictures:
-            ours = pipeline(picture.parent, [picture.name])
+            ours = pipeline(picture.parent, [picture.name]).pixels
             theirs = written(images=open_picture(picture), return_tensors="pt")["pixel_values"]
             assert torch.equal(theirs, ours), picture.name
             before = cropping(images=open_picture(picture), return_tensors="pt")["pixel_values"]
@@ -67,10 +68,10 @@ def test_pixels_are_ours_and_not_those_of_the_base(exported, pictures):
 @pytest.mark.parametrize("mode", ["pad", "square"])
 def test_our_pipeline_reads_the_written_processor_as_that_of_the_base(mode, exported, pictures):
     for folder in (exported.merged, exported.adapter):
-        assert load_image_processor(folder).to_dict() == load_image_processor(exported.base).to_dict()
+        assert Llava.load_image_processor(folder).to_dict() == load_image_processor(exported.base).to_dict()
     names = [picture.name for picture in pictures]
     pipelines = [
-        load_text_side(folder, mode).pipeline(pictures[0].parent, names)
+        load_text_side(folder, mode).pipeline(pictures[0].parent, names).pixels
         for folder in (exported.base, exported.merged)
     ]
     assert torch.equal(*pipelines)

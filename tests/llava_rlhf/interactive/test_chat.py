@@ -86,10 +86,10 @@ def literal(base: Path, image: Path, turns: list[Turn]) -> str:
     """The answer to a dialogue token by token, each from a forward pass over everything before it."""
     text = answering_models.load_text_side(base, "pad")
     vlm = load_base(base, BaseSettings())
-    features = vlm.encode_images(text.pipeline(image.parent, [image.name]), torch.tensor([0]))
+    features = vlm.encode_images(text.pipeline(image.parent, [image.name]).pixels, torch.tensor([0]))
     ids = []
     for index in text.encoder.encode(query_segments(TEMPLATES["tiny"], turns, 1)).ids:
-        ids += [index] * (vlm.tokens_per_image if index == vlm.image_token_id else 1)
+        ids += vlm.family.placeholder(()) if index == vlm.image_token_id else [index]
     answer: list[int] = []
     while len(answer) < LENGTHS["response_len"] and text.tokenizer.eos_token_id not in answer:
         with torch.no_grad():

@@ -22,6 +22,7 @@ from llava_rlhf.memory_planning.weights import (
 from models.adapters import AdapterBank, AdapterSpec
 from models.decoding_cache import GROWTH
 from models.heads import ScalarHead
+from models.packed_features import PackedFeatures
 from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 from tests.support.tiny_models import TinyShape, tiny_llava
@@ -145,7 +146,8 @@ def _kept_by_autograd(bank: AdapterBank, head: ScalarHead) -> int:
 
     ids = torch.full((ROWS, LENGTH), 7)
     ids[:, :IMAGE_POSITIONS] = bank.vlm.image_token_id
-    features = torch.randn(ROWS, IMAGE_POSITIONS, HIDDEN)
+    table = torch.randn(ROWS * IMAGE_POSITIONS, HIDDEN)
+    features = PackedFeatures(table, (IMAGE_POSITIONS,) * ROWS, ((),) * ROWS)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with bank.use("it", training=True) as vlm:
             hidden = vlm(ids, None, features)

@@ -37,7 +37,7 @@ def item(answer_type=AnswerType.GENERAL, length_bonus=1.0):
 
 def experience(texts=("", ""), types=(AnswerType.GENERAL, AnswerType.GENERAL), multipliers=(1.0, 1.0)):
     nothing = torch.zeros(2, 4)
-    none = ImageFeatures([], [[], []])
+    none = ImageFeatures([], [], [[], []])
     return Experience(
         items=[item(kind, bonus) for kind, bonus in zip(types, multipliers, strict=True)],
         responses=torch.ones(2, 4, dtype=torch.long),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import repeat
 
 import torch
 
 from data_utils.batches import left_pad
-from data_utils.tokens import expand_image_tokens
+from llava_rlhf.assembly.image_features import expand_query
 from llava_rlhf.ppo.rollout_engine import PolicyEngine
 from models.generation import Sample
 from tests.support.ppo_world import assemble, random_numbers
@@ -37,9 +38,7 @@ def test_the_policy_answers_by_default(parts):
     assert isinstance(engine, PolicyEngine) and engine.policy is parts.roles.policy and engine.merge_adapter
     batch, vlm = parts.batch(ROWS), parts.roles.policy.bank.vlm
     features = vlm.encode_images(batch.images.pixel_values, batch.images.image_index)
-    queries = [
-        expand_image_tokens(i.query_ids, vlm.image_token_id, vlm.tokens_per_image) for i in batch.items
-    ]
+    queries = [expand_query(i.query_ids, repeat(()), vlm) for i in batch.items]
     prompts = left_pad(queries, engine.settings.pad_id)
     expected = parts.roles.policy.sample(*prompts, features, engine.settings, random_numbers(ROWS), False)
     for merge in (True, False):
@@ -64,7 +63,7 @@ def test_another_engine_can_take_its_place(parts):
     ((batch, uniforms, features),) = engine.seen
     assert [item.row for item in batch.items] == ROWS
     assert torch.equal(uniforms, random_numbers(ROWS))
-    assert len(features) == sum(len(item.image_names) for item in batch.items)
+    assert len(features.lengths) == sum(len(item.image_names) for item in batch.items)
     assert experience.lengths.tolist() == lengths and experience.stopped.all()
     for row, item in enumerate(batch.items):
         real = experience.response_mask[row]

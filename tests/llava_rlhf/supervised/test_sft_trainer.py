@@ -35,7 +35,7 @@ def lines(folder, key):
 
 
 def collated(dataset, rows):
-    return DialogueCollator(PAD, IMAGE, tokens_per_image=4)([dataset[row] for row in rows])
+    return DialogueCollator(PAD, IMAGE, lambda grid: [IMAGE] * 4)([dataset[row] for row in rows])
 
 
 def hugging_face_loss(base, folder, batch):

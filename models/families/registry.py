@@ -1,0 +1,20 @@
+"""The families there are, found by what `config.json` calls a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from models.families.base import Family
+from models.families.llava import Llava
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (Llava,)}
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of a configuration. Raises ValueError, with the list of families, for a model of another kind."""
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"model_type {config.model_type!r} is not supported (only {', '.join(FAMILIES)})")
+    return FAMILIES[config.model_type](config)
