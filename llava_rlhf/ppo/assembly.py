@@ -140,15 +140,16 @@ def assemble_trainer(
             record,
         ),
         guard=guard,
-        rollout_table=make_rollout_table(accelerator, ppo, settings.data.image_folder),
+        rollout_table=make_rollout_table(accelerator, settings),
     )
 
 
-def make_rollout_table(accelerator: Accelerator, ppo: PPOArguments, image_folder: str) -> RolloutTable | None:
+def make_rollout_table(accelerator: Accelerator, settings: PPOSettings) -> RolloutTable | None:
     """The table that `--report_to wandb` and `--rollout_table_steps` ask for."""
+    ppo = settings.ppo
     if "wandb" not in names(ppo.report_to) or ppo.rollout_table_steps == 0:
         return None
-    return RolloutTable(accelerator.get_tracker("wandb"), image_folder, ppo.rollout_table_steps)
+    return RolloutTable(accelerator.get_tracker("wandb"), settings.data.image_folder, ppo.rollout_table_steps)
 
 
 def _prepare(
