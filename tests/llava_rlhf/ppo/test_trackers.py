@@ -72,7 +72,8 @@ def test_who_gets_a_table():
 
     def table(report_to: str, steps: int = 5) -> RolloutTable | None:
         ppo = SimpleNamespace(report_to=report_to, rollout_table_steps=steps)
-        return assembly.make_rollout_table(accelerator, ppo, "images")
+        settings = SimpleNamespace(ppo=ppo, data=SimpleNamespace(image_folder="images"))
+        return assembly.make_rollout_table(accelerator, settings)
 
     assert table("tensorboard,wandb") == RolloutTable("wandb", "images", 5)
     assert table("wandb", 0) is table("none") is table("tensorboard") is None
@@ -93,7 +94,7 @@ def test_a_run_shows_its_rollouts_and_trains_as_without(
     monkeypatch.setattr(
         assembly,
         "make_rollout_table",
-        lambda accelerator, ppo, folder: RolloutTable(tracker, folder, every=2),
+        lambda accelerator, settings: RolloutTable(tracker, settings.data.image_folder, every=2),
     )
     assert run("with") == without
     assert [step for _, step, _ in tracker.tables] == [1, 2]
