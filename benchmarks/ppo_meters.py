@@ -59,7 +59,7 @@ class StepMeter:
         vlm = roles.policy.bank.vlm
         self.device = vlm.device
         self._sampling = False
-        self._time(vlm, "forward", "prefill")
+        self._time(vlm, "read_prompts", "prefill")
         model = vlm.model.model
         model.language_model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
         roles.policy.bank.vlm.model.lm_head.register_forward_pre_hook(self._count_projected)

@@ -165,7 +165,7 @@ def test_the_adaptive_controller_follows_the_kl_and_is_saved(ppo_on_one_base, tm
     # 8 rollouts a step: 0.1 · (1 − 0.2 · 8 / 40), then · (1 + 0.1 · 8 / 40).
     used = [metrics["objective/kl_coef"] for metrics in metrics_of(run)]
     assert used == pytest.approx([0.1, 0.096, 0.096 * 1.02], rel=1e-5)
-    parts = assemble(ppo_on_one_base(run, **settings, resume="no"))
+    parts = assemble(ppo_on_one_base(tmp_path / "again", **settings))
     parts.trainer.state.load(run / "checkpoint-2")
     assert parts.trainer.kl_controller.value == used[2]
 
