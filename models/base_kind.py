@@ -49,7 +49,7 @@ def _refuse_other_models(file: Path, fields: dict[str, Any]) -> None:
     kind = fields.get("model_type")
     if kind in FAMILIES and "vision_config" in fields:
         return
-    known = list(FAMILIES.values())
+    known = [family for family in FAMILIES.values() if family.programs is None]
     titles = " or ".join(family.title for family in known)
     if kind in FAMILIES:
         why = FAMILIES[kind].no_tower
@@ -58,7 +58,7 @@ def _refuse_other_models(file: Path, fields: dict[str, Any]) -> None:
     elif str(kind).removesuffix("_vision_model") in _NO_LANGUAGE:
         why = f"that is a vision model alone, without a language model; name a {titles}"
     elif "vision_config" in fields or "vl" in str(kind) or "llava" in str(kind):
-        why = f"only models of type {', '.join(FAMILIES)} are supported; name a {titles}"
+        why = f"only models of type {', '.join(family.model_type for family in known)} are supported; name a {titles}"
     else:
         why = f"that is a language model, which has no vision tower; name a {titles}"
     architectures = ", ".join(family.architecture for family in known)

@@ -113,7 +113,7 @@ def _needed(config: PreTrainedConfig) -> Iterator[str]:
         for layer in range(text.num_hidden_layers)
         for name in _TEXT_LAYER
     )
-    if not (config.tie_word_embeddings or text.tie_word_embeddings):
+    if not (config.tie_word_embeddings or getattr(text, "tie_word_embeddings", False)):
         yield "lm_head.weight"
     yield from family_of(config).weight_names()
 

@@ -260,15 +260,17 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a base, with `unk` as padding when it names none (padding is masked by position, never by id).
 
     Raises:
-        ValueError: the directory holds no `tokenizer.json`, or the tokenizer lacks bos, eos or the image token.
+        ValueError: the directory holds no `tokenizer.json`, or the tokenizer lacks eos, or bos where the family has one.
     """
     if not (Path(path) / "tokenizer.json").is_file():
         raise ValueError(
             f"{path} has no tokenizer.json: a fast tokenizer with the model's exact ids is needed"
         )
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {path} needs a begin-of-text and an end-of-text token")
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {path} needs an end-of-text token")
+    if tokenizer.bos_token_id is None and read_family(path).begins_with_bos:
+        raise ValueError(f"the tokenizer of {path} needs a begin-of-text token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer

@@ -17,7 +17,7 @@ from llava_rlhf.memory_planning.names import SHAPES
 from models.adapters import AdapterBank, AdapterSpec
 from models.base_kind import check_kind
 from models.families.base import Family
-from models.families.registry import family_of
+from models.families.registry import FAMILIES, family_of
 from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
 
@@ -140,7 +140,11 @@ class BaseSpec:
 
 def read_config(path: str | Path) -> LlavaConfig:
     """The configuration of a base directory. Raises ValueError when it is no LLaVA base that can be loaded."""
-    check_kind(path)
+    kind = check_kind(path)["model_type"]
+    if kind != LlavaConfig.model_type:
+        raise ValueError(
+            f"{path} is of type {kind}: the memory of a {FAMILIES[kind].title} can't be planned yet"
+        )
     return LlavaConfig.from_pretrained(path)
 
 

@@ -45,6 +45,8 @@ class Family(ABC):
         vision_settings: fields of `config.json`, besides `vision_config`, that features depend on.
         vision_counts: fields of `vision_config` that must be positive integers.
         no_tower: why a `config.json` of this `model_type` without `vision_config` is no model.
+        begins_with_bos: whether every text begins with a token of its own.
+        programs: those that it has been through from end to end; None: all.
         known_by, known_by_if_there: weights of the towers by which a base is known again.
     """
 
@@ -56,6 +58,8 @@ class Family(ABC):
     vision_settings: ClassVar[tuple[str, ...]]
     vision_counts: ClassVar[tuple[str, ...]]
     no_tower: ClassVar[str]
+    programs: ClassVar[tuple[str, ...] | None] = None
+    begins_with_bos: ClassVar[bool] = True
     known_by: ClassVar[tuple[str, ...]]
     known_by_if_there: ClassVar[tuple[str, ...]]
 
@@ -103,9 +107,9 @@ class Family(ABC):
     def load_image_processor(path: str | Path) -> BaseImageProcessor:
         """What makes pixels of pictures; it must need no torchvision."""
 
-    def grids(self, tensors: Mapping[str, Tensor]) -> tuple[Grid, ...] | None:
-        """Of each picture, from the tensors that the image processor made; None where all are alike."""
-        return None
+    def grids(self, tensors: Mapping[str, Tensor]) -> tuple[Grid, ...]:
+        """Of each picture, from the tensors that the image processor made; asked only where pictures are not all alike."""
+        return ()
 
     @property
     def banned_ids(self) -> tuple[int, ...]:

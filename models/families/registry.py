@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from models.families.base import Family
 from models.families.llava import Llava
+from models.families.qwen2_5_vl import Qwen25VL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (Llava,)}
+FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (Llava, Qwen25VL)}
 
 
 def family_of(config: PreTrainedConfig) -> Family:
