@@ -24,7 +24,7 @@ import datasets as hf
 import torch
 from datasets import Value
 
-from data_utils.conversation import ConversationTemplate, Segment, query_segments
+from data_utils.conversation import Segment, Template, query_segments
 from data_utils.datasets import ExampleDataset
 from data_utils.facts import FactBook, RewardPrompt
 from data_utils.foreign_rows import ANSWER, format_name, refuse_other_format
@@ -131,7 +131,7 @@ def build_answers(
         captions = row_filter.captions(record, record.answer_type, facts, prompt, seed, row)
         if captions is None:
             continue
-        reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
+        reward_prompt = encoder.encode_behind(template.reward_prompt(prompt.render(captions)))
         segments = query_segments(template, record.turns, len(record.images))
         query = len(encoder.encode(segments).ids)
         answered = encoder.encode([*segments, *answer_segments(record.answer, record.stopped, template)]).ids
@@ -146,10 +146,10 @@ def build_answers(
     return AnswerDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
 
 
-def answer_segments(answer: str, stopped: bool, template: ConversationTemplate) -> list[Segment]:
+def answer_segments(answer: str, stopped: bool, template: Template) -> list[Segment]:
     """Segments of an answer behind its query; one that was cut off (`stopped` False) has no stop token."""
     # A policy that stops at once says nothing: not even the space in front of an answer.
-    segments = [Segment("text", f" {answer}", True)] if answer else []
+    segments = template.answer(answer) if answer else []
     return segments + ([Segment("stop", template.stop, True)] if stopped else [])
 
 

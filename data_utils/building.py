@@ -42,7 +42,7 @@ def build_preferences(
         captions = row_filter.captions(record, AnswerType.GENERAL, facts, prompt, seed, record.row)
         if captions is None:
             continue
-        reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
+        reward_prompt = encoder.encode_behind(template.reward_prompt(prompt.render(captions)))
         n_images = len(record.images)
         query = len(encoder.encode(query_segments(template, record.turns, n_images)).ids)
         pair = []
@@ -120,7 +120,7 @@ def build_prompts(
             captions = row_filter.captions(record, record.answer_type, facts, prompt, seed, record.row)
             if captions is None:
                 continue
-            reward_prompt = encoder.encode_reward_prompt(prompt.render(captions))
+            reward_prompt = encoder.encode_behind(template.reward_prompt(prompt.render(captions)))
         query = list(encoder.encode(query_segments(template, record.turns, len(record.images))).ids)
         total = len(query) + settings.response_len + len(reward_prompt)
         if row_filter.fits(settings.limits, len(query), settings.response_len, total):

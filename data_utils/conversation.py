@@ -6,11 +6,24 @@ The strings are interface: released checkpoints were trained with them (template
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from data_utils.schema import IMAGE_MARKER, Turn
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a conversation: text, one image, a token of the template or the stop token; `supervised` ones carry loss.
+
+    A `chunk` is text that is tokenised as if nothing stood before it.
+    """
+
+    kind: Literal["text", "chunk", "image", "control", "stop"]
+    text: str
+    supervised: bool = False
 
 
 @dataclass(frozen=True)
@@ -24,17 +37,68 @@ class ConversationTemplate:
     separator: str
     stop: str
 
+    def question(self, text: str, n_images: int, first: bool) -> list[Segment]:
+        """A human turn with its images in front, up to where the answer begins."""
+        segments: list[Segment] = []
+        before = f"{self.system}{self.separator}" if first and self.system else ""
+        before += f"{self.user_role}: "
+        for _ in range(n_images):
+            segments += [Segment("text", before), Segment("image", IMAGE_MARKER)]
+            before = "\n"
+        # `<image>\n` + rest, stripped: an image alone keeps no line break behind it.
+        text = before + text if text or not n_images else ""
+        return [*segments, Segment("text", f"{text}{self.separator}{self.assistant_role}:")]
+
+    def answer(self, text: str) -> list[Segment]:
+        """An answer without its stop; the space after the assistant's colon belongs to it."""
+        return [Segment("text", f" {text}", True)]
+
+    def reward_prompt(self, text: str) -> list[Segment]:
+        """What the reward model reads behind the last stop; `text` begins with a space."""
+        return [Segment("chunk", text)]
+
 
 @dataclass(frozen=True)
-class Segment:
-    """A piece of a conversation: text, one image, or the stop token; `supervised` pieces carry loss."""
+class ChatTemplate:
+    """`{first}{question}{ask}{answer}{stop}{later}{question}{ask}…`, in which some words are tokens of their own.
 
-    kind: Literal["text", "image", "stop"]
-    text: str
-    supervised: bool
+    Attributes:
+        name: of the template.
+        first, later: in front of the first question and of every other, behind which its images stand.
+        ask: between question and answer.
+        stop: the token that ends an answer.
+        control: the words of all these that are tokens.
+    """
+
+    name: str
+    first: str
+    later: str
+    ask: str
+    stop: str
+    control: tuple[str, ...]
+
+    def question(self, text: str, n_images: int, first: bool) -> list[Segment]:
+        """As in `ConversationTemplate`. A run of text between two tokens is one segment: merges go across its pieces."""
+        images = [Segment("image", IMAGE_MARKER)] * n_images
+        opening = self._pieces(self.first if first else self.later)
+        return _joined([*opening, *images, Segment("text", text), *self._pieces(self.ask)])
+
+    def answer(self, text: str) -> list[Segment]:
+        """As in `ConversationTemplate`."""
+        return [Segment("text", text, True)]
+
+    def reward_prompt(self, text: str) -> list[Segment]:
+        """One more question, up to where its answer would begin: the score is read there."""
+        return self.question(text.strip(), 0, first=False)
+
+    def _pieces(self, text: str) -> list[Segment]:
+        parts = re.split(f"({'|'.join(map(re.escape, self.control))})", text)
+        return [Segment("control" if part in self.control else "text", part) for part in parts if part]
 
 
-TEMPLATES = {
+Template = ConversationTemplate | ChatTemplate
+
+TEMPLATES: dict[str, Template] = {
     "v1": ConversationTemplate(
         name="v1",
         system="A chat between a curious user and an artificial intelligence assistant. "
@@ -47,13 +111,21 @@ TEMPLATES = {
     "tiny": ConversationTemplate(
         name="tiny", system="", user_role="USER", assistant_role="ASSISTANT", separator=" ", stop="</s>"
     ),
+    "qwen2_5_vl": ChatTemplate(
+        name="qwen2_5_vl",
+        first="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        later="\n<|im_start|>user\n",
+        ask="<|im_end|>\n<|im_start|>assistant\n",
+        stop="<|im_end|>",
+        control=("<|im_start|>", "<|im_end|>"),
+    ),
 }
 
 
-def dialogue_segments(template: ConversationTemplate, turns: Sequence[Turn], n_images: int) -> list[Segment]:
+def dialogue_segments(template: Template, turns: Sequence[Turn], n_images: int) -> list[Segment]:
     """Segments of a whole dialogue (human, gpt, human, gpt, …); every answer and its stop are supervised.
 
-    The space after the assistant's colon belongs to the answer. Raises ValueError when the turns do not
+    Raises ValueError when the turns do not
     alternate or the image markers do not fit `n_images`.
     """
     if len(turns) % 2:
@@ -61,7 +133,7 @@ def dialogue_segments(template: ConversationTemplate, turns: Sequence[Turn], n_i
     return _segments(template, turns, n_images)
 
 
-def query_segments(template: ConversationTemplate, turns: Sequence[Turn], n_images: int) -> list[Segment]:
+def query_segments(template: Template, turns: Sequence[Turn], n_images: int) -> list[Segment]:
     """Segments of a dialogue that waits for an answer: the last turn is human, the text ends with the colon.
 
     No segment but those of earlier answers is supervised. Raises ValueError as `dialogue_segments` does.
@@ -80,27 +152,30 @@ def message_parts(text: str, n_images: int) -> tuple[int, str]:
     return n_images, rest.strip() if n_images else rest
 
 
-def _segments(template: ConversationTemplate, turns: Sequence[Turn], n_images: int) -> list[Segment]:
+def _segments(template: Template, turns: Sequence[Turn], n_images: int) -> list[Segment]:
     expected = [("human", "gpt")[index % 2] for index in range(len(turns))]
     if [turn.role for turn in turns] != expected:
         raise ValueError(f"roles must alternate from human on, got {[turn.role for turn in turns]}")
     images = _images_per_turn(turns, n_images)
     segments: list[Segment] = []
-    opening = f"{template.system}{template.separator}" if template.system else ""
     for turn, count in zip(turns, images, strict=True):
         if turn.role == "gpt":
-            segments += [Segment("text", f" {turn.text}", True), Segment("stop", template.stop, True)]
-            continue
-        count, rest = message_parts(turn.text, count)
-        text = f"{opening}{template.user_role}: "
-        for _ in range(count):
-            segments += [Segment("text", text, False), Segment("image", IMAGE_MARKER, False)]
-            text = "\n"
-        # `<image>\n` + rest, stripped: an image alone keeps no line break behind it.
-        text = text + rest if rest or not count else ""
-        segments.append(Segment("text", f"{text}{template.separator}{template.assistant_role}:", False))
-        opening = ""
+            segments += [*template.answer(turn.text), Segment("stop", template.stop, True)]
+        else:
+            count, rest = message_parts(turn.text, count)
+            segments += template.question(rest, count, first=not segments)
     return segments
+
+
+def _joined(segments: Sequence[Segment]) -> list[Segment]:
+    """Texts that stand side by side as one."""
+    joined: list[Segment] = []
+    for segment in segments:
+        if segment.kind == "text" and joined and joined[-1].kind == "text":
+            joined[-1] = Segment("text", joined[-1].text + segment.text)
+        elif segment.text:
+            joined.append(segment)
+    return joined
 
 
 def _images_per_turn(turns: Sequence[Turn], n_images: int) -> list[int]:

@@ -124,7 +124,8 @@ class ImagePipeline:
     """Files → pixels of one vision tower.
 
     `pad` centres the image on a square of the processor's mean colour first, so that nothing is cropped;
-    `square` gives the processor the image as it is (CLIP's: shorter edge resized, centre cropped).
+    `square` gives the processor the image as it is (CLIP's: shorter edge resized, centre cropped). Where images are not all
+    alike, each keeps its shape, and neither is asked.
     Of an animation the first frame is taken, of 16 bits a channel the upper 8, and EXIF says which side is up.
     `grids` reads from the processor's tensors how each image is cut up; None: all are alike.
     Raises ValueError on an unknown mode, and on an image that cannot be decoded.
@@ -141,6 +142,7 @@ class ImagePipeline:
         self.processor = processor
         self.image_aspect_ratio = image_aspect_ratio
         self._grids = grids
+        self._pads = image_aspect_ratio == "pad" and grids is None
         self._background = tuple(int(channel * 255) for channel in processor.image_mean)
 
     def __call__(self, folder: str | Path, names: Sequence[str]) -> Pictures:
@@ -148,20 +150,25 @@ class ImagePipeline:
         if not names:
             import torch
 
-            return Pictures(torch.zeros(0, 3, *self.size))
+            return (
+                Pictures(torch.zeros(0, 3, *self.size))
+                if self._grids is None
+                else Pictures(torch.zeros(0), ())
+            )
         images = [self._open(folder, name) for name in names]
         tensors = self.processor(images=images, return_tensors="pt")
-        return Pictures(tensors["pixel_values"].float(), self._grids and self._grids(tensors))
+        grids = None if self._grids is None else self._grids(tensors)
+        return Pictures(tensors["pixel_values"].float(), grids)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels of what comes out."""
+        """Height and width in pixels of what comes out, where all images are alike."""
         size = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
         return size["height"], size["width"]
 
     def _open(self, folder: str | Path, name: str) -> Image.Image:
         image = _open_image(folder, name)
-        return _pad_to_square(image, self._background) if self.image_aspect_ratio == "pad" else image
+        return _pad_to_square(image, self._background) if self._pads else image
 
 
 # The model card prints this function word for word: it stands by itself, and opens what it trusts.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_utils.conversation import ConversationTemplate
+from data_utils.conversation import Template
 from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
 from data_utils.problems import Problem
 from data_utils.row_filter import Limits, RowFilter
@@ -27,7 +27,7 @@ class RowSettings:
 
     image_folder: str | Path | None
     encoder: SegmentEncoder
-    template: ConversationTemplate
+    template: Template
     pipeline: ImagePipeline
     query_len: int
     response_len: int

@@ -62,14 +62,24 @@ class SegmentEncoder:
     def encode(self, segments: Iterable[Segment]) -> TokenSequence:
         """Ids of a conversation, BOS first; a token is supervised iff its segment is."""
         bos = self._tokenizer.bos_token_id
-        ids: list[int] = [] if bos is None else [bos]
-        supervised = [False] * len(ids)
-        before = "start"
+        begin = [] if bos is None else [bos]
+        found = self._encode(segments, "start")
+        return TokenSequence((*begin, *found.ids), (*([False] * len(begin)), *found.supervised))
+
+    def encode_behind(self, segments: Iterable[Segment]) -> list[int]:
+        """Ids of what follows a whole conversation, for example of a template's reward prompt."""
+        return list(self._encode(segments, "stop").ids)
+
+    def _encode(self, segments: Iterable[Segment], before: str) -> TokenSequence:
+        ids: list[int] = []
+        supervised: list[bool] = []
         for segment in segments:
             if segment.kind == "image":
                 new = [self.image_token_id]
-            elif segment.kind == "stop":
-                new = [self._stop_id(segment.text)]
+            elif segment.kind in ("stop", "control"):
+                new = [self._token_id(segment.text)]
+            elif segment.kind == "chunk":
+                new = self._plain(self._prefixed, segment.text)
             else:
                 new = self._encode_text(segment.text, before)
             ids += new
@@ -83,7 +93,7 @@ class SegmentEncoder:
 
     def encode_reward_prompt(self, text: str) -> list[int]:
         """Ids of a reward prompt that follows the last stop, as a chunk of its own; the caller prefixed one space."""
-        return self._plain(self._prefixed, text)
+        return self.encode_behind([Segment("chunk", text)])
 
     def count_unknown(self, ids: Sequence[int]) -> int:
         """How many of `ids` stand for something that the vocabulary lacks."""
@@ -129,12 +139,10 @@ class SegmentEncoder:
             ids = self._bare.encode(piece, add_special_tokens=False).ids + ids[1:]
         return ids
 
-    def _stop_id(self, text: str) -> int:
+    def _token_id(self, text: str) -> int:
         index = self._tokenizer.convert_tokens_to_ids(text)
         if index is None or (index == self._tokenizer.unk_token_id and text != self._tokenizer.unk_token):
-            raise ValueError(
-                f"the template's stop {text!r} is no token of the tokenizer; choose another template"
-            )
+            raise ValueError(f"the template's {text!r} is no token of the tokenizer; choose another template")
         return index
 
 

@@ -43,7 +43,7 @@ def prepare(argv: Sequence[str]) -> SupervisedRun | None:
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_base(training.model_name_or_path, weights=not run.summary_only)
+    check_base(training.model_name_or_path, not run.summary_only, "initialize_policy_model")
     start = None if run.summary_only else find_start(training, data, model, run)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])

@@ -54,7 +54,7 @@ def prepare(argv: Sequence[str]) -> RewardRun | None:
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_base(training.model_name_or_path, weights=not run.summary_only)
+    check_base(training.model_name_or_path, not run.summary_only, "train_reward_model")
     start = None if run.summary_only else find_start(training, data, model, run, fact_arguments)
     text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
     check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])

@@ -11,19 +11,19 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.conversation import ConversationTemplate, query_segments
+from data_utils.conversation import ChatTemplate, Template, dialogue_segments, query_segments
 from data_utils.schema import IMAGE_MARKER, Turn
+from models.base_files import read_family
 
 QUESTION = "What is in the picture?"
-FITTING = "only LLaVAs on Vicuna-1.5 fit `v1`, and there is no template for others here"
+ANSWER = "A cat."
+FITTING = "only LLaVAs on Vicuna-1.5 fit `v1` and Qwen2.5-VLs `qwen2_5_vl`, and there is no template for others here"
 _SHOWN = 160  # characters of a prompt in a warning
 
 logger = logging.getLogger(__name__)
 
 
-def check_conversation(
-    base: str | Path, tokenizer: PreTrainedTokenizerBase, template: ConversationTemplate
-) -> None:
+def check_conversation(base: str | Path, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
     """Warn where the base's own chat template asks otherwise than `template`; answers may be nonsense without any error.
 
     Args:
@@ -37,6 +37,9 @@ def check_conversation(
     check_stop(base, tokenizer, template)
     theirs = read_chat_template(base)
     if theirs is None:
+        return
+    if isinstance(template, ChatTemplate):
+        _check_chat_template(base, tokenizer, template, theirs)
         return
     ours = render_template(template)
     try:
@@ -56,7 +59,36 @@ def check_conversation(
         )
 
 
-def check_stop(base: str | Path, tokenizer: PreTrainedTokenizerBase, template: ConversationTemplate) -> None:
+def _check_chat_template(
+    base: str | Path, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, theirs: str
+) -> None:
+    """Refuse a template that writes a dialogue otherwise than the base's own, by probes of one and two questions."""
+    family = read_family(base)
+    image = "".join(tokenizer.convert_ids_to_tokens(list(family.placeholder(family.blank()[1][0]))))
+    for counts in ((0,), (1,), (2,), (0, 1), (1, 0), (2, 1)):
+        turns, messages = [], []
+        for count in counts:
+            parts = [{"type": "image"}] * count + [{"type": "text", "text": QUESTION}]
+            turns += [Turn("human", f"{IMAGE_MARKER}\n" * count + QUESTION), Turn("gpt", ANSWER)]
+            messages += [
+                {"role": "user", "content": parts},
+                {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]},
+            ]
+        for asks in (False, True):  # a whole dialogue, and one that waits for an answer
+            end = -1 if asks else None
+            segments = (query_segments if asks else dialogue_segments)(template, turns[:end], sum(counts))
+            ours = "".join(image if segment.kind == "image" else segment.text for segment in segments)
+            written = tokenizer.apply_chat_template(
+                messages[:end], chat_template=theirs, tokenize=False, add_generation_prompt=asks
+            )
+            if written != ours and (asks or written.rstrip() != ours):
+                raise ValueError(
+                    f"--version {template.name} writes another conversation than the chat template of {base}: "
+                    f"{_shown(ours)}, not {_shown(written)}; name a base with that template"
+                )
+
+
+def check_stop(base: str | Path, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
     """Raise ValueError unless the template's stop is the token at which sampling ends."""
     ends = f"template {template.name!r} ends an answer with {template.stop!r}"
     if template.stop not in tokenizer.get_vocab():
@@ -70,7 +102,7 @@ def check_stop(base: str | Path, tokenizer: PreTrainedTokenizerBase, template: C
         )
 
 
-def render_template(template: ConversationTemplate) -> str:
+def render_template(template: Template) -> str:
     """A question on an image in a template's words, up to where the answer begins."""
     segments = query_segments(template, [Turn("human", f"{IMAGE_MARKER}\n{QUESTION}")], 1)
     return "".join(segment.text for segment in segments)

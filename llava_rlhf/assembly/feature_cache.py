@@ -44,6 +44,10 @@ def open_feature_cache(
     family = read_family(base)
     width = family.config.get_text_config().hidden_size
     folder = Path(directory) / hashlib.sha256(about.encode()).hexdigest()[:32]
+    if family.fixed_positions is None:
+        raise ValueError(
+            f"--feature_cache: features of a {family.title} are not kept yet; leave the flag out"
+        )
     try:
         files = FeatureFiles(folder, (family.fixed_positions, width))
         files.write_about(about)

@@ -81,7 +81,7 @@ def load_text_side(base: str | Path, image_aspect_ratio: str) -> TextSide:
         tokenizer,
         SegmentEncoder(tokenizer, family.image_token_id),
         family,
-        ImagePipeline(processor, image_aspect_ratio, family.grids),
+        ImagePipeline(processor, image_aspect_ratio, None if family.fixed_positions else family.grids),
     )
 
 

@@ -69,7 +69,12 @@ _CHAT_TEMPLATE = """
 
 
 def chat_template(template: ConversationTemplate) -> str:
-    """A conversation template in Jinja. The begin-of-text token is not in it: the tokenizer puts it in front."""
+    """A conversation template in Jinja. The begin-of-text token is not in it: the tokenizer puts it in front.
+
+    Raises ValueError for one with tokens of its own, which is a base's own template.
+    """
+    if not isinstance(template, ConversationTemplate):
+        raise ValueError(f"the template {template.name} can't be written for plain transformers yet")
     opening = f"{template.system}{template.separator}" if template.system else ""
     values = {
         "SYSTEM": opening,

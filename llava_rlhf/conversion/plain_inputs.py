@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, GenerationConfig, LlavaProcessor
 
-from data_utils.conversation import ConversationTemplate, query_segments
+from data_utils.conversation import Template, query_segments
 from data_utils.images import open_picture
 from data_utils.schema import IMAGE_MARKER, Turn
 from llava_rlhf.assembly.roles import TextSide, unsampled_ids
@@ -79,7 +79,7 @@ def write_pictures(folder: Path) -> list[Path]:
     return [folder / name for name in pictures]
 
 
-def our_inputs(text: TextSide, template: ConversationTemplate, pictures: Sequence[Path]) -> list[PlainInput]:
+def our_inputs(text: TextSide, template: Template, pictures: Sequence[Path]) -> list[PlainInput]:
     """What our programs make of a question on each picture, and of one on none."""
     inputs = []
     for number, picture in enumerate([*pictures, None]):
@@ -149,7 +149,7 @@ def check_inputs(folder: Path, text: TextSide, inputs: Sequence[PlainInput], voc
 
 
 def questions_on_all_pictures(
-    text: TextSide, template: ConversationTemplate, folder: Path, vocab_size: int
+    text: TextSide, template: Template, folder: Path, vocab_size: int
 ) -> list[PlainInput]:
     """Questions on a picture of every kind, of which the files in `folder` are known to make the same as our programs.
 

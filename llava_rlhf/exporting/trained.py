@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from data_utils.conversation import TEMPLATES, ConversationTemplate
+from data_utils.conversation import TEMPLATES, Template
 from data_utils.images import ASPECT_RATIOS
 from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.conversion.plain_files import (
@@ -39,7 +39,7 @@ class Trained:
     recorded: bool = False
 
     @property
-    def template(self) -> ConversationTemplate:
+    def template(self) -> Template:
         """The conversation template."""
         return TEMPLATES[self.version]
 

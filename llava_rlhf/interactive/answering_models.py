@@ -11,7 +11,7 @@ import torch
 
 from data_utils.answers import AnswerItem, answer_segments
 from data_utils.batches import image_batch
-from data_utils.conversation import TEMPLATES, ConversationTemplate, query_segments
+from data_utils.conversation import TEMPLATES, Template, query_segments
 from data_utils.facts import RewardPrompt
 from data_utils.schema import Turn
 from llava_rlhf.assembly.image_features import encode_images
@@ -119,7 +119,7 @@ class AnsweringModel:
         name: str,
         policy: Policy,
         text: TextSide,
-        template: ConversationTemplate,
+        template: Template,
         lock: threading.Lock,
         lengths: tuple[int, int],
     ):
@@ -198,7 +198,7 @@ class Scorer:
         encoder = self._text.encoder
         segments = query_segments(self._template, turns, int(image is not None))
         segments += answer_segments(answer.text, answer.stopped, self._template)
-        reward_prompt = encoder.encode_reward_prompt(self._prompt.render(captions))
+        reward_prompt = encoder.encode_behind(self._template.reward_prompt(self._prompt.render(captions)))
         folder, names = (image.parent, [image.name]) if image is not None else ("", [])
         pictures = self._text.pipeline(folder, names)
         ids = [*encoder.encode(segments).ids, *reward_prompt]

@@ -1,0 +1,117 @@
+"""Reward model and policy initialisation on a Qwen2.5-VL, against the model's own classes with pixels, row by row."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from llava_rlhf import answer_prompts, initialize_policy_model, train_reward_model, train_rl_model
+from llava_rlhf.runs.run_folder import read_json_lines
+from tests.support.tiny_data import command_line, policy_command, ppo_command, reward_command
+from tests.support.tiny_families import TINY_FAMILIES, save_tiny_qwen25
+
+VERSION = "qwen2_5_vl"
+SETTINGS = {
+    "version": VERSION,
+    "max_steps": 2,
+    "learning_rate": 1e-2,
+    "eval_size": 8,
+    "per_device_eval_batch_size": 8,
+    "query_len": 300,
+    "response_len": 60,
+    "model_max_length": 900,
+}
+(NATIVE,) = (family.native for family in TINY_FAMILIES if family.model_type == VERSION)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return save_tiny_qwen25(tmp_path_factory.mktemp("qwen") / "base")
+
+
+@torch.no_grad()
+def plain_states(base: Path, adapter: Path, ids: list[int], item) -> tuple[Tensor, Tensor, PeftModel]:
+    """One row by plain transformers and PEFT: its ids with placeholders, and hidden states [L, D]."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(base).eval()
+    model = PeftModel.from_pretrained(model, adapter)
+    config, waiting, expanded = model.config, iter(item.grids), []
+    for index in ids:
+        if index != config.image_token_id:
+            expanded.append(index)
+            continue
+        patches = next(waiting)[0] // config.vision_config.spatial_merge_size**2
+        expanded += [config.vision_start_token_id, *[index] * patches, config.vision_end_token_id]
+    row = torch.tensor([expanded])
+    pixels = item.images if item.grids else None
+    output = model.model.model(
+        input_ids=row, attention_mask=torch.ones_like(row), **NATIVE(row, pixels, item.grids)
+    )
+    return row[0], output.last_hidden_state[0], model
+
+
+def test_a_reward_model_scores_as_plain_models_do(tiny_data, base, tmp_path):
+    argv = reward_command(tiny_data, base, tmp_path, **SETTINGS)
+    prepared = train_reward_model.prepare(argv)
+    train_reward_model.run(prepared)
+    head = load_file(tmp_path / "reward_head.safetensors")
+    loss, total, items = 0.0, 0.0, [prepared.eval_set[index] for index in range(len(prepared.eval_set))]
+    assert {len(item.grids) for item in items} >= {0, 1, 2}
+    assert len({grid for item in items for grid in item.grids}) > 1  # pictures of different sizes
+    for item in items:
+        scores = []
+        for ids in item.input_ids:
+            _, hidden, _ = plain_states(base, tmp_path / "lora_reward", ids, item)
+            scores.append(float(hidden[-1] @ head["weight"][0] + head["bias"][0]))
+        margin = scores[0] - scores[1] if item.preference == 1 else scores[1] - scores[0]
+        loss += math.log1p(math.exp(-margin)) / len(items)
+        total += sum(scores)
+    loss += 1e-3 * abs(total / len(items))
+    (final,) = (line for line in read_json_lines(tmp_path / "metrics.jsonl") if "final_loss" in line)
+    assert final["final_loss"] == pytest.approx(loss, rel=1e-4)
+    # The reward prompt is one more question, and the score is read where its answer would begin.
+    tokenizer = prepared.text.tokenizer
+    assert tokenizer.decode(items[0].input_ids[0]).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_policy_has_the_loss_of_plain_models(tiny_data, base, tmp_path):
+    prepared = initialize_policy_model.prepare(policy_command(tiny_data, base, tmp_path, **SETTINGS))
+    initialize_policy_model.run(prepared)
+    total, count = 0.0, 0
+    for item in (prepared.eval_set[index] for index in range(len(prepared.eval_set))):
+        row, hidden, model = plain_states(base, tmp_path / "lora_policy", item.input_ids, item)
+        logits = model.lm_head(hidden).detach()
+        banned = [*prepared.text.family.banned_ids, *range(len(prepared.text.tokenizer), logits.shape[1])]
+        logits[:, banned] = -torch.inf
+        # From behind: supervised flags count an image as one, rows count all its positions, and answers hold none.
+        places = [len(row) - len(item.supervised) + n for n, flag in enumerate(item.supervised) if flag]
+        losses = torch.nn.functional.cross_entropy(
+            logits[[place - 1 for place in places]], row[places], reduction="none"
+        )
+        total, count = total + float(losses.sum()), count + len(places)
+    (final,) = (line for line in read_json_lines(tmp_path / "metrics.jsonl") if "final_loss" in line)
+    assert final["final_loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_what_it_has_not_been_through_refuses_it_by_name(tiny_data, base, tmp_path):
+    told = r"is a Qwen2\.5-VL, with which this program does not work yet"
+    with pytest.raises(ValueError, match=told):
+        train_rl_model.prepare(
+            ppo_command(tiny_data, base, tmp_path / "adapter", tmp_path / "reward", tmp_path / "run")
+        )
+    asked = {"base_model_name": base, "dataset_path": tiny_data.prompts, "image_folder": tiny_data.images}
+    with pytest.raises(ValueError, match=told):
+        answer_prompts.prepare(command_line(**asked, output_file=tmp_path / "answers.jsonl"))
+    cache = policy_command(tiny_data, base, tmp_path / "cached", **SETTINGS, feature_cache=tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"features of a Qwen2\.5-VL are not kept yet"):
+        initialize_policy_model.prepare(cache)
+    with pytest.raises(
+        ValueError, match=r"no token of .*only LLaVAs on Vicuna-1.5 fit `v1` and Qwen2\.5-VLs"
+    ):
+        initialize_policy_model.prepare(policy_command(tiny_data, base, tmp_path / "v1", version="v1"))
