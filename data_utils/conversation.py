@@ -119,6 +119,14 @@ TEMPLATES: dict[str, Template] = {
         stop="<|im_end|>",
         control=("<|im_start|>", "<|im_end|>"),
     ),
+    "qwen3_vl": ChatTemplate(
+        name="qwen3_vl",
+        first="<|im_start|>user\n",
+        later="\n<|im_start|>user\n",
+        ask="<|im_end|>\n<|im_start|>assistant\n",
+        stop="<|im_end|>",
+        control=("<|im_start|>", "<|im_end|>"),
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from models.base_files import read_family
 
 QUESTION = "What is in the picture?"
 ANSWER = "A cat."
-FITTING = "only LLaVAs on Vicuna-1.5 fit `v1` and Qwen2.5-VLs `qwen2_5_vl`, and there is no template for others here"
+FITTING = "only LLaVAs on Vicuna-1.5 fit `v1`, Qwen2.5-VLs `qwen2_5_vl` and Qwen3-VLs `qwen3_vl`, and there is no template for others here"
 _SHOWN = 160  # characters of a prompt in a warning
 
 logger = logging.getLogger(__name__)

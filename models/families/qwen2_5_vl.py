@@ -12,6 +12,7 @@ from models.families.base import Family, Grid, Place
 from models.image_settings import image_processor_name, read_image_settings
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.image_processing_utils import BaseImageProcessor
@@ -126,10 +127,15 @@ class Qwen25VL(Family):
 
     def encode(self, model: PreTrainedModel, pixels: Tensor, grids: Sequence[Grid]) -> Sequence[Tensor]:
         """As in the base class."""
+        found = model.get_image_features(pixel_values=pixels, image_grid_thw=self.thw(grids, pixels.device))
+        return found.pooler_output
+
+    @staticmethod
+    def thw(grids: Sequence[Grid], device: torch.device) -> Tensor:
+        """int64[N, 3]: grids as the model wants them, moments first."""
         import torch
 
-        thw = torch.tensor([(1, rows, columns) for _, rows, columns in grids], device=pixels.device)
-        return model.get_image_features(pixel_values=pixels, image_grid_thw=thw).pooler_output
+        return torch.tensor([(1, rows, columns) for _, rows, columns in grids], device=device)
 
     def blank(self) -> tuple[Tensor, Sequence[Grid]]:
         """As in the base class."""

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from models.families.base import Family
 from models.families.llava import Llava
 from models.families.qwen2_5_vl import Qwen25VL
+from models.families.qwen3_vl import Qwen3VL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (Llava, Qwen25VL)}
+FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (Llava, Qwen25VL, Qwen3VL)}
 
 
 def family_of(config: PreTrainedConfig) -> Family:

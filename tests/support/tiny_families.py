@@ -18,6 +18,8 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from tests.support.tiny_models import save_tiny_base
@@ -39,6 +41,8 @@ QWEN_CHAT = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# As released Qwen3-VLs: the same without a system message of its own.
+QWEN3_CHAT = QWEN_CHAT.replace("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", "")
 SPOKEN = (
     "what is in the image? describe the picture. there is a red circle on the left, a green square on the right. "
     "system user assistant You are a helpful assistant. yes no USER: ASSISTANT:\n"
@@ -137,6 +141,55 @@ def save_tiny_qwen25(folder: Path) -> Path:
     return folder
 
 
+def save_tiny_qwen3(folder: Path) -> Path:
+    """Qwen3-VL of three vision layers, of which two are read by the first layers of the language model."""
+    tokenizer = byte_tokenizer(QWEN_CONTROL, "<|im_end|>", "<|endoftext|>")
+    ids = dict(zip(QWEN_CONTROL, tokenizer.convert_tokens_to_ids(list(QWEN_CONTROL)), strict=True))
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 1024,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+            },
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        spread(Qwen3VLForConditionalGeneration(config)).save_pretrained(folder)
+    tokenizer.chat_template = QWEN3_CHAT
+    tokenizer.save_pretrained(folder)
+    edges = {"shortest_edge": 4 * 32**2, "longest_edge": 16 * 32**2}
+    Qwen2VLImageProcessorPil(size=edges, patch_size=16).save_pretrained(folder)
+    return folder
+
+
 def _llava(ids: Tensor, pixels: Tensor | None, grids: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
     return {} if pixels is None else {"pixel_values": pixels}
 
@@ -151,4 +204,5 @@ def _qwen(ids: Tensor, pixels: Tensor | None, grids: Sequence[tuple[int, ...]]) 
 TINY_FAMILIES = (
     TinyFamily("llava", save_tiny_base, _llava),
     TinyFamily("qwen2_5_vl", save_tiny_qwen25, _qwen),
+    TinyFamily("qwen3_vl", save_tiny_qwen3, _qwen),
 )

@@ -1,8 +1,9 @@
-"""Reward model and policy initialisation on a Qwen2.5-VL, against the model's own classes with pixels, row by row."""
+"""Reward model and policy initialisation on other families, against the model's own classes with pixels, row by row."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,14 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from llava_rlhf import answer_prompts, initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.runs.run_folder import read_json_lines
+from models.base_files import read_family
 from tests.support.tiny_data import command_line, policy_command, ppo_command, reward_command
-from tests.support.tiny_families import TINY_FAMILIES, save_tiny_qwen25
+from tests.support.tiny_families import TINY_FAMILIES, TinyFamily
 
-VERSION = "qwen2_5_vl"
 SETTINGS = {
-    "version": VERSION,
     "max_steps": 2,
     "learning_rate": 1e-2,
     "eval_size": 8,
@@ -28,18 +27,31 @@ SETTINGS = {
     "response_len": 60,
     "model_max_length": 900,
 }
-(NATIVE,) = (family.native for family in TINY_FAMILIES if family.model_type == VERSION)
+OTHERS = [family for family in TINY_FAMILIES if family.model_type != "llava"]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return save_tiny_qwen25(tmp_path_factory.mktemp("qwen") / "base")
+@dataclass(frozen=True)
+class Base:
+    """A base of a family; its template has the name of its type."""
+
+    folder: Path
+    family: TinyFamily
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Flags of a training."""
+        return {"version": self.family.model_type, **SETTINGS}
+
+
+@pytest.fixture(scope="module", params=OTHERS, ids=lambda family: family.model_type)
+def base(request, tmp_path_factory) -> Base:
+    return Base(request.param.save(tmp_path_factory.mktemp("other") / "base"), request.param)
 
 
 @torch.no_grad()
-def plain_states(base: Path, adapter: Path, ids: list[int], item) -> tuple[Tensor, Tensor, PeftModel]:
+def plain_states(base: Base, adapter: Path, ids: list[int], item) -> tuple[Tensor, Tensor, PeftModel]:
     """One row by plain transformers and PEFT: its ids with placeholders, and hidden states [L, D]."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(base).eval()
+    model = read_family(base.folder).model_class().from_pretrained(base.folder, use_safetensors=True).eval()
     model = PeftModel.from_pretrained(model, adapter)
     config, waiting, expanded = model.config, iter(item.grids), []
     for index in ids:
@@ -51,13 +63,13 @@ def plain_states(base: Path, adapter: Path, ids: list[int], item) -> tuple[Tenso
     row = torch.tensor([expanded])
     pixels = item.images if item.grids else None
     output = model.model.model(
-        input_ids=row, attention_mask=torch.ones_like(row), **NATIVE(row, pixels, item.grids)
+        input_ids=row, attention_mask=torch.ones_like(row), **base.family.native(row, pixels, item.grids)
     )
     return row[0], output.last_hidden_state[0], model
 
 
 def test_a_reward_model_scores_as_plain_models_do(tiny_data, base, tmp_path):
-    argv = reward_command(tiny_data, base, tmp_path, **SETTINGS)
+    argv = reward_command(tiny_data, base.folder, tmp_path, **base.settings)
     prepared = train_reward_model.prepare(argv)
     train_reward_model.run(prepared)
     head = load_file(tmp_path / "reward_head.safetensors")
@@ -81,7 +93,9 @@ def test_a_reward_model_scores_as_plain_models_do(tiny_data, base, tmp_path):
 
 
 def test_a_policy_has_the_loss_of_plain_models(tiny_data, base, tmp_path):
-    prepared = initialize_policy_model.prepare(policy_command(tiny_data, base, tmp_path, **SETTINGS))
+    prepared = initialize_policy_model.prepare(
+        policy_command(tiny_data, base.folder, tmp_path, **base.settings)
+    )
     initialize_policy_model.run(prepared)
     total, count = 0.0, 0
     for item in (prepared.eval_set[index] for index in range(len(prepared.eval_set))):
@@ -100,18 +114,24 @@ def test_a_policy_has_the_loss_of_plain_models(tiny_data, base, tmp_path):
 
 
 def test_what_it_has_not_been_through_refuses_it_by_name(tiny_data, base, tmp_path):
-    told = r"is a Qwen2\.5-VL, with which this program does not work yet"
+    told = r"is a Qwen[23].*-VL, with which this program does not work yet"
+    for name in ("adapter", "reward"):
+        (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match=told):
         train_rl_model.prepare(
-            ppo_command(tiny_data, base, tmp_path / "adapter", tmp_path / "reward", tmp_path / "run")
+            ppo_command(tiny_data, base.folder, tmp_path / "adapter", tmp_path / "reward", tmp_path / "run")
         )
-    asked = {"base_model_name": base, "dataset_path": tiny_data.prompts, "image_folder": tiny_data.images}
+    asked = {
+        "base_model_name": base.folder,
+        "dataset_path": tiny_data.prompts,
+        "image_folder": tiny_data.images,
+    }
     with pytest.raises(ValueError, match=told):
         answer_prompts.prepare(command_line(**asked, output_file=tmp_path / "answers.jsonl"))
-    cache = policy_command(tiny_data, base, tmp_path / "cached", **SETTINGS, feature_cache=tmp_path / "cache")
-    with pytest.raises(ValueError, match=r"features of a Qwen2\.5-VL are not kept yet"):
+    cache = policy_command(
+        tiny_data, base.folder, tmp_path / "cached", **base.settings, feature_cache=tmp_path / "cache"
+    )
+    with pytest.raises(ValueError, match=r"features of a Qwen.*-VL are not kept yet"):
         initialize_policy_model.prepare(cache)
-    with pytest.raises(
-        ValueError, match=r"no token of .*only LLaVAs on Vicuna-1.5 fit `v1` and Qwen2\.5-VLs"
-    ):
-        initialize_policy_model.prepare(policy_command(tiny_data, base, tmp_path / "v1", version="v1"))
+    with pytest.raises(ValueError, match=r"no token of .*only LLaVAs on Vicuna-1.5 fit `v1`, Qwen2\.5-VLs"):
+        initialize_policy_model.prepare(policy_command(tiny_data, base.folder, tmp_path / "v1", version="v1"))
