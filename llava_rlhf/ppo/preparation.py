@@ -41,6 +41,8 @@ from models.base_files import read_base_facts
 from models.base_place import why_absent
 from models.heads import check_head_fits
 
+PROGRAM = "train_rl_model"
+
 logger = logging.getLogger(__name__)
 
 
@@ -68,7 +70,7 @@ def check_run(settings: PPOSettings) -> PPORun:
     refuse_missing_paths(ppo)
     check_optimizer(ppo.optim)
     settings.model.check_attention(ppo.bf16, ppo.fp16, ppo.use_cpu)
-    check_base(ppo.base_model_name)
+    check_base(ppo.base_model_name, program=PROGRAM)
     policy_adapter = find_policy_adapter(ppo.policy_model_name_or_path)
     check_adapter_fits(policy_adapter, ppo.base_model_name)
     card = read_reward_card(ppo.reward_model_name_or_path)
@@ -140,7 +142,7 @@ def summarize_prompts(settings: PPOSettings) -> None:
     start_logging(main_process=True)
     card = read_card_alone(ppo.reward_model_name_or_path)
     reward_base = ppo.reward_base_model_name or (card.base_model if card else ppo.base_model_name)
-    check_base(ppo.base_model_name, weights=False)
+    check_base(ppo.base_model_name, False, PROGRAM)
     check_reward_base(ppo, reward_base, weights=False)
     text, reward_text = load_text_sides(ppo.base_model_name, reward_base, data.image_aspect_ratio)
     check_conversation(ppo.base_model_name, text.tokenizer, TEMPLATES[data.version])
@@ -174,7 +176,7 @@ def check_reward_base(ppo: PPOArguments, reward_base: str, weights: bool = True)
             f"the base of the reward model, {reward_base}, is no directory (named by reward_model.json of "
             f"{ppo.reward_model_name_or_path}): {why_absent(reward_base)}; name it with --reward_base_model_name"
         )
-    check_base(reward_base, weights)
+    check_base(reward_base, weights, PROGRAM)
     reward, policy = read_base_facts(reward_base), read_base_facts(ppo.base_model_name)
     if not ppo.init_value_with_reward and (reward.layers, reward.hidden_size) != (
         policy.layers,

@@ -44,7 +44,7 @@ class Qwen25VL(Family):
     no_tower = "it names no vision tower (vision_config)"
     known_by = ("visual.merger.mlp.0.weight", "visual.patch_embed.proj.weight")
     known_by_if_there = ()
-    programs = ("train_reward_model", "initialize_policy_model")
+    programs = ("train_reward_model", "initialize_policy_model", "train_rl_model")
     begins_with_bos = False
 
     @staticmethod

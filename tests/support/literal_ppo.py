@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from data_utils.items import PromptItem
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.symbolic_rewards import correctness
-from tests.support.plain_models import PlainRole
+from tests.support.plain_models import Images, PlainRole
 from tests.support.tiny_models import STOP
 
 
@@ -42,6 +43,7 @@ class LiteralPPO:
         ppo: PPOArguments,
         shaping: RewardArguments,
         response_len: int,
+        stops: Sequence[int] = (STOP,),
     ):
         adapter, reward_adapter = policy / "lora_policy", reward / "lora_reward"
         self.policy = PlainRole(policy_base, adapter, trainable=True)
@@ -55,7 +57,7 @@ class LiteralPPO:
         self.optimizer = torch.optim.AdamW(
             [weight for group in self.groups for weight in group], lr=ppo.learning_rate, weight_decay=0.0
         )
-        self.ppo, self.shaping, self.response_len = ppo, shaping, response_len
+        self.ppo, self.shaping, self.response_len, self.stops = ppo, shaping, response_len, stops
 
     def step(self, rows: list[Row]) -> dict[str, float]:
         """One PPO step in which every optimizer step takes all rows."""
@@ -85,18 +87,15 @@ class LiteralPPO:
     def _look(self, rows: list[Row]) -> dict[str, float]:
         kls, log_ratios, scores = [], [], []
         for row in rows:
-            item, reward_images = (
-                row.item,
-                row.item.images if row.item.reward_images is None else row.item.reward_images,
-            )
-            asked = (item.query_ids, row.response, item.images, self.ppo.temperature)
+            item, (images, reward_images) = row.item, seen(row.item)
+            asked = (item.query_ids, row.response, images, self.ppo.temperature)
             row.log_probs, _ = self.policy.response_log_probs(*asked)
             reference, _ = self.reference.response_log_probs(*asked)
             row.values = self.value.response_values(item.query_ids, row.response, reward_images)
             score = float(
                 self.reward.score([*item.query_ids, *row.response, *item.reward_prompt_ids], reward_images)
             )
-            if row.response[-1] != STOP:
+            if row.response[-1] not in self.stops:
                 score += self.shaping.penalty_reward_value
             share = len(row.response) / self.response_len
             score += self.shaping.length_bonus_score * share * item.length_bonus
@@ -146,10 +145,9 @@ class LiteralPPO:
             row.advantages = [(number - mean) / (std + 1e-8) for number in row.advantages]
 
     def _losses(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
-        item = row.item
-        reward_images = item.images if item.reward_images is None else item.reward_images
+        item, (images, reward_images) = row.item, seen(row.item)
         log_probs, _ = self.policy.response_log_probs(
-            item.query_ids, row.response, item.images, self.ppo.temperature
+            item.query_ids, row.response, images, self.ppo.temperature
         )
         values = self.value.response_values(item.query_ids, row.response, reward_images)
         policy, value, approxkl = torch.zeros(()), torch.zeros(()), torch.zeros(())
@@ -164,6 +162,17 @@ class LiteralPPO:
             value = value + 0.5 * torch.max((values[t] - target) ** 2, (clipped - target) ** 2)
             approxkl = approxkl + 0.5 * (log_probs[t] - row.log_probs[t]).detach() ** 2
         return policy, value, approxkl
+
+
+def seen(item: PromptItem) -> tuple[Images, Images]:
+    """The images of a prompt as policy and reward model see them."""
+    images = item.images if item.grids is None else (item.images, item.grids)
+    if item.reward_images is None:
+        return images, images
+    return images, item.reward_images if item.reward_grids is None else (
+        item.reward_images,
+        item.reward_grids,
+    )
 
 
 def _mean(numbers: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""The roles with nothing of ours inside: Hugging Face's LLaVA and PEFT's own loader, one row at a time, no padding."""
+"""The roles with nothing of ours inside: Hugging Face's models and PEFT's own loader, one row at a time, no padding."""
 
 from __future__ import annotations
 
@@ -9,54 +9,71 @@ from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
-from tests.support.tiny_models import IMAGE
+Grids = tuple[tuple[int, ...], ...]
+Images = Tensor | tuple[Tensor, Grids]
 
 
 class PlainRole:
     """A base with one adapter folder of ours, and optionally a scalar head of ours."""
 
     def __init__(self, base: Path, adapter: Path, head: Path | None = None, trainable: bool = False):
-        model = LlavaForConditionalGeneration.from_pretrained(base)
-        vision = model.config.vision_config
-        self.tokens_per_image = (vision.image_size // vision.patch_size) ** 2
+        model = AutoModelForImageTextToText.from_pretrained(base)
+        self.config = model.config
+        self.image, self.banned = model.config.image_token_id, [model.config.image_token_id]
+        if hasattr(model.config, "vision_start_token_id"):
+            config = model.config
+            self.banned += [config.video_token_id, config.vision_start_token_id, config.vision_end_token_id]
         self.model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable).eval()
         hidden = model.config.text_config.hidden_size
         state = load_file(head) if head else {"weight": torch.zeros(1, hidden), "bias": torch.zeros(1)}
         self.weight, self.bias = (state[name].requires_grad_(trainable) for name in ("weight", "bias"))
 
-    def expand(self, ids: list[int]) -> list[int]:
+    def expand(self, ids: list[int], grids: Grids | None = None) -> list[int]:
         """Ids with every image at its full width."""
-        return [index for index in ids for _ in range(self.tokens_per_image if index == IMAGE else 1)]
+        vision, waiting, expanded = self.config.vision_config, iter(grids or ()), []
+        for index in ids:
+            if index != self.image:
+                expanded.append(index)
+            elif grids is None:
+                expanded += [index] * (vision.image_size // vision.patch_size) ** 2
+            else:
+                patches = next(waiting)[0] // vision.spatial_merge_size**2
+                marks = self.config.vision_start_token_id, self.config.vision_end_token_id
+                expanded += [marks[0], *[index] * patches, marks[1]]
+        return expanded
 
-    def run(self, ids: list[int], images: Tensor) -> tuple[Tensor, Tensor]:
-        """Final hidden states [L, D] and logits [L, V] of one row; images [n, 3, H, W], n may be 0."""
-        output = self.model(
-            input_ids=torch.tensor([self.expand(ids)]),
-            pixel_values=images if len(images) else None,
-            output_hidden_states=True,
-        )
+    def run(self, ids: list[int], images: Images) -> tuple[Tensor, Tensor]:
+        """Final hidden states [L, D] and logits [L, V] of one row; images [n, 3, H, W], n may be 0, or with their grids."""
+        pixels, grids = images if isinstance(images, tuple) else (images, None)
+        row = torch.tensor([self.expand(ids, grids)])
+        seen = {"pixel_values": pixels} if len(pixels) else {}
+        if grids is not None:
+            seen["mm_token_type_ids"] = (row == self.image).int()
+        if grids:
+            seen["image_grid_thw"] = torch.tensor([(1, h, w) for _, h, w in grids])
+        output = self.model(input_ids=row, **seen, output_hidden_states=True)
         return output.hidden_states[-1][0], output.logits[0]
 
     def read(self, hidden: Tensor) -> Tensor:
         """The head's number for each hidden state [..., D]."""
         return hidden @ self.weight[0] + self.bias[0]
 
-    def score(self, ids: list[int], images: Tensor) -> Tensor:
+    def score(self, ids: list[int], images: Images) -> Tensor:
         """The head's number at the last token."""
         return self.read(self.run(ids, images)[0][-1])
 
     def response_log_probs(
-        self, query: list[int], response: list[int], images: Tensor, temperature: float
+        self, query: list[int], response: list[int], images: Images, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy [T] of each response token, the image token excluded from the choice."""
+        """Log-probability and entropy [T] of each response token, what stands for no text excluded from the choice."""
         logits = self.run([*query, *response], images)[1][-len(response) - 1 : -1] / temperature
-        logits = logits.index_fill(1, torch.tensor([IMAGE]), -torch.inf)
+        logits = logits.index_fill(1, torch.tensor(self.banned), -torch.inf)
         distribution = torch.distributions.Categorical(logits=logits)
         return distribution.log_prob(torch.tensor(response)), distribution.entropy()
 
-    def response_values(self, query: list[int], response: list[int], images: Tensor) -> Tensor:
+    def response_values(self, query: list[int], response: list[int], images: Images) -> Tensor:
         """The head's number [T] at the position before each response token."""
         return self.read(self.run([*query, *response], images)[0][-len(response) - 1 : -1])
 
