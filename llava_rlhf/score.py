@@ -253,7 +253,7 @@ def find_base(arguments: ScoringArguments, card: RewardModelCard) -> str:
         )
     from models.heads import check_head_fits
 
-    check_base(base)
+    check_base(base, program="score")
     check_adapter_fits(Path(folder) / REWARD, base)
     check_head_fits(Path(folder) / REWARD_HEAD, base)
     card.check_base(folder, base, "--base_model_name")

@@ -39,7 +39,7 @@ def prepare_answers(arguments: AnswerArguments, data: DataArguments, model: Mode
     if Path(arguments.output_file).is_dir():
         raise ValueError(f"--output_file {arguments.output_file} is a directory; name a file")
     check_writable("--output_file", Path(arguments.output_file).parent)
-    adapter, text = check_answerer(arguments.base_model_name, arguments.adapter, data)
+    adapter, text = check_answerer(arguments.base_model_name, arguments.adapter, data, "answer_prompts")
     prompts = load_prompts(data, text, arguments.seed)
     output = AnswerFile(arguments.output_file, answer_settings(arguments, data, model, adapter))
     return AnswerRun(arguments, data, model, adapter, text, prompts, output)

@@ -30,12 +30,14 @@ from models.roles import Policy
 from models.vlm import BaseSettings, VisionLanguageModel, load_base
 
 
-def check_answerer(base: str, adapter: str | None, data: DataArguments) -> tuple[Path | None, TextSide]:
-    """The folder of the adapter, if there is one, and the text side of the base that will answer.
+def check_answerer(
+    base: str, adapter: str | None, data: DataArguments, program: str | None = None
+) -> tuple[Path | None, TextSide]:
+    """The folder of the adapter, if there is one, and the text side of the base that will answer; `program` asks.
 
     Raises ValueError where base, adapter and conversation template are not there or do not fit each other.
     """
-    check_base(base)
+    check_base(base, program=program)
     folder = find_policy_adapter(adapter) if adapter else None
     if folder is not None:
         check_adapter_fits(folder, base)

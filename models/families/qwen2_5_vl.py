@@ -44,7 +44,10 @@ class Qwen25VL(Family):
     no_tower = "it names no vision tower (vision_config)"
     known_by = ("visual.merger.mlp.0.weight", "visual.patch_embed.proj.weight")
     known_by_if_there = ()
-    programs = ("train_reward_model", "initialize_policy_model", "train_rl_model")
+    programs = (
+        *("train_reward_model", "initialize_policy_model", "train_rl_model"),
+        *("answer_prompts", "evaluate", "score"),
+    )
     begins_with_bos = False
 
     @staticmethod

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from llava_rlhf import chat
 from tests.errors.documented import documented
+from tests.support.tiny_data import command_line
 from tests.support.tiny_families import save_tiny_qwen25
 
 QWEN = {"version": "qwen2_5_vl", "query_len": 300, "response_len": 60, "model_max_length": 900}
@@ -25,7 +27,7 @@ def other_words(base: Path) -> None:
 
 # case → what becomes of a copy of the base, program, flags
 CASES = {
-    "family-untried": (lambda base: None, "ppo", {}),
+    "family-untried": (lambda base: None, "chat", {}),
     "window-attention": (lambda base: edit(base / "config.json", use_sliding_window=True), "policy", QWEN),
     "qwen-processor": (
         lambda base: edit(base / "preprocessor_config.json", image_processor_type="CLIPImageProcessor"),
@@ -49,9 +51,10 @@ def test_documented(case, qwen, prepare, tmp_path, monkeypatch):
     row, (damage, program, flags) = documented(__file__, case), CASES[case]
     base = shutil.copytree(qwen, tmp_path / "copied" / "base")
     damage(base)
-    named = {"base_model_name": base} if program == "ppo" else {"model_name_or_path": base}
     with pytest.raises(ValueError, match=row.pattern):
-        prepare(program, **named, **flags)
+        if program == "chat":
+            chat.prepare(command_line(base_model_name=base))
+        prepare(program, model_name_or_path=base, **flags)
     assert row.skipped == "–" and not (tmp_path / "run").exists()
 
 

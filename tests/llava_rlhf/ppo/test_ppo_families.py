@@ -9,10 +9,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from llava_rlhf import initialize_policy_model, train_reward_model
-from tests.support.literal_ppo import LiteralPPO, Row
+from llava_rlhf import answer_prompts, initialize_policy_model, train_reward_model
+from llava_rlhf.runs.run_folder import read_json_lines
+from tests.llava_rlhf.evaluation.scoring import scored
+from tests.support.literal_ppo import LiteralPPO, Row, seen
+from tests.support.plain_models import PlainRole
 from tests.support.ppo_world import largest_difference, metrics_of, record_experience, run_ppo, trained
-from tests.support.tiny_data import TinyData, policy_command, ppo_command, reward_command
+from tests.support.tiny_data import TinyData, command_line, policy_command, ppo_command, reward_command
 from tests.support.tiny_families import TINY_FAMILIES
 
 LIMITS = {"query_len": 300, "model_max_length": 900}
@@ -66,7 +69,7 @@ def models(request, tiny_data, tmp_path_factory) -> Trained:
 
 
 def test_two_steps_equal_ppo_written_out(models, tiny_data, tmp_path, monkeypatch):
-    seen = record_experience(monkeypatch)
+    recorded = record_experience(monkeypatch)
     prepared = run_ppo(models.command(tiny_data, tmp_path))
     settings = prepared.settings
     prompts = {item.row: item for item in (prepared.prompts[row] for row in range(len(prepared.prompts)))}
@@ -82,7 +85,7 @@ def test_two_steps_equal_ppo_written_out(models, tiny_data, tmp_path, monkeypatc
         stops,
     )
     cut_off = []
-    for metrics, experience in zip(metrics_of(tmp_path), seen, strict=True):
+    for metrics, experience in zip(metrics_of(tmp_path), recorded, strict=True):
         responses = [
             row[real].tolist()
             for row, real in zip(experience.responses, experience.response_mask, strict=True)
@@ -102,8 +105,40 @@ def test_two_steps_equal_ppo_written_out(models, tiny_data, tmp_path, monkeypatc
 
 
 def test_before_the_first_update_policy_and_reference_say_the_same(models, tiny_data, tmp_path, monkeypatch):
-    seen = record_experience(monkeypatch)
+    recorded = record_experience(monkeypatch)
     run_ppo(models.command(tiny_data, tmp_path, max_steps=1))
-    (first,) = seen
+    (first,) = recorded
     assert torch.equal(first.log_probs, first.ref_log_probs)
     assert metrics_of(tmp_path)[0]["objective/kl_sum_seq"] == 0
+
+
+@torch.no_grad()
+def test_answers_and_scores_are_those_of_plain_models(models, tiny_data, tmp_path):
+    asked = {"base_model_name": models.base, "version": models.version, "use_cpu": True, "temperature": 0}
+    files = {"image_folder": tiny_data.images, "output_file": tmp_path / "answers.jsonl", **LIMITS}
+    argv = command_line(
+        **asked, **files, adapter=models.policy, dataset_path=tiny_data.prompts, response_len=10, batch_size=5
+    )
+    prepared = answer_prompts.prepare(argv)
+    answer_prompts.run(prepared)
+    policy = PlainRole(models.base, models.policy / "lora_policy")
+    tokenizer = AutoTokenizer.from_pretrained(models.base)
+    stops, answers = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]), []
+    items = [prepared.prompts[index] for index in range(len(prepared.prompts))]
+    for item in items:
+        ids: list[int] = []
+        while len(ids) < 10 and not set(ids) & set(stops):
+            logits = policy.run([*item.query_ids, *ids], seen(item)[0])[1][-1]
+            ids.append(int(logits.index_fill(0, torch.tensor(policy.banned), -torch.inf).argmax()))
+        answers.append(tokenizer.decode(ids, skip_special_tokens=True).strip())
+    assert [line["answer"] for line in read_json_lines(tmp_path / "answers.jsonl")] == answers
+    assert len(set(answers)) > 5
+    lines, _ = scored(
+        tiny_data, models.reward, tmp_path / "pairs.jsonl", version=models.version, response_len=60, **LIMITS
+    )
+    reward = PlainRole(models.base, models.reward / "lora_reward", models.reward / "reward_head.safetensors")
+    argv = reward_command(tiny_data, models.base, tmp_path, version=models.version, **LIMITS, response_len=60)
+    pairs = train_reward_model.prepare(argv).train_set
+    for line, item in zip(lines, (pairs[index] for index in range(len(pairs))), strict=True):
+        found = [float(reward.score(ids, (item.images, item.grids))) for ids in item.input_ids]
+        assert line["scores"] == pytest.approx(found, rel=1e-4, abs=1e-5)

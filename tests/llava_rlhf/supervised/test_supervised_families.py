@@ -12,10 +12,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llava_rlhf import answer_prompts, initialize_policy_model, train_reward_model, train_rl_model
+from llava_rlhf import chat, export_policy, initialize_policy_model, train_reward_model
 from llava_rlhf.runs.run_folder import read_json_lines
 from models.base_files import read_family
-from tests.support.tiny_data import command_line, policy_command, ppo_command, reward_command
+from tests.support.tiny_data import command_line, policy_command, reward_command
 from tests.support.tiny_families import TINY_FAMILIES, TinyFamily
 
 SETTINGS = {
@@ -115,19 +115,15 @@ def test_a_policy_has_the_loss_of_plain_models(tiny_data, base, tmp_path):
 
 def test_what_it_has_not_been_through_refuses_it_by_name(tiny_data, base, tmp_path):
     told = r"is a Qwen[23].*-VL, with which this program does not work yet"
-    for name in ("adapter", "reward"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "adapter").mkdir()
     with pytest.raises(ValueError, match=told):
-        train_rl_model.prepare(
-            ppo_command(tiny_data, base.folder, tmp_path / "adapter", tmp_path / "reward", tmp_path / "run")
+        export_policy.prepare(
+            command_line(
+                base_model_name=base.folder, adapter=tmp_path / "adapter", output_dir=tmp_path / "out"
+            )
         )
-    asked = {
-        "base_model_name": base.folder,
-        "dataset_path": tiny_data.prompts,
-        "image_folder": tiny_data.images,
-    }
     with pytest.raises(ValueError, match=told):
-        answer_prompts.prepare(command_line(**asked, output_file=tmp_path / "answers.jsonl"))
+        chat.prepare(command_line(base_model_name=base.folder))
     cache = policy_command(
         tiny_data, base.folder, tmp_path / "cached", **base.settings, feature_cache=tmp_path / "cache"
     )
