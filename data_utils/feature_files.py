@@ -4,7 +4,8 @@ An image is known by the SHA-256 of its file's bytes: a file that changes is ano
 touched stays the same. Reading the bytes costs little beside decoding them, which is what a stored image is spared.
 
     <folder>/about.json                  what made these features
-    <folder>/3f/3f09….safetensors        `features` bfloat16 [K, D] of the image whose file has this digest
+    <folder>/3f/3f09….safetensors        `features` bfloat16 [K, W] of the image whose file has this digest; `grid` int64 [G],
+                                         how it is cut up, where images are not all alike
     <folder>/unfinished/                 files being written; what a killed process left there is removed later
 """
 
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from data_utils.images import ImagePipeline, Pictures
 
-FEATURES = "features"
+FEATURES, GRID = "features", "grid"
 UNFINISHED = "unfinished"
 SUFFIX = ".safetensors"
 DTYPE = torch.bfloat16
@@ -58,13 +59,13 @@ class FeatureFiles:
 
     Args:
         folder: of this tower and projector; made where it is missing.
-        shape: positions and width (K, W) of every image's features.
+        shape: positions and width (K, W) of every image's features; K is None where images are not all alike.
 
     Raises:
         ValueError: the folder can neither be written nor has anything to read.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int]):
+    def __init__(self, folder: Path, shape: tuple[int | None, int]):
         self.folder = folder
         self.shape = shape
         self.writable = True
@@ -81,9 +82,9 @@ class FeatureFiles:
         self._remove_stale()
 
     @property
-    def bytes_per_image(self) -> int:
-        """Size of one image's features."""
-        return self.shape[0] * self.shape[1] * DTYPE.itemsize
+    def bytes_per_image(self) -> int | None:
+        """Size of one image's features; None where images are not all alike."""
+        return None if self.shape[0] is None else self.shape[0] * self.shape[1] * DTYPE.itemsize
 
     def count(self) -> int:
         """Stored images."""
@@ -95,7 +96,12 @@ class FeatureFiles:
         )
 
     def load(self, key: str) -> Tensor | None:
-        """Features bfloat16[K, D] of an image, memory-mapped; None when there are none, or only a damaged file."""
+        """Features bfloat16[K, W] of an image, memory-mapped; None when there are none, or only a damaged file."""
+        found = self.load_with_grid(key)
+        return None if found is None else found[0]
+
+    def load_with_grid(self, key: str) -> tuple[Tensor, tuple[int, ...]] | None:
+        """As `load`, and how the image is cut up; `()` where all are alike."""
         path = self._path(key)
         if not path.is_file():
             return None
@@ -104,16 +110,17 @@ class FeatureFiles:
                 path, framework="pt"
             ) as file:  # checks that names and sizes add up to the file's length
                 features = file.get_tensor(FEATURES)
+                grid = tuple(file.get_tensor(GRID).tolist()) if GRID in file.keys() else ()  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             return self._damaged(path, str(error))
-        if features.dtype != DTYPE or tuple(features.shape) != self.shape:
-            return self._damaged(
-                path, f"{features.dtype} {list(features.shape)} instead of {list(self.shape)}"
-            )
-        return features
+        positions, width = self.shape
+        expected = (len(features) if positions is None else positions, width)
+        if features.dtype != DTYPE or tuple(features.shape) != expected or bool(grid) != (positions is None):
+            return self._damaged(path, f"{features.dtype} {list(features.shape)} instead of {list(expected)}")
+        return features, grid
 
-    def store(self, key: str, features: Tensor) -> Tensor:
-        """Keep the features of an image, rounded to bfloat16, and return what is kept.
+    def store(self, key: str, features: Tensor, grid: Sequence[int] = ()) -> Tensor:
+        """Keep the features of an image, rounded to bfloat16, and how it is cut up; return the features that are kept.
 
         That is what was there before, if anything sound was: another process may have been faster. Numbers that are not
         finite are given back, but not kept.
@@ -124,7 +131,7 @@ class FeatureFiles:
         ):  # what is broken must not come back in later runs
             return features
         try:
-            return self._write(self._path(key), key, features)
+            return self._write(self._path(key), key, features, grid)
         except OSError as error:
             self._give_up(error)
             return features
@@ -136,11 +143,12 @@ class FeatureFiles:
                 temporary.write_text(text, encoding="utf-8")
                 os.replace(temporary, self.folder / "about.json")
 
-    def _write(self, path: Path, key: str, features: Tensor) -> Tensor:
+    def _write(self, path: Path, key: str, features: Tensor, grid: Sequence[int]) -> Tensor:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._temporary() as temporary:
             with temporary.open("wb") as file:
-                file.write(save({FEATURES: features}))
+                cut = {GRID: torch.tensor(grid)} if len(grid) else {}
+                file.write(save({FEATURES: features, **cut}))
                 file.flush()
                 os.fsync(file.fileno())
             try:
@@ -197,17 +205,20 @@ def content_key(path: str | Path) -> str:
 def read_images(
     pipeline: ImagePipeline, files: FeatureFiles | None, folder: str | Path, names: Sequence[str]
 ) -> tuple[Pictures, StoredImages | None]:
-    """The m images whose features are not stored, in order, and what is known of all n.
+    """The m images whose features are not stored, in order, with the grids of all n; and what is known of all n.
 
     Without `files` all are decoded, and nothing is known (None).
     """
     if files is None:
         return pipeline(folder, names), None
     keys = tuple(content_key(Path(folder, name)) for name in names)
-    features = tuple(files.load(key) for key in keys)
-    missing = {name: key for name, key, found in zip(names, keys, features, strict=True) if found is None}
-    pictures = pipeline(folder, [name for name, found in zip(names, features, strict=True) if found is None])
+    known = [files.load_with_grid(key) for key in keys]
+    missing = {name: key for name, key, found in zip(names, keys, known, strict=True) if found is None}
+    pictures = pipeline(folder, [name for name, found in zip(names, known, strict=True) if found is None])
     if any(content_key(Path(folder, name)) != key for name, key in missing.items()):
         # Replaced between reading and decoding: these pixels must not be kept under the digest of others.
         return read_images(pipeline, files, folder, names)
-    return pictures, StoredImages(keys, features)
+    if pictures.grids is not None:
+        new = iter(pictures.grids)
+        pictures = pictures._replace(grids=tuple(next(new) if found is None else found[1] for found in known))
+    return pictures, StoredImages(keys, tuple(None if found is None else found[0] for found in known))

@@ -42,26 +42,17 @@ def open_feature_cache(
     """
     about = json.dumps(ingredients(base, pipeline, dtype), indent=2, sort_keys=True, default=str) + "\n"
     family = read_family(base)
-    width = family.config.get_text_config().hidden_size
     folder = Path(directory) / hashlib.sha256(about.encode()).hexdigest()[:32]
-    if family.fixed_positions is None:
-        raise ValueError(
-            f"--feature_cache: features of a {family.title} are not kept yet; leave the flag out"
-        )
     try:
-        files = FeatureFiles(folder, (family.fixed_positions, width))
+        files = FeatureFiles(folder, (family.fixed_positions, family.feature_width))
         files.write_about(about)
     except (ValueError, OSError) as error:
         raise ValueError(f"--feature_cache {directory}: {error}") from error
     if main_process:
         count = files.count()
-        logger.info(
-            "feature cache %s: %d images, %.2f GiB (%.2f MiB an image)",
-            folder,
-            count,
-            count * files.bytes_per_image / 2**30,
-            files.bytes_per_image / 2**20,
-        )
+        size = files.bytes_per_image
+        sizes = f", {count * size / 2**30:.2f} GiB ({size / 2**20:.2f} MiB an image)" if size else ""
+        logger.info("feature cache %s: %d images%s", folder, count, sizes)
     return files
 
 

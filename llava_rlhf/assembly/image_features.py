@@ -130,5 +130,6 @@ def _encode_and_store(vlm: VisionLanguageModel, images: ImageBatch, files: Featu
         encoded = vlm.encode_pictures(
             images.pixels_of(list(new.values())), [grids[place] for place in new.values()]
         )
-        found |= {name: files.store(name, one.cpu()) for name, one in zip(new, encoded, strict=True)}
+        for (name, place), one in zip(new.items(), encoded, strict=True):
+            found[name] = files.store(name, one.cpu(), grids[place])
     return [found[name].to(vlm.device) for name in names]

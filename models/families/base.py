@@ -98,6 +98,11 @@ class Family(ABC):
     def fixed_positions(self) -> int | None:
         """Positions that every picture takes in the language model; None where its grid decides."""
 
+    @property
+    def feature_width(self) -> int:
+        """W: numbers of a feature."""
+        return self.config.get_text_config().hidden_size
+
     @abstractmethod
     def placeholder(self, grid: Grid) -> Sequence[int]:
         """Ids that stand for a picture in a prompt, its features at those that are `image_token_id`."""

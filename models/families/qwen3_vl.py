@@ -42,6 +42,11 @@ class Qwen3VL(Qwen25VL):
         for layer in range(vision.depth):
             yield from (f"visual.blocks.{layer}.{name}.weight" for name in _BLOCK)
 
+    @property
+    def feature_width(self) -> int:
+        """As in the base class: that of the input, and of each deeper layer."""
+        return super().feature_width * (1 + len(self.config.vision_config.deepstack_visual_indexes))
+
     def encode(self, model: PreTrainedModel, pixels: Tensor, grids: Sequence[Grid]) -> Sequence[Tensor]:
         """As in the base class: float[K, D · (1 + deeper layers)]."""
         import torch

@@ -36,7 +36,6 @@ CASES = {
     ),
     "qwen-patches": (lambda base: edit(base / "preprocessor_config.json", patch_size=16), "policy", QWEN),
     "chat-template-differs": (other_words, "policy", QWEN),
-    "features-of-a-family": (lambda base: None, "policy", {**QWEN, "feature_cache": "features"}),
 }
 
 
@@ -46,8 +45,7 @@ def qwen(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_documented(case, qwen, prepare, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_documented(case, qwen, prepare, tmp_path):
     row, (damage, program, flags) = documented(__file__, case), CASES[case]
     base = shutil.copytree(qwen, tmp_path / "copied" / "base")
     damage(base)

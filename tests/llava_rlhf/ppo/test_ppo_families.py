@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import AutoTokenizer
 
 from llava_rlhf import answer_prompts, initialize_policy_model, train_reward_model
@@ -110,6 +111,23 @@ def test_before_the_first_update_policy_and_reference_say_the_same(models, tiny_
     (first,) = recorded
     assert torch.equal(first.log_probs, first.ref_log_probs)
     assert metrics_of(tmp_path)[0]["objective/kl_sum_seq"] == 0
+
+
+@pytest.fixture
+def other_precision():
+    """Another number format than the tests before and behind."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_feature_cache_changes_nothing(models, tiny_data, tmp_path, other_precision):
+    """In bfloat16, which is what it keeps."""
+    for name, cache in {"without": None, "with": tmp_path / "cache", "again": tmp_path / "cache"}.items():
+        run_ppo(models.command(tiny_data, tmp_path / name, bf16=True, max_steps=1, feature_cache=cache))
+    for name in ("with", "again"):
+        assert metrics_of(tmp_path / name) == metrics_of(tmp_path / "without")
+        assert largest_difference(trained(tmp_path / name), trained(tmp_path / "without")) == 0
 
 
 @torch.no_grad()

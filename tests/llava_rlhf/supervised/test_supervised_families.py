@@ -124,10 +124,24 @@ def test_what_it_has_not_been_through_refuses_it_by_name(tiny_data, base, tmp_pa
         )
     with pytest.raises(ValueError, match=told):
         chat.prepare(command_line(base_model_name=base.folder))
-    cache = policy_command(
-        tiny_data, base.folder, tmp_path / "cached", **base.settings, feature_cache=tmp_path / "cache"
-    )
-    with pytest.raises(ValueError, match=r"features of a Qwen.*-VL are not kept yet"):
-        initialize_policy_model.prepare(cache)
     with pytest.raises(ValueError, match=r"no token of .*only LLaVAs on Vicuna-1.5 fit `v1`, Qwen2\.5-VLs"):
         initialize_policy_model.prepare(policy_command(tiny_data, base.folder, tmp_path / "v1", version="v1"))
+
+
+def test_features_are_kept_with_how_pictures_are_cut_up(tiny_data, base, tmp_path):
+    """The second run reads what the first has stored, and sees the same."""
+    cache, metrics = tmp_path / "cache", []
+    for name in ("first", "second"):
+        argv = policy_command(
+            tiny_data, base.folder, tmp_path / name, **base.settings, feature_cache=cache, save_strategy="no"
+        )
+        prepared = initialize_policy_model.prepare(argv)
+        initialize_policy_model.run(prepared)
+        metrics.append(
+            [line for line in read_json_lines(tmp_path / name / "metrics.jsonl") if "loss" in line]
+        )
+    items = [prepared.train_set[index] for index in range(len(prepared.train_set))]
+    known = [features for item in items for features in item.stored.features]
+    assert all(features is not None for features in known) and len({len(features) for features in known}) > 1
+    assert {features.shape[1] for features in known} == {read_family(base.folder).feature_width}
+    assert [line["loss"] for line in metrics[0]] == [line["loss"] for line in metrics[1]] != []
