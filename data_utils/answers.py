@@ -136,6 +136,7 @@ def build_answers(
         query = len(encoder.encode(segments).ids)
         answered = encoder.encode([*segments, *answer_segments(record.answer, record.stopped, template)]).ids
         response, total = len(answered) - query, len(answered) + len(reward_prompt)
+        total += settings.beyond_one(record.images)
         if row_filter.fits(settings.limits, query, response, total):
             kept = {"row": record.row, "ids": [*answered, *reward_prompt], "images": record.images}
             row_filter.keep(kept, {"query": [query], "response": [response], "total": [total]})

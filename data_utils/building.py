@@ -49,8 +49,8 @@ def build_preferences(
         for output in record.outputs:
             turns = (*record.turns, Turn("gpt", output))
             pair.append([*encoder.encode(dialogue_segments(template, turns, n_images)).ids, *reward_prompt])
-        totals = [len(ids) for ids in pair]
-        responses = [total - query - len(reward_prompt) for total in totals]
+        responses = [len(ids) - query - len(reward_prompt) for ids in pair]
+        totals = [len(ids) + settings.beyond_one(record.images) for ids in pair]
         if row_filter.fits(settings.limits, query, max(responses), max(totals)):
             row = {
                 "row": record.row,
@@ -80,14 +80,15 @@ def build_dialogues(path: str | Path, settings: RowSettings) -> DialogueDataset:
         tokens = encoder.encode(dialogue_segments(template, record.turns, len(record.images)))
         runs = [(answer, len(list(run))) for answer, run in groupby(tokens.supervised)]
         query, answers = runs[0][1], [length for answer, length in runs if answer]
-        if row_filter.fits(settings.limits, query, max(answers), len(tokens.ids)):
+        total = len(tokens.ids) + settings.beyond_one(record.images)
+        if row_filter.fits(settings.limits, query, max(answers), total):
             row = {
                 "row": record.row,
                 "ids": list(tokens.ids),
                 "supervised": list(tokens.supervised),
                 "images": record.images,
             }
-            row_filter.keep(row, {"query": [query], "response": answers, "total": [len(tokens.ids)]})
+            row_filter.keep(row, {"query": [query], "response": answers, "total": [total]})
             row_filter.describe(encoder, tokens.ids, None)
             row_filter.count_unknown(encoder, [tokens.ids], _texts(record.turns), ())
     return DialogueDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
@@ -122,7 +123,7 @@ def build_prompts(
                 continue
             reward_prompt = encoder.encode_behind(template.reward_prompt(prompt.render(captions)))
         query = list(encoder.encode(query_segments(template, record.turns, len(record.images))).ids)
-        total = len(query) + settings.response_len + len(reward_prompt)
+        total = len(query) + settings.response_len + len(reward_prompt) + settings.beyond_one(record.images)
         if row_filter.fits(settings.limits, len(query), settings.response_len, total):
             lengths = {"query": [len(query)], "reward prompt": [len(reward_prompt)], "total": [total]}
             row_filter.keep(_prompt_row(record, query, reward_prompt, captions), lengths)

@@ -77,6 +77,17 @@ def check_image(folder: str | Path, name: str, checks: ImageChecks = QUICK_CHECK
     return reason
 
 
+def image_size(folder: str | Path, name: str) -> tuple[int, int]:
+    """Width and height of the upright image `folder/name`, from its header."""
+    with Image.open(Path(folder, name), formats=FORMATS) as image:
+        width, height = image.size
+        try:
+            sideways = image.getexif().get(0x0112) in (5, 6, 7, 8)
+        except Exception:  # damaged EXIF is common and says nothing of the picture
+            sideways = False
+    return (height, width) if sideways else (width, height)
+
+
 def browser_copy(
     folder: str | Path, name: str, longest_side: int = 1024, lossless_side: int = LOSSLESS_SIDE
 ) -> str:

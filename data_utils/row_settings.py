@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_utils.conversation import Template
-from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline
+from data_utils.images import QUICK_CHECKS, ImageChecks, ImagePipeline, image_size
 from data_utils.problems import Problem
 from data_utils.row_filter import Limits, RowFilter
 from data_utils.tokens import SegmentEncoder
@@ -23,6 +24,8 @@ class RowSettings:
         query_len, response_len, model_max_length: limits in tokens, see `Limits`.
         skip_invalid: drop and count rows that cannot be used, instead of refusing the file.
         image_checks: how images are checked.
+        positions: width and height of an image → positions that it takes in the model; None where all are alike, and each
+            counts as one token, as in 2023.
     """
 
     image_folder: str | Path | None
@@ -34,6 +37,13 @@ class RowSettings:
     model_max_length: int
     skip_invalid: bool
     image_checks: ImageChecks = QUICK_CHECKS
+    positions: Callable[[tuple[int, int]], int] | None = None
+
+    def beyond_one(self, images: Sequence[str]) -> int:
+        """What images of a row add to its length in tokens, in which each is one already."""
+        if self.positions is None:
+            return 0
+        return sum(self.positions(image_size(self.image_folder, name)) - 1 for name in images)
 
     @property
     def limits(self) -> Limits:

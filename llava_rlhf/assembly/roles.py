@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,6 +98,9 @@ def row_settings(data: DataArguments, text: TextSide, template: str | None = Non
         model_max_length=data.model_max_length,
         skip_invalid=data.skip_invalid,
         image_checks=data.image_checks(),
+        positions=None
+        if text.family.fixed_positions
+        else partial(text.family.positions, text.pipeline.processor),
     )
 
 

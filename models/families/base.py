@@ -116,6 +116,10 @@ class Family(ABC):
         """Of each picture, from the tensors that the image processor made; asked only where pictures are not all alike."""
         return ()
 
+    def positions(self, processor: BaseImageProcessor, size: tuple[int, int]) -> int:
+        """Positions that a picture of this width and height will take, marks included."""
+        return len(self.placeholder(()))
+
     @property
     def banned_ids(self) -> tuple[int, ...]:
         """Tokens that stand for no text, so that they are never answered."""

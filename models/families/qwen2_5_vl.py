@@ -116,6 +116,11 @@ class Qwen25VL(Family):
         """As in the base class."""
         return tuple((t * h * w, h, w) for t, h, w in tensors["image_grid_thw"].tolist())
 
+    def positions(self, processor: BaseImageProcessor, size: tuple[int, int]) -> int:
+        """As in the base class."""
+        width, height = size
+        return len(self.placeholder((processor.get_number_of_image_patches(height, width),)))
+
     @property
     def banned_ids(self) -> tuple[int, ...]:
         """As in the base class."""

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from data_utils.images import ImagePipeline, check_image
+from data_utils.images import ImagePipeline, _open_image, check_image, image_size
 
 
 @pytest.mark.parametrize("mode", ["pad", "square"])
@@ -93,3 +93,12 @@ def test_a_jpeg_that_stops_half_way_is_refused(tmp_path):
     assert check_image(tmp_path, "whole.jpg") is None
     assert check_image(tmp_path, "trailing.jpg") is None
     assert "truncated" in check_image(tmp_path, "cut.jpg")
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 5, 6, 8])
+def test_the_size_in_the_header_is_that_of_the_upright_image(tmp_path, orientation):
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    assert image_size(tmp_path, "turned.jpg") == _open_image(tmp_path, "turned.jpg").size

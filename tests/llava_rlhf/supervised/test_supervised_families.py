@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data_utils.batches import DialogueCollator
 from llava_rlhf import chat, export_policy, initialize_policy_model, train_reward_model
 from llava_rlhf.runs.run_folder import read_json_lines
 from models.base_files import read_family
@@ -145,3 +146,21 @@ def test_features_are_kept_with_how_pictures_are_cut_up(tiny_data, base, tmp_pat
     assert all(features is not None for features in known) and len({len(features) for features in known}) > 1
     assert {features.shape[1] for features in known} == {read_family(base.folder).feature_width}
     assert [line["loss"] for line in metrics[0]] == [line["loss"] for line in metrics[1]] != []
+
+
+def test_lengths_count_what_a_picture_takes(tiny_data, base, tmp_path):
+    """Known from its header, upright; a row that is too long by its pictures alone is left out."""
+    settings = {**base.settings, "eval_size": 0, "save_strategy": "no"}
+    argv = policy_command(tiny_data, base.folder, tmp_path / "run", **settings)
+    dataset = initialize_policy_model.prepare(argv).train_set
+    family = read_family(base.folder)
+    collate = DialogueCollator(0, family.image_token_id, family.placeholder)
+    found = [collate([dataset[index]]).input_ids.shape[1] for index in range(len(dataset))]
+    assert dataset.report.token_lengths["total"] == found
+    longest = max(found)
+    argv = policy_command(
+        tiny_data, base.folder, tmp_path / "short", **{**settings, "model_max_length": longest - 1}
+    )
+    report = initialize_policy_model.prepare(argv).train_set.report
+    dropped = report.dropped[f"sequence longer than model_max_length {longest - 1}"]
+    assert dropped == sum(length == longest for length in found) > 0
