@@ -33,6 +33,9 @@ is_hub_id() {
     case "$1" in *_MODEL | ADAPTER | JUDGE_MODEL_PATH | PREFERENCES | DIALOGUES | PROMPTS | CAPTIONS | DATASET) ;; *) return 1 ;; esac
     [[ "${!1}" =~ ^([A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*)(@[^/@[:space:]]+)?(/.*)?$ ]] || return 1
     if [ -e "${!1}" ] || [ -L "${!1}" ] || [ -e "${BASH_REMATCH[1]}" ] || [ -L "${BASH_REMATCH[1]}" ]; then return 1; fi
+    [ -n "${BASH_REMATCH[2]}" ] && return 0 # with a revision
+    case "${!1}" in checkpoints/* | runs/* | data/*) return 1 ;; esac
+    [ -d "${!1%%/*}" ] && return 1
     [[ "${!1}" =~ ^[^/]+/[^/@]+\.(json|jsonl|gz)$ ]] && return 1 # two names of which the second is a file's
     return 0
 }

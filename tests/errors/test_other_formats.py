@@ -115,7 +115,7 @@ def test_different_faults_are_told_apart(tmp_path, world):
     with pytest.raises(DataError) as refused:
         world.build("policy", tmp_path / "rows.json")
     lines = str(refused.value).splitlines()
-    assert lines[0] == "4 problem(s) in the data:" and len(lines) == 4
+    assert lines[0] == "4 problems in the data:" and len(lines) == 4
     assert "row 0 and 1 more like it, field 'images'" in lines[1]
     assert "row 1, field 'img'" in lines[2] and "row 3, field 'image': value 3" in lines[3]
 
