@@ -90,7 +90,7 @@ def written(kind: str, change, path: Path) -> Path:
 def test_documented(case, world, tmp_path):
     row, (kind, change) = documented(__file__, case), CASES[case]
     path = written(kind, change, tmp_path / "rows.json")
-    place = r"3 problem\(s\) in the data:\n.*rows\.json, row 0 and 2 more like it, field "
+    place = r"3 problems in the data:\n.*rows\.json, row 0 and 2 more like it, field "
     with pytest.raises(DataError, match=place + row.pattern.removeprefix("(?s)")) as refused:
         world.build(kind, path)
     assert len(str(refused.value).splitlines()) == 2  # one sentence for the whole file
