@@ -39,13 +39,14 @@ class DataError(ValueError):
 
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
-        lines = [f"{len(self.problems)} problem(s) in the data:"]
+        count = len(self.problems)
+        lines = [f"{count} problem{'' if count == 1 else 's'} in the data:"]
         groups: dict[Any, list[Problem]] = {}
         for number, problem in enumerate(self.problems):
             groups.setdefault((problem.file, problem.alike) if problem.alike else number, []).append(problem)
         shown = list(groups.values())[:SHOWN_PROBLEMS]
         lines += [f"  {group[0].told(len(group))}" for group in shown]
-        left = len(self.problems) - sum(map(len, shown))
+        left = count - sum(map(len, shown))
         if left:
             lines.append(f"  … and {left} more")
         super().__init__("\n".join(lines))

@@ -107,7 +107,8 @@ class RowFilter:
                 # Looked for among all keys, so only where it is shown.
                 if len(self.problems) < SHOWN_PROBLEMS and (other := facts.key_like(keys[0])) is not None:
                     remedy += f"; a key that is there: {other!r}"
-                self._refuse(record, "image", record.images, remedy)
+                named = record.images[0] if len(keys) == 1 else list(record.images)
+                self._refuse(record, "image", named, remedy)
             self.drop("missing captions")
             return None
         return shuffled_captions(found or (), seed, row)

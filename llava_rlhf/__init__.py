@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from llava_rlhf.interactive.python_api import Policy, RewardModel
 
 __all__ = ["Policy", "RewardModel"]
+
+# `python -m` looks for its program now: without the packages it would end in a traceback.
+if sys.argv[:1] == ["-m"] and not (find_spec("torch") and find_spec("transformers")):
+    raise SystemExit(
+        "error: torch or transformers is not installed here: run bash scripts/setup_venv.sh, then source .venv/bin/activate"
+    )
 
 # transformers and PEFT import bitsandbytes, which tells every CPU user about an optional kernel that nothing here needs.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

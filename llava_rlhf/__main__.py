@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ORDER = ("train_reward_model", "initialize_policy_model", "train_rl_model")  # the method; the rest by name
@@ -17,9 +19,11 @@ def programs() -> dict[str, str]:
     return {name: found[name] for name in (*ORDER, *(name for name in found if name not in ORDER))}
 
 
-def main() -> None:
-    """Print the list."""
+def main(argv: Sequence[str]) -> None:
+    """Print the list; the name of a program is refused with how it is written."""
     listed = programs()
+    if argv and argv[0] in listed:
+        raise SystemExit(f"error: write python -m llava_rlhf.{argv[0]}")
     width = max(map(len, listed))
     print("python -m llava_rlhf.NAME --help tells the flags of a program:\n")
     for name, text in listed.items():
@@ -27,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

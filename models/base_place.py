@@ -8,6 +8,12 @@ import re
 from pathlib import Path
 
 _HUB_ID = re.compile(r"(?:https?://[^/]+/)?([\w][\w.-]*/[\w][\w.-]*)/?")
+# Where the documents put things: a name that begins so is a path, also where it is not there yet.
+_DOCUMENTED = {
+    "checkpoints": "misspelt, or not converted yet (docs/weights_and_data.md)",
+    "runs": "misspelt, or not trained yet",
+    "data": "misspelt, or not downloaded yet (docs/weights_and_data.md)",
+}
 _ROLES = ("lora_policy", "lora_reward", "lora_value", "lora_default", "adapter_model")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _GGUF = (
@@ -37,13 +43,28 @@ def why_absent(path: str | Path) -> str:
     if text.startswith("~"):
         home = os.path.expanduser(text)
         return f"no such folder; a shell leaves ~ as it is in quotes and behind = or a comma: write {home}"
-    if hub_id := _HUB_ID.fullmatch(text):
+    if hint := local_hint(text):
+        return f"no such folder: {hint}"
+    if (hub_id := _HUB_ID.fullmatch(text)) and not begins_here(text):
         name = hub_id[1]
         return (
             "no such folder. If that is the id of a model on the Hugging Face Hub, download it first and name the folder: "
             f"hf download {name} --local-dir {name.split('/')[1]}"
         )
     return "no such folder"
+
+
+def begins_here(text: str) -> bool:
+    """Whether `owner/name` can be no id of the Hub: its first part is a documented folder, or a folder that is here."""
+    first = text.split("/")[0]
+    return first in _DOCUMENTED or os.path.isdir(first)
+
+
+def local_hint(path: str | Path) -> str:
+    """Why there may be nothing at a place in one of the documented folders; empty for any other place."""
+    parts = Path(path).parts
+    found = next((part for part in reversed(parts[:-1]) if part in _DOCUMENTED), "")
+    return _DOCUMENTED.get(found, "")
 
 
 def _file(file: Path) -> str:

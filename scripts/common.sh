@@ -5,7 +5,7 @@
 #              torchrun's arguments.
 # NUM_PROCESSES, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT    processes per node, and how several nodes find each other.
 # PYTHON       default: that of .venv if there is one, else python3.
-# DRY_RUN=1    print what would be started, quoted for a shell, and start nothing.
+# DRY_RUN      1, true or yes: print what would be started, quoted for a shell, and start nothing; 0, false, no or empty: start.
 
 ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 if [ -z "${PYTHON:-}" ]; then
@@ -33,16 +33,29 @@ is_hub_id() {
     case "$1" in *_MODEL | ADAPTER | JUDGE_MODEL_PATH | PREFERENCES | DIALOGUES | PROMPTS | CAPTIONS | DATASET) ;; *) return 1 ;; esac
     [[ "${!1}" =~ ^([A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*)(@[^/@[:space:]]+)?(/.*)?$ ]] || return 1
     if [ -e "${!1}" ] || [ -L "${!1}" ] || [ -e "${BASH_REMATCH[1]}" ] || [ -L "${BASH_REMATCH[1]}" ]; then return 1; fi
+    [ -n "${BASH_REMATCH[2]}" ] && return 0 # with a revision
+    case "${!1}" in checkpoints/* | runs/* | data/*) return 1 ;; esac
+    [ -d "${!1%%/*}" ] && return 1
     [[ "${!1}" =~ ^[^/]+/[^/@]+\.(json|jsonl|gz)$ ]] && return 1 # two names of which the second is a file's
     return 0
 }
 
+# From here on it is 1 or 0, for the scripts that this one starts, too.
+case "${DRY_RUN:-}" in
+    1 | [Tt][Rr][Uu][Ee] | [Yy][Ee][Ss]) DRY_RUN=1 ;;
+    "" | 0 | [Ff][Aa][Ll][Ss][Ee] | [Nn][Oo]) DRY_RUN=0 ;;
+    *)
+        echo "error: DRY_RUN=$DRY_RUN: 1, true or yes prints what would be started; 0, false, no or nothing starts it" >&2
+        exit 2
+        ;;
+esac
+
 source "$ROOT/scripts/launch/environment.sh"
-if [ "${DRY_RUN:-0}" != 1 ]; then tell_environment "${BASH_SOURCE[@]}"; fi
+tell_environment "${BASH_SOURCE[@]}"
 
 # start COMMAND ARGUMENT...: run it, or say that it would be run.
 start() {
-    if [ "${DRY_RUN:-0}" = 1 ]; then
+    if [ "$DRY_RUN" = 1 ]; then
         "$PYTHON" -c 'import shlex, sys; print(shlex.join(sys.argv[1:]))' "$@"
     else
         "$@"
@@ -65,7 +78,7 @@ launch() {
         : "${MASTER_ADDR:?NNODES is above 1: set MASTER_ADDR to the address of node 0}"
     fi
     # One process says itself what is wrong; of several, each would, and the launcher adds its trace.
-    if [[ "${LAUNCHER:-torchrun}" != none && "${DRY_RUN:-0}" != 1 && "$1" = llava_rlhf.* && "$processes" =~ ^[0-9\ *]+$ ]]; then
+    if [[ "${LAUNCHER:-torchrun}" != none && "$DRY_RUN" != 1 && "$1" = llava_rlhf.* && "$processes" =~ ^[0-9\ *]+$ ]]; then
         checked_for "$((processes))" "$@" || status=$?
         if [ "$status" = "$STATUS_OF_SUMMARY" ]; then exit 0; fi
         if [ "$status" != 10 ]; then return "$status"; fi

@@ -10,4 +10,4 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-"$PYTHON" -m llava_rlhf.convert_checkpoint "$@"
+start "$PYTHON" -m llava_rlhf.convert_checkpoint "$@"

@@ -26,7 +26,7 @@ BITS="${BITS:-16}"
 BF16="${BF16:-True}"
 SEED="${SEED:-42}" # of the caption order; as in training
 
-"$PYTHON" -m llava_rlhf.score \
+start "$PYTHON" -m llava_rlhf.score \
     --reward_model_name_or_path "$REWARD_MODEL" \
     ${BASE_MODEL:+--base_model_name "$BASE_MODEL"} \
     --dataset_path "$DATASET" \

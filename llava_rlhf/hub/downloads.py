@@ -35,7 +35,9 @@ def fetch_model(what: str, place: HubPlace, patterns: Sequence[str] = MODEL_FILE
     """
     below = f"{place.inside}/" if place.inside else ""
     left_out = [pattern for pattern in LEFT_OUT if "checkpoint-" not in below or "checkpoint-" not in pattern]
-    snapshot = download(what, place, MODEL, [below + pattern for pattern in patterns], left_out)
+    wanted = [below + pattern for pattern in patterns]
+    told = () if patterns == MODEL_FILES else wanted
+    snapshot = download(what, place, MODEL, wanted, left_out, told)
     folder = snapshot / place.inside
     if patterns != MODEL_FILES and folder.is_dir():
         return str(folder)
@@ -45,13 +47,21 @@ def fetch_model(what: str, place: HubPlace, patterns: Sequence[str] = MODEL_FILE
 
 
 def download(
-    what: str, place: HubPlace, kind: str, patterns: Sequence[str], left_out: Sequence[str] = ()
+    what: str,
+    place: HubPlace,
+    kind: str,
+    patterns: Sequence[str],
+    left_out: Sequence[str] = (),
+    told: Sequence[str] = (),
 ) -> Path:
-    """The root of a snapshot that holds the files of these patterns. Raises ValueError as `explained` says."""
+    """The root of a snapshot that holds the files of these patterns. Raises ValueError as `explained` says.
+
+    `told`: the patterns that the command of a refusal has; none: it gets everything.
+    """
     from huggingface_hub import snapshot_download
 
     quiet: dict[str, Any] = {} if is_first_of_machine() else {"tqdm_class": _silent_bar()}
-    with explained(what, place, kind):
+    with explained(what, place, kind, told):
         snapshot = snapshot_download(
             place.repo,
             repo_type=kind,

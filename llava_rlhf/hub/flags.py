@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llava_rlhf.hub.places import HubPlace, hub_place, is_first_of_machine, place_of_download
@@ -21,19 +22,22 @@ DATA_FLAGS = frozenset(
 CHECKPOINTS = "checkpoints"  # NAME=BASE,ADAPTER
 
 
-def fetch_flags(flags: MutableMapping[str, Any], recorded: Mapping[str, str]) -> None:
+def fetch_flags(
+    flags: MutableMapping[str, Any], recorded: Mapping[str, str], configurations: bool = False
+) -> None:
     """Download what the flags of a command line name on the Hub, and put its path in the place of its id.
 
     Args:
         flags: by name; changed.
         recorded: flag → place with its commit, in the run that the command line continues: an id without a revision then
             means that commit, not a newer one.
+        configurations: whether of models all but the weights will do.
 
     Raises:
         ValueError: something is not to be had.
     """
     for name in sorted(flags.keys() & (MODEL_FLAGS | DATA_FLAGS | {CHECKPOINTS})):
-        flags[name] = _fetched(name, flags[name], recorded.get(name))
+        flags[name] = _fetched(name, flags[name], recorded.get(name), configurations)
 
 
 def places_of(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -62,18 +66,19 @@ def fetch_named_model(what: str, path: str, configurations: bool = False) -> str
     return fetch_model(what, place, CONFIGURATIONS if configurations else MODEL_FILES)
 
 
-def _fetched(name: str, value: Any, recorded: str | None) -> Any:
+def _fetched(name: str, value: Any, recorded: str | None, configurations: bool) -> Any:
     if isinstance(value, list):
-        return [_fetched(name, item, None) for item in value]
+        return [_fetched(name, item, None, configurations) for item in value]
     if not isinstance(value, str):
         return value
     if name == CHECKPOINTS:
         label, equals, paths = value.partition("=")
-        return label + equals + ",".join(_fetched_text(name, path, None) for path in paths.split(","))
-    return _fetched_text(name, value, recorded)
+        found = [_fetched_text(name, path, None, configurations) for path in paths.split(",")]
+        return label + equals + ",".join(found)
+    return _fetched_text(name, value, recorded, configurations)
 
 
-def _fetched_text(name: str, text: str, recorded: str | None) -> str:
+def _fetched_text(name: str, text: str, recorded: str | None, configurations: bool) -> str:
     place = hub_place(text)
     if place is None:
         return text
@@ -83,14 +88,14 @@ def _fetched_text(name: str, text: str, recorded: str | None) -> str:
         if is_first_of_machine():
             print(f"{what}: at commit {known.revision}, as in the run that goes on", file=sys.stderr)
         place = replace(place, revision=known.revision)
-    return _fetcher(name)(what, place)
+    return _fetcher(name, configurations)(what, place)
 
 
-def _fetcher(name: str) -> Callable[[str, HubPlace], str]:
+def _fetcher(name: str, configurations: bool) -> Callable[[str, HubPlace], str]:
     if name in DATA_FLAGS:
         from llava_rlhf.hub.data_files import fetch_data
 
         return fetch_data
-    from llava_rlhf.hub.downloads import fetch_model
+    from llava_rlhf.hub.downloads import CONFIGURATIONS, fetch_model
 
-    return fetch_model
+    return partial(fetch_model, patterns=CONFIGURATIONS) if configurations else fetch_model

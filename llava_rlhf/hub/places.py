@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from models.base_place import begins_here
+
 MODEL, DATASET = "model", "dataset"
 
 # A revision that holds slashes (a branch a/b) can't be told from a folder; those of pull requests can.
@@ -50,7 +52,8 @@ def hub_place(text: str) -> HubPlace | None:
     """What a text means that may name a path or a place on the Hub; None: a path.
 
     What exists here always wins, and with a folder `owner/name` here everything below it is a path too. So is what begins
-    with a dot, a slash or ~, and two names of which the second ends like a file's.
+    with a dot, a slash or ~, two names of which the second ends like a file's, and without a revision whatever begins with
+    a folder that is here, or with one that the documents name (checkpoints, runs, data).
     """
     found = _PLACE.fullmatch(text)
     if found is None or os.path.lexists(text) or os.path.lexists(found["repo"]):
@@ -59,7 +62,7 @@ def hub_place(text: str) -> HubPlace | None:
     name = found["repo"].split("/")[1]
     if ".." in found["repo"] or "--" in found["repo"] or (inside and {"", ".."} & set(inside.split("/"))):
         return None
-    if not found["revision"] and not inside and _FILE.search(name):
+    if not found["revision"] and (begins_here(text) or (not inside and _FILE.search(name))):
         return None
     return HubPlace(found["repo"], found["revision"], inside)
 

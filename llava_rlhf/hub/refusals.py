@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from llava_rlhf.hub.places import DATASET, HubPlace
@@ -11,8 +11,8 @@ from llava_rlhf.hub.places import DATASET, HubPlace
 _KINDS = {DATASET: "data set"}
 
 
-def download_command(place: HubPlace, kind: str) -> str:
-    """The `hf download` line of a place."""
+def download_command(place: HubPlace, kind: str, patterns: Sequence[str] = ()) -> str:
+    """The `hf download` line of a place; `patterns`: of its files, where not all are wanted."""
     words = ["hf", "download", place.repo]
     if kind == DATASET and place.inside:
         words.append(place.inside)
@@ -20,32 +20,34 @@ def download_command(place: HubPlace, kind: str) -> str:
         words += ["--repo-type", DATASET]
     if place.revision:
         words += ["--revision", place.revision]
-    if kind != DATASET and place.inside:
-        words += ["--include", f"{place.inside}/*"]
+    if kind != DATASET and place.inside and not patterns:
+        patterns = [f"{place.inside}/*"]
+    words += [word for pattern in patterns for word in ("--include", pattern)]
     return shlex.join(words)
 
 
 @contextmanager
-def explained(what: str, place: HubPlace, kind: str) -> Iterator[None]:
+def explained(what: str, place: HubPlace, kind: str, patterns: Sequence[str] = ()) -> Iterator[None]:
     """Turn what `huggingface_hub` raises into a ValueError that says what to do.
 
     Args:
         what: flag and value, or whatever names the place.
         place: that is asked for.
         kind: `MODEL` or `DATASET`.
+        patterns: of the files that are wanted, where not all are.
     """
     try:
         yield
     except (
         Exception
     ) as error:  # the HTTP package behind it, and so the types of its errors, differ by version
-        raise ValueError(f"{what}: {_reason(error, place, kind)}") from error
+        raise ValueError(f"{what}: {_reason(error, place, kind, patterns)}") from error
 
 
-def _reason(error: Exception, place: HubPlace, kind: str) -> str:
+def _reason(error: Exception, place: HubPlace, kind: str, patterns: Sequence[str]) -> str:
     from huggingface_hub import constants, errors
 
-    repo, download = place.repo, download_command(place, kind)
+    repo, download = place.repo, download_command(place, kind, patterns)
     name = f"{_KINDS.get(kind, kind)} {repo}"
     causes = _causes(error)
     status = next(

@@ -36,8 +36,8 @@ def launch_lines(script: str | Path, extra: Sequence[str] = ()) -> list[LaunchLi
     calls = rf"^(launch|{'|'.join(PROGRAMS)}) "
     if not re.search(calls, Path(script).read_text(encoding="utf-8"), re.MULTILINE):
         raise ValueError(
-            f"{script} does not start one of {', '.join(PROGRAMS)} by `launch` of scripts/common.sh or by the function "
-            "of that name in scripts/launch/training.sh"
+            f"{script} does not start one of {', '.join(PROGRAMS)}, so it can't be planned: name the script of one of these, "
+            "or the program itself (evaluation: docs/one_24gb_card.md)"
         )
     environment = {"PYTHON": sys.executable, **os.environ, "DRY_RUN": "1", "LAUNCHER": "torchrun"}
     done = subprocess.run(

@@ -140,6 +140,7 @@ def summarize_prompts(settings: PPOSettings) -> None:
     """
     ppo, data = settings.ppo, settings.data
     start_logging(main_process=True)
+    _tell_absent(ppo)
     card = read_card_alone(ppo.reward_model_name_or_path)
     reward_base = ppo.reward_base_model_name or (card.base_model if card else ppo.base_model_name)
     check_base(ppo.base_model_name, False, PROGRAM)
@@ -151,6 +152,17 @@ def summarize_prompts(settings: PPOSettings) -> None:
     lowered = fit_batches(ppo, processes_of_run(), len(prompts))
     plan = plan_batches(replace(ppo, **lowered), processes_of_run(), len(prompts))
     say_what_is_run(ppo, lowered, plan, len(prompts))
+
+
+def _tell_absent(ppo: PPOArguments) -> None:
+    """Name the adapters that may be made later; where a base is missing, too, raise ValueError that names all of them."""
+    bases = [path for path in (ppo.base_model_name, ppo.reward_base_model_name) if path]
+    if not all(Path(path).is_dir() for path in bases):
+        refuse_missing_paths(ppo)
+    flags = ("policy_model_name_or_path", "reward_model_name_or_path")
+    absent = [f"--{flag} {getattr(ppo, flag)}" for flag in flags if not Path(getattr(ppo, flag)).is_dir()]
+    if absent:
+        print(f"not checked, not there: {', '.join(absent)}")
 
 
 def identify_inputs(settings: PPOSettings, policy_adapter: Path, reward_base: str) -> dict[str, str | None]:

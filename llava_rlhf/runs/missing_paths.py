@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from llava_rlhf.hub.places import hub_place
+from models.base_place import local_hint
 
 _FILES = ("dataset_path", "image_to_caption_file", "reward_prompt_file", "deepspeed")
 _FOLDERS = ("image_folder",)
@@ -29,7 +31,8 @@ def require_file(flag: str, path: str) -> None:
 def require_folder(flag: str, path: str) -> None:
     """Raise MissingPathError unless `path` is a directory."""
     if not Path(path).is_dir():
-        raise MissingPathError(f"{flag} {path}: no such directory")
+        hint = local_hint(path)
+        raise MissingPathError(f"{flag} {path}: no such directory{f': {hint}' if hint else ''}")
 
 
 def refuse_missing_paths(*settings: Any) -> None:
@@ -49,7 +52,7 @@ def refuse_missing(values: Mapping[str, Any]) -> None:
     found = []
     for name, check in checks.items():
         path = values.get(name)
-        if not path or (name in _MODELS and not _is_a_path(path)):
+        if not path or (name in _MODELS and hub_place(path) is not None):
             continue
         try:
             check(f"--{name}", path)
@@ -59,7 +62,3 @@ def refuse_missing(values: Mapping[str, Any]) -> None:
         raise MissingPathError(
             f"{len(found)} things that the command line names are not there:{''.join(found)}"
         )
-
-
-def _is_a_path(text: str) -> bool:
-    return os.path.isabs(text) or text.startswith((".", "~"))

@@ -71,13 +71,16 @@ class StrictParser(HfArgumentParser):
 
     def _parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         self._refuse_unknown_flags(argv)
-        if "--summary_only" in self._option_string_actions and asks_for_summary(argv):
+        summary = "--summary_only" in self._option_string_actions and asks_for_summary(argv)
+        if summary:
             argv = for_any_machine(argv, self._option_string_actions)
         namespace, remaining = self.parse_known_args(list(argv))
         if remaining:
             raise ArgumentError(f"unexpected value on the command line: {' '.join(remaining)}")
         flags = vars(namespace)
-        fetch_flags(flags, recorded_places(flags))  # before any check: those look at files
+        fetch_flags(
+            flags, recorded_places(flags), configurations=summary
+        )  # before any check: those look at files
         try:
             return self.parse_dict(flags, allow_extra_keys=True)
         except MissingPathError:
@@ -103,7 +106,7 @@ class StrictParser(HfArgumentParser):
         for word in argv:
             flag = word.split("=", 1)[0]
             if flag.startswith("--") and flag not in known:
-                closest = difflib.get_close_matches(flag, known, n=1, cutoff=0.4)
+                closest = difflib.get_close_matches(flag, known, n=1, cutoff=0.57)
                 hint = f"; the closest flag is {closest[0]}" if closest else ""
                 raise ArgumentError(f"unknown flag {flag}{hint}")
 
@@ -154,6 +157,7 @@ def run_program(prepare: Callable[[Sequence[str]], T | None], run: Callable[[T],
     except SaveError as error:
         refuse(error, 1)
     if prepared is None:
+        print("data and settings are fine; nothing was started")
         end_after_summary()
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from llava_rlhf.runs.checking import planned_processes
 from llava_rlhf.runs.missing_paths import require_file
@@ -25,6 +26,11 @@ class LlavaTrainingArguments(OurTrainingFlags, TrainingArguments):
                 raise ValueError(f"--{name} is required")
         if self.eval_size < 0:
             raise ValueError(f"--eval_size {self.eval_size}: must be 0 or more")
+        if (self.bf16 or self.bf16_full_eval) and not (self.use_cpu or _has_bf16_device()):
+            raise ValueError(
+                "no GPU here that computes in bfloat16 (--bf16 True needs one): --summary_only True checks data and "
+                "settings without; --use_cpu True --bf16 False trains on the CPU"
+            )
         # Batches hold images and lists that no forward signature names.
         self.remove_unused_columns = False
         # The checkpointing hook that keeps adapters apart is installed by the model layer, not by the Trainer.
@@ -63,3 +69,7 @@ class LlavaTrainingArguments(OurTrainingFlags, TrainingArguments):
     def to_sanitized_dict(self) -> dict[str, Any]:
         """What `arguments.json` records; gradient checkpointing as it was asked for."""
         return {**super().to_sanitized_dict(), "gradient_checkpointing": self.checkpoint_activations}
+
+
+def _has_bf16_device() -> bool:
+    return is_torch_bf16_gpu_available() or is_torch_xla_available()

@@ -12,4 +12,4 @@ OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/scripts/tiny/base}"
 absolute OUTPUT_DIR
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-exec "$PYTHON" -m llava_rlhf.tiny_world.build_base --output_dir "$OUTPUT_DIR" --seed "$SEED" "$@"
+start "$PYTHON" -m llava_rlhf.tiny_world.build_base --output_dir "$OUTPUT_DIR" --seed "$SEED" "$@"

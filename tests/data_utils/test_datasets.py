@@ -105,7 +105,7 @@ def test_every_offender_is_listed_at_once(write, common):
     ]
     message = str(caught.value)
     assert f"{path}, row 1" in message and "no such file" in message
-    assert "--missing_captions" in message and "3 problem(s)" in message
+    assert "--missing_captions" in message and "3 problems" in message
 
 
 def test_skip_invalid_drops_and_counts_instead(write, common):

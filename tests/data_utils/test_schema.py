@@ -211,8 +211,9 @@ def test_the_error_lists_twenty_problems_and_the_total():
     text = str(DataError(problems))
     assert "f.json, row 12, field 'preference': value 3 — must be 1 or 2" in text
     assert text.count("must be 1 or 2") == 20
-    assert "25 problem(s)" in text and "5 more" in text
+    assert "25 problems" in text and "5 more" in text
     assert isinstance(DataError(problems), ValueError)
+    assert str(DataError(problems[:1])).startswith("1 problem in the data:")
 
 
 def test_a_long_value_is_shortened_in_the_message(write):

@@ -90,7 +90,7 @@ def written(kind: str, change, path: Path) -> Path:
 def test_documented(case, world, tmp_path):
     row, (kind, change) = documented(__file__, case), CASES[case]
     path = written(kind, change, tmp_path / "rows.json")
-    place = r"3 problem\(s\) in the data:\n.*rows\.json, row 0 and 2 more like it, field "
+    place = r"3 problems in the data:\n.*rows\.json, row 0 and 2 more like it, field "
     with pytest.raises(DataError, match=place + row.pattern.removeprefix("(?s)")) as refused:
         world.build(kind, path)
     assert len(str(refused.value).splitlines()) == 2  # one sentence for the whole file
@@ -115,7 +115,7 @@ def test_different_faults_are_told_apart(tmp_path, world):
     with pytest.raises(DataError) as refused:
         world.build("policy", tmp_path / "rows.json")
     lines = str(refused.value).splitlines()
-    assert lines[0] == "4 problem(s) in the data:" and len(lines) == 4
+    assert lines[0] == "4 problems in the data:" and len(lines) == 4
     assert "row 0 and 1 more like it, field 'images'" in lines[1]
     assert "row 1, field 'img'" in lines[2] and "row 3, field 'image': value 3" in lines[3]
 

@@ -147,7 +147,7 @@ def test_a_bad_row_is_named_and_nothing_is_written(case, own):
 def test_everything_wrong_is_said_at_once(own):
     own["captions_table"].write_text("image,caption\nsub/0.png,a\nnone.png,b\nnone.png,c\nsub/1.png,\n")
     own["checked_questions"].write_text("image,question,answer\nsub/0.png,Big?,maybe\n")
-    with pytest.raises(ValueError, match=r"^3 problem\(s\) in the data:"):  # a missing picture once
+    with pytest.raises(ValueError, match=r"^3 problems in the data:"):  # a missing picture once
         make("prompts", **own)
 
 

@@ -116,6 +116,10 @@ def test_the_table_names_the_peak_and_the_gpu():
         (["train_rl_model", "--shape", "8b"], "--shape 8b"),
         (["train_rl_model", "--gpus", "-1"], "--gpus -1"),
         ([str(ROOT / "scripts/run_tests.sh")], "does not start one of train_reward_model"),
+        (
+            [str(ROOT / "scripts/7b-1x24gb/evaluate.sh")],
+            "the program itself (evaluation: docs/one_24gb_card.md)",
+        ),
         (["train_rl_m"], "train_rl_m is no file"),
         (["train_rl_model", "--base_model_name", "nowhere"], "nowhere is no directory"),
         (["train_rl_model", "--shape", "7b-v1.5-224", "--response_len", "0"], "--response_len 0"),

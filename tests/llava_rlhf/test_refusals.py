@@ -98,7 +98,7 @@ def test_all_problems_are_listed_and_counted(prepare, edited):
     def change(rows):
         rows[:] = [{**row, "preference": 0} for row in rows * 2]
 
-    with pytest.raises(DataError, match=r"32 problem\(s\)") as refused:
+    with pytest.raises(DataError, match=r"32 problems") as refused:
         prepare("reward", dataset_path=edited("reward", change))
     assert str(refused.value).count("must be 1 or 2") == 20 and "and 12 more" in str(refused.value)
 

@@ -81,5 +81,8 @@ def test_a_variable_of_another_script_and_one_that_is_fixed_are_none(say):
     assert say(LARGE[0], NUM_PROCESSES="2") == []
 
 
-def test_a_dry_run_says_nothing(say):
-    assert say(LARGE[0], DRY_RUN="1", LEARNING_RATE="1", MAXSTEPS="2") == []
+def test_a_dry_run_says_the_same(say):
+    assert say(LARGE[0], DRY_RUN="1", LEARNING_RATE="1", MAXSTEPS="2") == [
+        "MAXSTEPS is set in the environment and read by nothing: did you mean MAX_STEPS?",
+        "from the environment: LEARNING_RATE=1",
+    ]

@@ -127,6 +127,18 @@ def test_ids_of_the_hub_are_passed_on_and_what_is_here_wins(runner):
     )
 
 
+def test_what_begins_with_a_documented_folder_or_one_that_is_here_is_no_id(runner):
+    given = {"BASE_MODEL": "checkpoints/base", "PREFERENCES": "data/rows", "CAPTIONS": "llava/captions"}
+    names = ("model_name_or_path", "dataset_path", "image_to_caption_file")
+    (call,) = runner.run(LARGE[0], **given)
+    assert call.value("image_to_caption_file") == "llava/captions"
+    (runner.cwd / "llava").mkdir()
+    (call,) = runner.run(LARGE[0], **given)
+    assert [call.value(name) for name in names] == [f"{runner.cwd}/{path}" for path in given.values()]
+    (call,) = runner.run(LARGE[0], **given | {"CAPTIONS": "llava/captions@main"})
+    assert call.value("image_to_caption_file") == "llava/captions@main"
+
+
 def test_arguments_of_the_script_are_passed_on_as_they_are_and_win(runner, tmp_path):
     extra = ["--learning_rate", "7e-6", "--resume", "a folder/checkpoint-3", "--use_cpu", "True"]
     (call,) = runner.run(LARGE[0], *extra, DATA_DIR=str(tmp_path / "data"))

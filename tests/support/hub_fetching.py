@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FETCH = """
 import json, sys
 from llava_rlhf.hub.flags import fetch_flags
-flags, recorded = json.load(sys.stdin)
+flags, recorded, configurations = json.load(sys.stdin)
 try:
-    fetch_flags(flags, recorded)
+    fetch_flags(flags, recorded, configurations)
 except ValueError as error:
     flags = str(error)
 print(json.dumps([flags, sorted({"torch", "transformers", "datasets"} & set(sys.modules))]))
@@ -39,10 +39,15 @@ def hub():
 def fetch(hub, tmp_path) -> Callable:
     """Flags → the same with paths, or the message of the refusal; `environment` is set besides."""
 
-    def run(recorded: dict | None = None, environment: dict | None = None, **flags: object) -> dict | str:
+    def run(
+        recorded: dict | None = None,
+        environment: dict | None = None,
+        configurations: bool = False,
+        **flags: object,
+    ) -> dict | str:
         done = subprocess.run(
             [sys.executable, "-c", FETCH],
-            input=json.dumps([flags, recorded or {}]),
+            input=json.dumps([flags, recorded or {}, configurations]),
             cwd=tmp_path,
             env=hub.environment(tmp_path / "home", PYTHONPATH=str(ROOT), **(environment or {})),
             capture_output=True,

@@ -49,6 +49,15 @@ def test_a_model_is_downloaded_once_without_pickles(hub, fetch):
     assert hub.downloaded() == ["checkpoint-5/lora_policy/adapter_model.safetensors"]
 
 
+def test_of_a_summary_only_configurations_are_downloaded_and_told(hub, fetch):
+    hub.add("me/model", MODEL)
+    told = fetch(base_model_name="me/model", configurations=True, environment=OFFLINE)
+    assert told.endswith("run: hf download me/model --include '*.json'")
+    folder = Path(fetch(base_model_name="me/model", configurations=True)["base_model_name"])
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {"config.json"}
+    assert [name for name in hub.downloaded() if not name.endswith(".json")] == []
+
+
 def test_progress_is_shown_by_one_process_of_a_machine(hub, fetch):
     hub.add("me/model", MODEL)
     fetch(model_name_or_path="me/model", environment={"LOCAL_RANK": "1"})

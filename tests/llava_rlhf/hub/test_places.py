@@ -55,9 +55,23 @@ def test_what_is_here_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "reward").mkdir(parents=True)
     assert hub_place("runs/reward") is None and hub_place("runs/reward/checkpoint-9") is None
-    assert hub_place("runs/rewards") == HubPlace("runs/rewards")
+    assert hub_place("runs/rewards") is None
     (tmp_path / "runs" / "gone").symlink_to(tmp_path / "nowhere")
     assert hub_place("runs/gone") is None
+
+
+@pytest.mark.parametrize("text", ["checkpoints/llava-7b-v1.5-224-sft", "runs/7b/reward_model", "data/rows"])
+def test_what_begins_with_a_documented_folder_is_a_path(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub_place(text) is None
+
+
+def test_what_begins_with_a_folder_that_is_here_is_a_path_unless_it_has_a_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub_place("llava/base") == HubPlace("llava/base")
+    (tmp_path / "llava").mkdir()
+    assert hub_place("llava/base") is None and hub_place("llava/base/lora") is None
+    assert hub_place("llava/base@main") == HubPlace("llava/base", "main")
 
 
 def test_a_downloaded_path_is_named_by_its_commit():

@@ -75,6 +75,11 @@ def test_a_flag_that_resembles_nothing_gets_no_hint(required):
         ppo_settings(*required, "--zzzzqqqq", "1")
 
 
+def test_flags_that_are_not_alike_are_no_hint():
+    with pytest.raises(ArgumentError, match=r"^unknown flag --summary_only$"):
+        StrictParser((AnswerArguments, DataArguments, ModelArguments)).parse(["--summary_only", "True"])
+
+
 def test_an_abbreviation_is_refused(required):
     with pytest.raises(
         ArgumentError, match="unknown flag --learning_rat; the closest flag is --learning_rate"
