@@ -62,7 +62,8 @@ def judge_twenty(driver, port: int, own: Path) -> dict[int, list[str]]:
         row, answers = int(person.row()), person.answers()
         seen[row] = answers
         person.press(better(prompts[row], scenes[prompts[row]["image"]], answers))
-        assert f"{len(seen)} judged" in person.status()  # what the document tells the reader to look for
+        assert f"{len(seen)} judged" in person.status()
+    person.wait_for_goal()
     return seen
 
 
