@@ -105,20 +105,6 @@ def test_files_are_merged_one_by_one_as_peft_merges_in_memory(sharded, run_folde
     assert GenerationConfig.from_pretrained(merged).eos_token_id == 2
 
 
-def test_weights_have_the_permissions_of_any_new_file(tiny_base, run_folder, tmp_path):
-    (other := tmp_path / "other").touch()
-    merged = export(tiny_base, run_folder / "checkpoint-3", tmp_path / "merged")
-    assert (merged / "model.safetensors").stat().st_mode == other.stat().st_mode
-
-
-def test_the_record_of_how_the_bundled_base_was_made_stays_there(tiny_base, run_folder, tmp_path):
-    base = shutil.copytree(tiny_base, tmp_path / "base")
-    (base / "build.json").write_text("{}")
-    (base / "notes.txt").write_text("kept")
-    merged = export(base, run_folder / "checkpoint-3", tmp_path / "merged")
-    assert not (merged / "build.json").exists() and (merged / "notes.txt").read_text() == "kept"
-
-
 def test_weights_are_rounded_once(tiny_base, run_folder, tmp_path):
     merged = export(tiny_base, run_folder / "checkpoint-3", tmp_path / "merged", dtype="bfloat16")
     model = LlavaForConditionalGeneration.from_pretrained(merged)
