@@ -23,6 +23,11 @@ class UnknownTokens:
     unknown: int = 0
     words: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def many(self) -> bool:
+        """Whether a warning is due."""
+        return self.unknown >= MANY_UNKNOWN * self.tokens > 0
+
     def describe(self, texts: str) -> str:
         """`texts` names them; the most frequent words are shown."""
         shown = ", ".join(repr(word) for word, _ in self.words.most_common(SHOWN_WORDS))
@@ -54,7 +59,7 @@ class DataReport:
 
 
 def format_report(report: DataReport, in_full: bool = True) -> str:
-    """The report as text of a few lines and three examples, or a short one."""
+    """The report as text of a few lines and three examples, or a short one, without what `vocabulary_warnings` says."""
     lines = [f"Data {report.file}: {report.rows_kept} of {report.rows_read} rows kept"]
     lines += [f"  dropped {count}: {reason}" for reason, count in sorted(report.dropped.items())]
     if report.repeated_ids:
@@ -76,7 +81,9 @@ def format_report(report: DataReport, in_full: bool = True) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(report.answer_types.items()))
         lines.append(f"  answer types: {counts}")
     lines += [
-        f"  vocabulary: {some.describe(texts)}" for texts, some in report.unknown.items() if some.unknown
+        f"  vocabulary: {some.describe(texts)}"
+        for texts, some in report.unknown.items()
+        if some.unknown and not some.many
     ]
     shown, width = (SHOWN_EXAMPLES, EXAMPLE_CHARACTERS) if in_full else (1, SHORT_EXAMPLE)
     for number, example in enumerate(report.examples[:shown], start=1):
@@ -90,7 +97,7 @@ def vocabulary_warnings(report: DataReport) -> list[str]:
         f"{report.file}: {some.describe(texts)}. The vocabulary of the base lacks these words, so the model can't tell "
         "them apart: use a base that knows them, or other words"
         for texts, some in report.unknown.items()
-        if some.unknown >= MANY_UNKNOWN * some.tokens > 0
+        if some.many
     ]
 
 

@@ -54,6 +54,7 @@ def prepare(argv: Sequence[str]) -> CollectRun:
         (CollectArguments, CollectedDataArguments, PreferenceJudgeArguments, PageArguments, ModelArguments),
         description=__doc__,
     ).parse(argv)
+    print(f"loading what is needed to collect into {arguments.output_dir} …", flush=True)
     from llava_rlhf.collection.sources import find_source
 
     start_logging(main_process=True)
@@ -94,7 +95,7 @@ def run(prepared: CollectRun) -> None:
             f"{summary['preferences']} preferences of {summary['judged']} judged pairs in {folder.preferences.path}"
         )
         if summary["preferences"]:
-            print(f"next: {next_command(folder)}")
+            print(f"next: {next_step(folder)}")
     except JudgeError as error:
         raise SystemExit(
             f"error: {error}\nJudgements and replies so far are kept: the same command goes on from there"
@@ -112,7 +113,7 @@ def labelling(prepared: CollectRun, queue: AssignmentQueue) -> Any:
         prepared.image_folder,
         lambda pair: captions_of(prepared, pair),
         prepared.arguments.goal,
-        next_command(prepared.folder),
+        next_step(prepared.folder),
     )
     return labelling_page(queue, showable, prepared.folder.summarise)
 
@@ -123,9 +124,12 @@ def captions_of(prepared: CollectRun, pair: Pair) -> Sequence[str]:
     return prepared.facts.find(pair, pair.answer_type) or ()
 
 
-def next_command(folder: CollectionFolder) -> str:
-    """What comes after a collection, as far as it is known here."""
-    return f"python -m llava_rlhf.train_reward_model --dataset_path {shlex.quote(str(folder.preferences.path))} …"
+def next_step(folder: CollectionFolder) -> str:
+    """What comes after a collection; which size of model is trained is not known here."""
+    return (
+        f"scripts/SIZE/train_reward_model.sh with PREFERENCES={shlex.quote(str(folder.preferences.path))}, "
+        "see step 5 of docs/walkthrough.md"
+    )
 
 
 def label_with_judge(prepared: CollectRun, queue: AssignmentQueue, batches: "Iterable[Lines]") -> None:

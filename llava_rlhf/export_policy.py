@@ -132,6 +132,7 @@ class Export:
 def prepare(argv: Sequence[str]) -> Export:
     """Parse and check paths, adapter, prompts and room on the disk. Raises ValueError when they do not fit."""
     (arguments,) = StrictParser((ExportArguments,), description=__doc__).parse(argv)
+    print(f"loading what is needed to export {arguments.adapter} …", flush=True)
     if arguments.push_to_hub is not None:
         check_upload(f"--push_to_hub {arguments.push_to_hub}", arguments.push_to_hub, arguments.private)
     from llava_rlhf.exporting.merging import check_plain, is_quantized

@@ -33,10 +33,13 @@ def prepare(argv: Sequence[str]) -> tuple[RunReportArguments, list[RunData], Mea
 
 
 def run(prepared: tuple[RunReportArguments, list[RunData], Measured | None]) -> None:
-    """Shrink the images and write the page."""
-    from llava_rlhf.reporting.report import write_report
+    """Shrink the images and write the page; print what looks unhealthy."""
+    from llava_rlhf.reporting.report import unhealthy, write_report
 
     write_report(*prepared)
+    _, runs, held_out = prepared
+    for line in unhealthy(runs, held_out):
+        print(line)
 
 
 if __name__ == "__main__":

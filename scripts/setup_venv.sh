@@ -36,6 +36,7 @@ if [ ! -x "$VENV/bin/python" ]; then
     echo "creating $VENV with $("$PYTHON" --version)"
     "$PYTHON" -m venv "$VENV"
 fi
+echo "this takes 2 to 5 minutes"
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 
 if ! "$VENV/bin/python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then

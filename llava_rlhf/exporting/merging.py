@@ -24,6 +24,7 @@ from models.base_files import read_family
 from models.base_weights import weight_files
 
 CONFIG = "config.json"
+BUILD_RECORD = "build.json"  # how the bundled tiny base was made, which is nothing of what is made from it
 WEIGHT_FILES = ("model", "pytorch_model")  # how the names of weight files and their indices begin
 _PLAIN = {"use_dora": False, "bias": "none", "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}}
 
@@ -105,7 +106,7 @@ def merge_files(base: Path, adapter: Path, target: Path, dtype: torch.dtype | No
                 elif tensor.is_floating_point() and dtype is not None:
                     tensor = tensor.to(dtype)
                 tensors[published_name(name)] = tensor.contiguous()
-            save_file(tensors, target / file.name, metadata={"format": "pt"})
+            _save(tensors, target / file.name)
             total += sum(tensor.nbytes for tensor in tensors.values())
             progress.update(file.stat().st_size)
     if waiting:
@@ -132,6 +133,14 @@ def dequantize(base: Path, target: Path, dtype: torch.dtype) -> None:
             shutil.copy2(file, target / file.name)
 
 
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
+    """With the permissions of any new file: safetensors leaves those of a private temporary one."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(mode)
+
+
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     with safe_open(file, framework="pt") as opened:
         for name in opened.keys():  # noqa: SIM118 - not a dict
@@ -145,7 +154,7 @@ def _module(name: str) -> str | None:
 
 def _copy_other_files(base: Path, target: Path, dtype: torch.dtype | None, total: int) -> None:
     for file in base.iterdir():
-        if file.is_file() and not file.name.startswith(WEIGHT_FILES):
+        if file.is_file() and file.name != BUILD_RECORD and not file.name.startswith(WEIGHT_FILES):
             shutil.copy2(file, target / file.name)
     publish_index(base, target, total)
     if dtype is not None:

@@ -20,8 +20,7 @@ VERDICTS = {
 }
 INTRODUCTION = (
     "# Which answer hallucinates less?\n"
-    "Prefer the answer that claims less that is not in the picture. Keys 1 to 4 judge, u takes back, c opens "
-    "captions."
+    "Prefer the answer that claims less that is not in the picture. Keys 1 to 4 judge, u takes back."
 )
 FOCUS_ON_PAIR = "() => { document.querySelector('#pair article')?.focus(); }"
 TO_THE_TOP = (

@@ -32,13 +32,13 @@ class Showable:
         image_folder: of the pairs' images; the page gets copies of their pixels, never the files.
         captions: of a pair, shown on demand.
         goal: judgements that each person is asked for; 0 for all pairs.
-        next_command: what comes once the goal is reached.
+        following: what comes once the goal is reached.
     """
 
     image_folder: Path
     captions: Callable[[Pair], Sequence[str]] = lambda pair: pair.captions
     goal: int = 0
-    next_command: str = ""
+    following: str = ""
 
 
 class Screen:
@@ -163,7 +163,7 @@ class Screen:
         )
         if not 0 < self._showable.goal <= judged:
             return progress, ""
-        return progress, render("reached", command=self._showable.next_command)
+        return progress, render("reached", following=self._showable.following)
 
 
 def saved_name(name: str) -> dict[str, str]:

@@ -103,7 +103,8 @@ def serve(build: Callable[[], gr.Blocks], page: PageArguments) -> None:
             },
             **look(),
         )
-        print(f"open http://{page.host}:{page.port} (Ctrl-C ends)", flush=True)
+        # On a line of its own: a progress bar may stand where the cursor is.
+        print(f"\nopen http://{page.host}:{page.port} (Ctrl-C ends)", flush=True)
         blocks.block_thread()
 
 

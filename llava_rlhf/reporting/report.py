@@ -7,7 +7,8 @@ from pathlib import Path
 
 from llava_rlhf.reporting.arguments import RunReportArguments
 from llava_rlhf.reporting.changes import Measured
-from llava_rlhf.reporting.page import run_page, thumbnails
+from llava_rlhf.reporting.health import OK, health
+from llava_rlhf.reporting.page import run_names, run_page, thumbnails
 from llava_rlhf.reporting.provenance import Link
 from llava_rlhf.reporting.run_data import RunData, read_run
 from llava_rlhf.reporting.selection import Bounds
@@ -37,6 +38,16 @@ def write_report(
     write_text_whole(arguments.target, page)
     shown = f"{len(found[0].rows)} rollouts" if len(found) == 1 else f"{len(found)} runs side by side"
     print(f"wrote {arguments.target} ({len(page.encode()) / 1e6:.1f} MB, {shown})")
+
+
+def unhealthy(runs: Sequence[RunData], held_out: Measured | None) -> list[str]:
+    """A line for each check of a run that is not fine, with the run's name where there are several."""
+    lines = []
+    for name, run in zip(run_names(runs), runs, strict=True):
+        beginning = f"{name}: " if len(runs) > 1 else ""
+        checks = health(run, held_out if len(runs) == 1 else None)
+        lines += [f"{beginning}{check.state}: {check.seen}" for check in checks if check.state != OK]
+    return lines
 
 
 def _image_folder(arguments: RunReportArguments, found: RunData) -> Path | None:

@@ -51,18 +51,33 @@ trainer_flags() {
     given --logging_steps "$LOGGING_STEPS"
 }
 
-# next_script NAME VARIABLE: say how the script NAME of the size is started with the result of this one in VARIABLE (none:
-# ""), and with the paths that this one was given. A pipeline (PART_OF) goes on by itself.
+# next_script NAME VARIABLE DATA...: say how the script NAME of the size is started with the result of this one in VARIABLE
+# (none: ""), and with what this one was given. Where that was data or a base of the user's own, the defaults of the next
+# would be other data: the line then names what is missing of the variables DATA. A pipeline (PART_OF) goes on by itself.
 next_script() {
-    local script="${BASH_SOURCE[${#BASH_SOURCE[@]} - 1]}" words="" name
+    local script="${BASH_SOURCE[${#BASH_SOURCE[@]} - 1]}" words="" missing="" own="" name
     script="$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd)/$1.sh"
     if [ -n "${PART_OF:-}" ] || [ "${DRY_RUN:-0}" = 1 ] || [ ! -f "$script" ]; then return 0; fi
-    for name in DATA_DIR RUN_DIR WORLD_DIR IMAGE_FOLDER NUM_GPUS NUM_PROCESSES; do
-        if [[ "$(declare -p "$name" 2>/dev/null)" = "declare -x"* ]]; then words+="$name=$(printf %q "${!name}") "; fi
+    for name in PREFERENCES DIALOGUES PROMPTS CAPTIONS IMAGE_FOLDER BASE_MODEL; do
+        if is_given "$name"; then own=yes; fi
+    done
+    if [ -n "$own" ] && [ $# = 2 ]; then
+        echo "next: evaluation on data of your own, see step 8 of $ROOT/docs/walkthrough.md"
+        return 0
+    fi
+    for name in DATA_DIR RUN_DIR WORLD_DIR SFT_MODEL NUM_GPUS NUM_PROCESSES "${@:3}"; do
+        if is_given "$name"; then words+="$name=$(printf %q "${!name}") "; fi
     done
     if [ -n "$2" ]; then words+="$2=$(printf %q "$OUTPUT_DIR") "; fi
-    echo "next: ${words}bash $(printf %q "$script")"
+    if is_given BASE_MODEL; then missing=" BASE_MODEL"; fi # a reward model may have another
+    for name in ${own:+"${@:3}"}; do
+        if ! is_given "$name"; then missing+=" $name"; fi
+    done
+    echo "next: ${words}bash $(printf %q "$script")${missing:+, with your own$missing}"
 }
+
+# is_given NAME: whether a variable came out of the environment.
+is_given() { [[ "$(declare -p "$1" 2>/dev/null)" = "declare -x"* ]]; }
 
 train_reward_model() {
     absolute BASE_MODEL PREFERENCES CAPTIONS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
@@ -82,7 +97,7 @@ train_reward_model() {
         --metric_for_best_model accuracy \
         "${flags[@]}" \
         "$@"
-    next_script initialize_policy_model ""
+    next_script initialize_policy_model "" DIALOGUES IMAGE_FOLDER
 }
 
 initialize_policy_model() {
@@ -97,7 +112,7 @@ initialize_policy_model() {
         --save_strategy "$SAVE_STRATEGY" \
         "${flags[@]}" \
         "$@"
-    if [ "$(basename -- "$0")" = initialize_policy_model.sh ]; then next_script train_rl_model POLICY_MODEL; fi
+    if [ "$(basename -- "$0")" = initialize_policy_model.sh ]; then next_script train_rl_model POLICY_MODEL PROMPTS CAPTIONS IMAGE_FOLDER; fi
 }
 
 train_rl_model() {

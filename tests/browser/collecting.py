@@ -141,6 +141,12 @@ class Annotator:
     def status(self) -> str:
         return self.driver.execute_script("return document.querySelector('#status').textContent").strip()
 
+    def wait_for_goal(self) -> None:
+        """Wait for what docs/walkthrough.md tells the reader to look for."""
+        wait_for(
+            lambda: self.find("#reached") and "Goal reached" in self.find("#reached")[0].text, "the goal"
+        )
+
     def press(self, key: str) -> None:
         """Press a key wherever the focus is, and wait for another pair."""
         before = self.row()

@@ -216,6 +216,9 @@ def test_differing_words_are_marked_and_no_others(person):
 
 def test_captions_are_shown_on_demand_for_one_pair(person, site):
     assert shown(person, "#captions") and not shown(person, ".captions li")
+    # The key is named where the captions are, and only there: without captions it opens nothing.
+    assert person.find("#captions")[0].text == "Captions (c)"
+    assert "captions" not in person.find("#introduction")[0].text
     person.press("1")
     assert not shown(person, ".captions li")
     keys(person, "c")
@@ -245,9 +248,8 @@ def test_progress_towards_the_goal(person):
     assert progress() == ("2 of 2 judged, 1 with a winner", 1)
     (reached,) = person.find("#reached p")
     assert "Goal reached" in reached.text and "Ctrl-C" in reached.text
-    assert (
-        "llava_rlhf.train_reward_model --dataset_path" in reached.text and "preferences.json" in reached.text
-    )
+    assert "train_reward_model.sh with PREFERENCES=" in reached.text and "preferences.json" in reached.text
+    assert "docs/walkthrough.md" in reached.text
     person.click("b-better")  # going on is allowed
     assert progress() == ("3 judged of a goal of 2, 2 with a winner", 1)
 

@@ -66,6 +66,7 @@ def judge(driver, port: int, clicks: int) -> None:
         left, right = person.answers()
         person.press("1" if len(left) <= len(right) else "2")
         assert f"{number} judged" in person.status()
+    person.wait_for_goal()
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -75,7 +76,7 @@ def test_the_walk_with_photographs(count, spoilt_model, browser, tmp_path):
     reader = Reader(tmp_path, PICTURES=str(pictures), CAPTIONS_TABLE=str(captions))
     own = reader.clone / "runs" / "own"
     shutil.copytree(spoilt_model, own)
-    for title, blocks in sections(photographs=True).items():
+    for title, blocks in sections().items():
         for block in blocks if title[:2] not in ("1.", "3.") else ():
             if "collect_preferences" not in block:
                 last = reader.paste(block)

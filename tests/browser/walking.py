@@ -20,17 +20,10 @@ BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "*.egg-info", ".*_cache")
 
 
-def sections(photographs: bool = False) -> dict[str, list[str]]:
-    """Heading → bash blocks, in the order of the document.
-
-    Below a heading `###` stands what somebody with `photographs` pastes instead.
-    """
+def sections() -> dict[str, list[str]]:
+    """Heading → bash blocks, in the order of the document."""
     _, *parts = re.split(r"^## (.+)$", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    blocks = {}
-    for title, text in zip(parts[::2], parts[1::2], strict=True):
-        drawn, *instead = re.split(r"^### .+$", text, flags=re.MULTILINE)
-        blocks[title] = BLOCK.findall(instead[0] if instead and photographs else drawn)
-    return blocks
+    return {title: BLOCK.findall(text) for title, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def _left_out(folder: str, names: list[str]) -> set[str]:
@@ -54,7 +47,8 @@ class Reader:
         self._environment = {
             name: value
             for name, value in os.environ.items()
-            if name not in ("PYTHONPATH", "PYTHONSAFEPATH", "RUN_DIR", "PYTHON", "PICTURES")
+            if name
+            not in ("PYTHONPATH", "PYTHONSAFEPATH", "RUN_DIR", "PYTHON", "PICTURES", "CHECKED_QUESTIONS")
         } | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHON": sys.executable,

@@ -43,6 +43,40 @@ def test_the_next_script_gets_the_same_paths_and_no_other_settings(runner, tmp_p
     assert words[:-2] == [f"RUN_DIR={tmp_path}/a run", "NUM_PROCESSES=2"]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "kept", "missing"),
+    [
+        ("train_reward_model", ["PREFERENCES", "CAPTIONS", "IMAGE_FOLDER"], ["IMAGE_FOLDER"], " DIALOGUES"),
+        ("train_reward_model", ["BASE_MODEL"], [], " BASE_MODEL DIALOGUES IMAGE_FOLDER"),
+        ("initialize_policy_model", ["DIALOGUES"], [], " PROMPTS CAPTIONS IMAGE_FOLDER"),
+        (
+            "initialize_policy_model",
+            ["DIALOGUES", "PROMPTS", "CAPTIONS", "IMAGE_FOLDER"],
+            ["PROMPTS", "CAPTIONS", "IMAGE_FOLDER"],
+            "",
+        ),
+    ],
+)
+def test_with_own_data_the_line_names_what_is_missing(name, given, kept, missing, runner):
+    """The defaults of the next script are other data."""
+    (line,) = said(runner, f"tiny/{name}.sh", **{variable: f"/my/{variable}" for variable in given})
+    following, variable = NEXT[name]
+    command, _, named = line.partition(", with your own")
+    *words, shell, script = shlex.split(command.removeprefix("next: "))
+    assert named == missing and (shell, script) == (
+        "bash",
+        str(ROOT / "scripts" / "tiny" / f"{following}.sh"),
+    )
+    words = [word for word in words if not word.startswith(f"{variable}=")]
+    assert words == [f"{kind}=/my/{kind}" for kind in kept]
+
+
+@pytest.mark.parametrize("size", ["tiny", "7b-1x24gb"])
+def test_own_data_is_not_evaluated_by_the_script_of_the_benchmarks(size, runner):
+    (line,) = said(runner, f"{size}/train_rl_model.sh", IMAGE_FOLDER="/my/pictures")
+    assert line == f"next: evaluation on data of your own, see step 8 of {ROOT}/docs/walkthrough.md"
+
+
 def test_no_next_script(runner, tmp_path):
     """In a pipeline, in a dry run, after a failure, and where the size has none."""
     script = "tiny/train_rl_model.sh"

@@ -93,7 +93,10 @@ class BestOfN(Benchmark):
         (samples,) = sizes
         steps = sorted({2**power for power in range(samples.bit_length())} | {samples})
         self.metrics = {
-            f"best_of_{n}": f"expected highest score of {n} of the {samples} answers" for n in steps
+            f"best_of_{n}": f"expected highest score of {n} of the {samples} answers"
+            if n > 1
+            else "mean reward"
+            for n in steps
         }
         scored = []
         for identity, scores in groups.items():

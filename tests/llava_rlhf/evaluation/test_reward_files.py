@@ -39,6 +39,8 @@ def test_the_curve_by_hand(tmp_path):
     (tmp_path / "a.jsonl.summary.json").write_text(json.dumps({"reward_model": "runs/reward"}))
     benchmark = BestOfN(str(tmp_path / "a.jsonl"))
     scores = benchmark.score(answers([[1, 2, 5], [0, 0, 3]]), False)
+    assert benchmark.metrics["best_of_1"] == "mean reward"
+    assert benchmark.metrics["best_of_2"] == "expected highest score of 2 of the 3 answers"
     # best of 2 of 1 2 5: (2 + 5 + 5) / 3 = 4; of 0 0 3: (0 + 3 + 3) / 3 = 2
     found = summarise(scores.items, list(benchmark.metrics), 100, 0)["all"]
     assert {name: entry["value"] for name, entry in found.items()} == pytest.approx(

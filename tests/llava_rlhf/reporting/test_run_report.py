@@ -18,7 +18,15 @@ from llava_rlhf.reporting.run_data import read_run
 from llava_rlhf.reporting.selection import Bounds, Selection
 from llava_rlhf.runs.metrics import MEANINGS, meaning_of
 from tests.support.hostile_text import assert_shown_as_text, hostile
-from tests.support.run_folders import HOSTILE, rollout, write_lines, write_ppo_run
+from tests.support.run_folders import (
+    BAD,
+    GOOD,
+    HOSTILE,
+    rollout,
+    write_learning_run,
+    write_lines,
+    write_ppo_run,
+)
 from tests.support.tiny_data import command_line
 
 ALL = Bounds(per_step=0, whole_steps=1000)
@@ -50,6 +58,28 @@ class Parsed(HTMLParser):
 def write_page(run, **flags) -> str:
     run_report.run(run_report.prepare(command_line(run=run, **flags)))
     return (run / "report.html").read_text()
+
+
+def test_what_is_not_fine_is_printed(tmp_path, capsys):
+    good, bad = (
+        write_learning_run(tmp_path / name, series) for name, series in [("good", GOOD), ("bad", BAD)]
+    )
+    write_page(good)
+    unread = "not checked: Reward 1.25 → 4.25 (first to last quarter of the steps). Whether answers"
+    wrote, reward = capsys.readouterr().out.splitlines()
+    assert wrote.startswith("wrote ") and reward.startswith(unread)
+    write_page(bad)
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line[:24] for line in lines[:-1]] == [
+        "look: The critic is wors",
+        "look: The policy ran awa",
+        "look: Only 35% of the re",
+        "look: Responses collapse",
+    ]
+    assert lines[-1].startswith(unread)
+    run_report.run(run_report.prepare(command_line(run=[good, bad], output_file=tmp_path / "both.html")))
+    _, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("good: not checked: ") and second.startswith("bad: look: The critic")
 
 
 def test_the_terms_of_a_rollout_by_hand(tmp_path):
