@@ -49,16 +49,16 @@ def refuse_missing(values: Mapping[str, Any]) -> None:
         **dict.fromkeys(_FILES, require_file),
         **dict.fromkeys((*_FOLDERS, *_MODELS), require_folder),
     }
-    found = []
+    found: dict[str, str] = {}  # a path that several flags name is told once
     for name, check in checks.items():
         path = values.get(name)
-        if not path or (name in _MODELS and hub_place(path) is not None):
+        if not path or path in found or (name in _MODELS and hub_place(path) is not None):
             continue
         try:
             check(f"--{name}", path)
         except MissingPathError as error:
-            found.append(f"\n  {error}")
+            found[path] = f"\n  {error}"
     if len(found) > 1:
         raise MissingPathError(
-            f"{len(found)} things that the command line names are not there:{''.join(found)}"
+            f"{len(found)} things that the command line names are not there:{''.join(found.values())}"
         )
