@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 _HUB_ID = re.compile(r"(?:https?://[^/]+/)?([\w][\w.-]*/[\w][\w.-]*)/?")
-# Where the documents put things: a name that begins so is a path, also where it is not there yet.
-_DOCUMENTED = {
+# Where the documents put things, and why nothing may be there yet.
+DOCUMENTED = {
     "checkpoints": "misspelt, or not converted yet (docs/weights_and_data.md)",
     "runs": "misspelt, or not trained yet",
     "data": "misspelt, or not downloaded yet (docs/weights_and_data.md)",
@@ -45,7 +45,7 @@ def why_absent(path: str | Path) -> str:
         return f"no such folder; a shell leaves ~ as it is in quotes and behind = or a comma: write {home}"
     if hint := local_hint(text):
         return f"no such folder: {hint}"
-    if (hub_id := _HUB_ID.fullmatch(text)) and not begins_here(text):
+    if (hub_id := _HUB_ID.fullmatch(text)) and not os.path.isdir(text.split("/")[0]):
         name = hub_id[1]
         return (
             "no such folder. If that is the id of a model on the Hugging Face Hub, download it first and name the folder: "
@@ -54,17 +54,11 @@ def why_absent(path: str | Path) -> str:
     return "no such folder"
 
 
-def begins_here(text: str) -> bool:
-    """Whether `owner/name` can be no id of the Hub: its first part is a documented folder, or a folder that is here."""
-    first = text.split("/")[0]
-    return first in _DOCUMENTED or os.path.isdir(first)
-
-
 def local_hint(path: str | Path) -> str:
     """Why there may be nothing at a place in one of the documented folders; empty for any other place."""
     parts = Path(path).parts
-    found = next((part for part in reversed(parts[:-1]) if part in _DOCUMENTED), "")
-    return _DOCUMENTED.get(found, "")
+    found = next((part for part in reversed(parts[:-1]) if part in DOCUMENTED), "")
+    return DOCUMENTED.get(found, "")
 
 
 def _file(file: Path) -> str:

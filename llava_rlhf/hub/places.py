@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.base_place import begins_here
-
 MODEL, DATASET = "model", "dataset"
+# Folders where the documents put things: what begins so is a path, also where it is not there yet.
+DOCUMENTED = frozenset({"checkpoints", "runs", "data"})
 
 # A revision that holds slashes (a branch a/b) can't be told from a folder; those of pull requests can.
 _PLACE = re.compile(
@@ -62,9 +62,14 @@ def hub_place(text: str) -> HubPlace | None:
     name = found["repo"].split("/")[1]
     if ".." in found["repo"] or "--" in found["repo"] or (inside and {"", ".."} & set(inside.split("/"))):
         return None
-    if not found["revision"] and (begins_here(text) or (not inside and _FILE.search(name))):
+    if not found["revision"] and (_begins_here(text) or (not inside and _FILE.search(name))):
         return None
     return HubPlace(found["repo"], found["revision"], inside)
+
+
+def _begins_here(text: str) -> bool:
+    first = text.split("/")[0]
+    return first in DOCUMENTED or os.path.isdir(first)
 
 
 def place_of_download(path: str | Path) -> HubPlace | None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from llava_rlhf.hub.places import HubPlace, base_name, hub_place, place_of_download, public_name
+from llava_rlhf.hub.places import (
+    DOCUMENTED,
+    HubPlace,
+    base_name,
+    hub_place,
+    place_of_download,
+    public_name,
+)
+from models import base_place
 
 COMMIT = "0123456789" * 4
 
@@ -64,6 +72,10 @@ def test_what_is_here_wins(tmp_path, monkeypatch):
 def test_what_begins_with_a_documented_folder_is_a_path(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert hub_place(text) is None
+
+
+def test_of_every_documented_folder_it_is_known_why_something_may_be_missing():
+    assert base_place.DOCUMENTED.keys() == DOCUMENTED
 
 
 def test_what_begins_with_a_folder_that_is_here_is_a_path_unless_it_has_a_revision(tmp_path, monkeypatch):
