@@ -208,7 +208,7 @@ def test_a_judge_that_falls_silent_leaves_what_was_judged(given):
         ({"judge_options": "[1]"}, "must be a JSON object"),
         ({"label_noise": 0.7}, "from 0 to 0.5"),
         ({"annotator": "human"}, "are of --annotator judge"),
-        ({"base_model_name": "some/base"}, "holds answers: leave out --base_model_name"),
+        ({"base_model_name": "/some/base"}, "holds answers: leave out --base_model_name"),
         ({"temperature": 0}, "must be above 0"),
         ({"samples": 1}, "--samples 1: must be at least 2"),
         ({"goal": -1}, "--goal -1: must be at least 0"),
