@@ -156,11 +156,9 @@ def test_every_program_prints_its_plan_before_it_trains(tiny_base, tiny_data, tm
     for program, argv in programs:
         program.run(program.prepare(argv))
         text = capsys.readouterr().out
-        title = f"Memory of {program.__name__.split('.')[-1]}, {tiny_base.name}, estimated, MiB a process:"
+        title = f"Memory of {program.__name__.split('.')[-1]}, {tiny_base.name}, estimated, a process: tensors "
         assert text.count(title) == 1
-        assert text.index("peak of tensors") < text.index(
-            "'loss'" if program is not train_rl_model else "step 1/1"
-        )
+        assert text.index(title) < text.index("\n  the most in: ") < text.index("\nstep 1/1 ")
 
 
 def test_a_plan_that_fails_stops_no_run_and_draws_no_random_number(
@@ -173,7 +171,7 @@ def test_a_plan_that_fails_stops_no_run_and_draws_no_random_number(
     settings = (prepared.training, prepared.data, prepared.facts, prepared.model, prepared.run)
     announce_plan("train_reward_model", settings, prepared.train_set, 1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert "peak of tensors" in capsys.readouterr().out
+    assert "\n  the most in: update: 4 pairs" in capsys.readouterr().out
     announce_plan(PPO, settings, prepared.train_set, 1)  # not its settings
     assert "memory is not planned for this run (" in caplog.text and "Traceback" not in caplog.text
     (warning,) = (record for record in caplog.records if record.name.endswith("memory_planning.programs"))
@@ -197,7 +195,7 @@ def test_rows_of_text_alone_are_planned_and_trained_on(tiny_base, tiny_data, tmp
         },
     )
     reward, policy = tmp_path / "reward", tmp_path / "policy"
-    one = {"max_steps": 1}
+    one = {"max_steps": 1, "verbose": True}
     for program, argv in [
         (train_reward_model, reward_command(data, tiny_base, reward, **one)),
         (initialize_policy_model, policy_command(data, tiny_base, policy, **one)),
