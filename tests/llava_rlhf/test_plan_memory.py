@@ -156,7 +156,9 @@ def test_every_program_prints_its_plan_before_it_trains(tiny_base, tiny_data, tm
     for program, argv in programs:
         program.run(program.prepare(argv))
         text = capsys.readouterr().out
-        title = f"Memory of {program.__name__.split('.')[-1]}, {tiny_base.name}, estimated, a process: tensors "
+        title = (
+            f"Memory of {program.__name__.split('.')[-1]}, {tiny_base.name}, estimated, a process: tensors "
+        )
         assert text.count(title) == 1
         assert text.index(title) < text.index("\n  the most in: ") < text.index("\nstep 1/1 ")
 
