@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.browser.collecting import Annotator, free_port, judgements
+from tests.browser.collecting import Annotator, free_port, judgements, wait_for
 from tests.browser.walking import Reader, sections
 
 pytest.importorskip("gradio")
@@ -62,7 +62,7 @@ def judge(driver, port: int, clicks: int) -> None:
     person = Annotator(driver, port)
     person.sign_in("ann")
     for number in range(1, clicks + 1):
-        person.row()
+        wait_for(lambda: person.row() is not None, "a pair: more are sampled meanwhile")
         left, right = person.answers()
         person.press("1" if len(left) <= len(right) else "2")
         assert f"{number} judged" in person.status()
