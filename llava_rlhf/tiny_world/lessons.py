@@ -79,7 +79,7 @@ class Teacher:
     def check_list(self, scene: Scene, rng: np.random.Generator) -> Lesson:
         """The picture, then ten object names, each followed by whether it is there; half of them are."""
         opening = query_segments(self._template, [Turn("human", "")], 1)[:2]
-        ids = expand_image_tokens(self._encoder.encode(opening).ids, self.image_id, CELLS)
+        ids = expand_image_tokens(self._encoder.encode(opening).ids, self.image_id, [[self.image_id] * CELLS])
         weights = [0.0] * len(ids)
         for _ in range(CHECKS_PER_ROW):
             pool = scene.names if rng.random() < 0.5 else NAMES
@@ -92,7 +92,7 @@ class Teacher:
         """A conversation with the right answers. The words that decide an answer weigh ten times the others."""
         turns = [turn for q in questions for turn in (Turn("human", q.text), Turn("gpt", q.truth))]
         sequence = self._encoder.encode(dialogue_segments(self._template, turns, 1))
-        ids = expand_image_tokens(sequence.ids, self.image_id, CELLS)
+        ids = expand_image_tokens(sequence.ids, self.image_id, [[self.image_id] * CELLS])
         supervised = [False] * (len(ids) - len(sequence.ids)) + list(sequence.supervised)
         weights = [
             (FORM_WEIGHT if token in self._form_ids else 1.0) if used else 0.0
@@ -107,7 +107,7 @@ class Teacher:
         facts = reward_prompt_facts(question, scene.names, rng) if with_facts else None
         prompt = self._prompts[with_facts].render(facts)
         query = query_segments(self._template, [Turn("human", question.text)], 1)
-        ids = expand_image_tokens(self._encoder.encode(query).ids, self.image_id, CELLS)
+        ids = expand_image_tokens(self._encoder.encode(query).ids, self.image_id, [[self.image_id] * CELLS])
         ids += [*self._encoder.encode_response(answer), self.stop_id]
         ids += self._encoder.encode_reward_prompt(prompt)
         return Lesson(ids, [0.0] * len(ids), grade_answer(question, scene.names, answer), scene.names)

@@ -50,10 +50,10 @@ def answer_questions(
 ) -> list[str]:
     """Answers of the model, one question for each picture of float32[B, 3, 32, 32]."""
     encoder = SegmentEncoder(tokenizer, model.config.image_token_id)
-    rows = []
+    rows, image = [], model.config.image_token_id
     for question in questions:
         query = query_segments(TEMPLATES["tiny"], [Turn("human", question.text)], 1)
-        rows.append(expand_image_tokens(encoder.encode(query).ids, model.config.image_token_id, CELLS))
+        rows.append(expand_image_tokens(encoder.encode(query).ids, image, [[image] * CELLS]))
     width = max(len(row) for row in rows)
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])

@@ -75,7 +75,7 @@ def test_old_names_are_merged_and_exported_as_todays(small_base, weights, tmp_pa
     assert "language_model" in config["target_modules"]  # not the tower's layers of the same names
 
 
-@pytest.mark.parametrize("name", ["/no/such/base", "somebody/llava"])
+@pytest.mark.parametrize("name", ["/no/such/base", "./somebody/llava"])
 def test_a_base_that_is_not_there_is_told_as_it_was_written(name, weights, tmp_path):
     source = write_adapter(tmp_path / "adapter", weights)
     with pytest.raises(ValueError, match=f"^{name} is not a model directory: no such folder"):
