@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from data_utils.schema import IMAGE_MARKER, Turn
@@ -98,6 +98,15 @@ class ChatTemplate:
 
 Template = ConversationTemplate | ChatTemplate
 
+_QWEN = ChatTemplate(
+    name="qwen3_vl",
+    first="<|im_start|>user\n",
+    later="\n<|im_start|>user\n",
+    ask="<|im_end|>\n<|im_start|>assistant\n",
+    stop="<|im_end|>",
+    control=("<|im_start|>", "<|im_end|>"),
+)
+
 TEMPLATES: dict[str, Template] = {
     "v1": ConversationTemplate(
         name="v1",
@@ -111,22 +120,12 @@ TEMPLATES: dict[str, Template] = {
     "tiny": ConversationTemplate(
         name="tiny", system="", user_role="USER", assistant_role="ASSISTANT", separator=" ", stop="</s>"
     ),
-    "qwen2_5_vl": ChatTemplate(
+    "qwen2_5_vl": replace(
+        _QWEN,
         name="qwen2_5_vl",
         first="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
-        later="\n<|im_start|>user\n",
-        ask="<|im_end|>\n<|im_start|>assistant\n",
-        stop="<|im_end|>",
-        control=("<|im_start|>", "<|im_end|>"),
     ),
-    "qwen3_vl": ChatTemplate(
-        name="qwen3_vl",
-        first="<|im_start|>user\n",
-        later="\n<|im_start|>user\n",
-        ask="<|im_end|>\n<|im_start|>assistant\n",
-        stop="<|im_end|>",
-        control=("<|im_start|>", "<|im_end|>"),
-    ),
+    "qwen3_vl": _QWEN,
 }
 
 

@@ -110,7 +110,7 @@ class FeatureFiles:
                 path, framework="pt"
             ) as file:  # checks that names and sizes add up to the file's length
                 features = file.get_tensor(FEATURES)
-                grid = tuple(file.get_tensor(GRID).tolist()) if GRID in file.keys() else ()  # noqa: SIM118
+                grid = tuple(file.get_tensor(GRID).tolist()) if GRID in file.keys() else ()  # noqa: SIM118 - no dict
         except (SafetensorError, OSError) as error:
             return self._damaged(path, str(error))
         positions, width = self.shape

@@ -24,10 +24,11 @@ HF_LAYERS = HF_MODEL + LAYERS  # how the names of our tensors begin
 OLD_LAYERS = "language_model.model.layers."
 ALL_LINEAR = "all-linear"
 # What may be adapted besides the language model → the modules of that name, in any family.
-_TOWERS: dict[str, tuple[str, ...]] = {}
-for _family in FAMILIES.values():
-    for _what, _module in _family.towers.items():
-        _TOWERS[_what] = (*_TOWERS.get(_what, ()), _module)
+_TOWERS = {
+    what: tuple(dict.fromkeys(other.towers[what] for other in FAMILIES.values() if what in other.towers))
+    for family in FAMILIES.values()
+    for what in family.towers
+}
 _PARTS = (
     "language_model.",
     *(f"{module.removeprefix('model.')}." for modules in _TOWERS.values() for module in modules),

@@ -29,7 +29,7 @@ def vision_fingerprint(directory: str | Path) -> dict[str, Any]:
     try:
         for file in weight_files(Path(directory)):
             with safe_open(file, framework="pt") as weights:
-                places |= {family.present_name(stored): (file, stored) for stored in weights.keys()}  # noqa: SIM118
+                places |= {family.present_name(stored): (file, stored) for stored in weights.keys()}  # noqa: SIM118 - no dict
         names = sorted(name for name in places if name.split(".")[0] in modules)
         for name in names:
             file, stored = places[name]

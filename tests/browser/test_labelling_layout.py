@@ -157,7 +157,7 @@ def test_a_wide_window_has_the_picture_left_and_both_answers_in_sight(person):
     assert picture["right"] < answers["left"] and picture["width"] >= 350
     first, second = (box(person, f".answers section:nth-child({number})") for number in (1, 2))
     assert first["right"] < second["left"] and first["top"] == second["top"]
-    assert first["width"] == pytest.approx(second["width"], abs=1)
+    assert first["width"] == pytest.approx(second["width"], abs=1)  # columns end at whole pixels
     # 150 words each, and nothing to scroll.
     assert max(first["bottom"], second["bottom"]) <= box(person, "#bar")["top"]
 

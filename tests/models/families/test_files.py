@@ -24,7 +24,7 @@ RELEASED = {
 @torch.no_grad()
 def test_weights_under_the_names_of_released_files_are_the_same_base(world, tmp_path):
     if world.family.model_type not in RELEASED:
-        pytest.skip("tests/models/test_base_fingerprint.py")
+        pytest.skip("LLaVA's names of other ages are tests/models/test_base_fingerprint.py's")
     family = FAMILIES[world.family.model_type]
     base = shutil.copytree(world.base, tmp_path / "released")
     state = load_file(base / "model.safetensors")
