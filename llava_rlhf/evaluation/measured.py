@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from llava_rlhf.evaluation.comparison import Row, check_comparable, compare, group_runs
 from llava_rlhf.evaluation.score_files import ALL, read_score_file
 from llava_rlhf.reporting.changes import Cell, Measure, Measured
+from llava_rlhf.reporting.statistics import RESAMPLES, SEED
 
-RESAMPLES, SEED = 5000, 0  # the defaults of `evaluate compare`
 SOURCE = (
     "Held-out questions ({benchmark}), {count} of them. Intervals: 95 %, percentile bootstrap over images (or prompts); of "
     "differences paired, item by item, as evaluate compare makes them."

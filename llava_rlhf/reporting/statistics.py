@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+RESAMPLES, SEED = 5000, 0  # of a report, and the defaults of `evaluate compare`
 BATCH_NUMBERS = 4_000_000  # of an array that resampling holds at once
 
 Array = NDArray[np.float64]

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_utils.shapes_world import Scene
 from llava_rlhf.reporting.changes import Cell, Measure, Measured
-from llava_rlhf.reporting.statistics import Sums, interval, paired_difference
+from llava_rlhf.reporting.statistics import RESAMPLES, SEED, Sums, interval, paired_difference
 from llava_rlhf.tiny_world.score_answers import answer_values
 
 COLUMNS = {
@@ -28,7 +28,6 @@ MEANINGS = {
     "yes_rate": "share of yes answers to them; half of the things are there",
     "choice_accuracy": "share of multiple-choice questions answered rightly",
 }
-RESAMPLES, SEED = 5000, 0  # the defaults of `evaluate compare`
 SOURCE = (
     "{questions} questions on {pictures} held-out pictures, measured against the known scene. Intervals: 95 %, percentile "
     "bootstrap over pictures; of differences paired."

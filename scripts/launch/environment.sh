@@ -8,7 +8,7 @@ NAMES_OF_SCRIPTS='
 function plain(name) { name = toupper(name); gsub(/_/, "", name); return name }
 
 # One letter more, less or another, or two changed places: what is left of both between their common ends.
-function slip(a, b,    start, end) {
+function slip(a, b,    start) {
     if (length(a) < 6 || length(b) < 6) return 0
     while (start < length(a) && start < length(b) && substr(a, start + 1, 1) == substr(b, start + 1, 1)) start++
     a = substr(a, start + 1); b = substr(b, start + 1)
