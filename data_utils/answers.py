@@ -5,6 +5,7 @@ JSON Lines or one JSON list (gzip or not). A row has `question`, `answer`, and `
     id           string or integer
     answer_type  `GENERAL`, `A_IN_ABCD` …, or `caption_type` 1 to 7 as in the prompt files (absent: GENERAL)
     captions     the prompt's own, read where the caption map does not know the image
+    facts        the prompt's own, beside captions
     stopped      false: the answer was cut off, so no stop token follows it (absent: true)
     prompt_row   the prompt's row in its file, which orders the captions (absent: the row of the answers file)
 
@@ -26,6 +27,7 @@ from datasets import Value
 
 from data_utils.conversation import Segment, Template, query_segments
 from data_utils.datasets import ExampleDataset
+from data_utils.fact_lists import NO_FACTS, FactList, fact_list
 from data_utils.facts import FactBook, RewardPrompt
 from data_utils.foreign_rows import ANSWER, format_name, refuse_other_format
 from data_utils.items import Grids
@@ -33,7 +35,7 @@ from data_utils.json_files import read_rows
 from data_utils.pictures_elsewhere import refuse_other_markers
 from data_utils.problems import DataError, Problem, is_unicode, shorten, unreadable
 from data_utils.row_fields import BadField
-from data_utils.row_settings import RowSettings
+from data_utils.row_settings import RowSettings, beyond_one
 from data_utils.schema import (
     IMAGE_MARKER,
     ROWS,
@@ -136,11 +138,13 @@ def build_answers(
         query = len(encoder.encode(segments).ids)
         answered = encoder.encode([*segments, *answer_segments(record.answer, record.stopped, template)]).ids
         response, total = len(answered) - query, len(answered) + len(reward_prompt)
-        total += settings.beyond_one(record.images)
+        pictures = settings.picture_lengths(record.images)
+        total += beyond_one(pictures)
         if row_filter.fits(settings.limits, query, response, total):
             kept = {"row": record.row, "ids": [*answered, *reward_prompt], "images": record.images}
-            row_filter.keep(kept, {"query": [query], "response": [response], "total": [total]})
+            row_filter.keep(kept, {"query": [query], "response": [response], "total": [total], **pictures})
             row_filter.describe(encoder, kept["ids"], captions if prompt.uses_facts else None)
+            row_filter.count_facts(facts.known(record, record.answer_type))
             texts = [record.turns[0].text.replace(IMAGE_MARKER, ""), record.answer]
             row_filter.count_unknown(encoder, [kept["ids"][: query + response]], texts, captions)
             row_filter.report.answer_types[record.answer_type.name] += 1
@@ -179,6 +183,7 @@ def _wrong_fields(row: Any) -> list[BadField]:
         return wrong
     try:
         refuse_other_markers("question", row["question"])
+        _facts(row)
     except BadField as bad:
         return [bad]
     names, markers = _image_names(row), row["question"].count(IMAGE_MARKER)
@@ -206,12 +211,17 @@ def _record(row: dict[str, Any], file: str, number: int) -> AnswerRecord:
         images=names,
         turns=(Turn("human", question),),
         captions=None if row.get("captions") is None else tuple(row["captions"]),
-        extra={name: value for name, value in row.items() if name not in _CHECKS},
+        facts=_facts(row),
+        extra={name: value for name, value in row.items() if name not in (*_CHECKS, "facts")},
         answer=row["answer"],
         answer_type=AnswerType[kind] if kind is not None else AnswerType(row.get("caption_type") or 1),
         stopped=row.get("stopped") is not False,
         prompt_row=row.get("prompt_row"),
     )
+
+
+def _facts(row: dict[str, Any]) -> FactList:
+    return NO_FACTS if row.get("facts") is None else fact_list(row["facts"], "facts")
 
 
 def _image_names(row: dict[str, Any]) -> tuple[str, ...]:

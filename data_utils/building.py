@@ -14,9 +14,10 @@ from typing import Any
 
 from data_utils.conversation import dialogue_segments, message_parts, query_segments
 from data_utils.datasets import DialogueDataset, PreferenceDataset, PromptDataset
+from data_utils.fact_lists import FactList
 from data_utils.facts import FactBook, RewardPrompt
 from data_utils.images import ImagePipeline
-from data_utils.row_settings import RowSettings
+from data_utils.row_settings import RowSettings, beyond_one
 from data_utils.schema import (
     IMAGE_MARKER,
     AnswerType,
@@ -50,7 +51,8 @@ def build_preferences(
             turns = (*record.turns, Turn("gpt", output))
             pair.append([*encoder.encode(dialogue_segments(template, turns, n_images)).ids, *reward_prompt])
         responses = [len(ids) - query - len(reward_prompt) for ids in pair]
-        totals = [len(ids) + settings.beyond_one(record.images) for ids in pair]
+        pictures = settings.picture_lengths(record.images)
+        totals = [len(ids) + beyond_one(pictures) for ids in pair]
         if row_filter.fits(settings.limits, query, max(responses), max(totals)):
             row = {
                 "row": record.row,
@@ -59,8 +61,9 @@ def build_preferences(
                 "images": record.images,
                 "preference": record.preference,
             }
-            row_filter.keep(row, {"query": [query], "response": responses, "total": totals})
+            row_filter.keep(row, {"query": [query], "response": responses, "total": totals, **pictures})
             row_filter.describe(encoder, pair[0], captions if prompt.uses_facts else None)
+            row_filter.count_facts(facts.known(record, AnswerType.GENERAL))
             dialogues = [ids[: len(ids) - len(reward_prompt)] for ids in pair]
             texts = [*_texts(record.turns), *record.outputs]
             row_filter.count_unknown(encoder, dialogues, texts, captions)
@@ -80,7 +83,8 @@ def build_dialogues(path: str | Path, settings: RowSettings) -> DialogueDataset:
         tokens = encoder.encode(dialogue_segments(template, record.turns, len(record.images)))
         runs = [(answer, len(list(run))) for answer, run in groupby(tokens.supervised)]
         query, answers = runs[0][1], [length for answer, length in runs if answer]
-        total = len(tokens.ids) + settings.beyond_one(record.images)
+        pictures = settings.picture_lengths(record.images)
+        total = len(tokens.ids) + beyond_one(pictures)
         if row_filter.fits(settings.limits, query, max(answers), total):
             row = {
                 "row": record.row,
@@ -88,7 +92,7 @@ def build_dialogues(path: str | Path, settings: RowSettings) -> DialogueDataset:
                 "supervised": list(tokens.supervised),
                 "images": record.images,
             }
-            row_filter.keep(row, {"query": [query], "response": answers, "total": [total]})
+            row_filter.keep(row, {"query": [query], "response": answers, "total": [total], **pictures})
             row_filter.describe(encoder, tokens.ids, None)
             row_filter.count_unknown(encoder, [tokens.ids], _texts(record.turns), ())
     return DialogueDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
@@ -105,7 +109,7 @@ def build_prompts(
 ) -> PromptDataset:
     """PPO prompts, each with the reward prompt that its answer is scored with.
 
-    Without `facts` and `prompt` there is none, and `captions` are the row's own.
+    Without `facts` and `prompt` there is none, and captions and facts are the row's own.
 
     Limits in tokens: the query, and query + `response_len` + reward prompt against `model_max_length`.
     Raises DataError.
@@ -116,6 +120,7 @@ def build_prompts(
     row_filter.report.answer_types = Counter()
     for record in row_filter.usable(records, settings.image_folder):
         captions: tuple[str, ...] | None = record.captions or ()
+        known = record.facts if facts is None else facts.known(record, record.answer_type)
         reward_prompt: list[int] = []
         if prompt is not None and facts is not None:
             captions = row_filter.captions(record, record.answer_type, facts, prompt, seed, record.row)
@@ -123,10 +128,14 @@ def build_prompts(
                 continue
             reward_prompt = encoder.encode_behind(template.reward_prompt(prompt.render(captions)))
         query = list(encoder.encode(query_segments(template, record.turns, len(record.images))).ids)
-        total = len(query) + settings.response_len + len(reward_prompt) + settings.beyond_one(record.images)
+        pictures = settings.picture_lengths(record.images)
+        total = len(query) + settings.response_len + len(reward_prompt) + beyond_one(pictures)
         if row_filter.fits(settings.limits, len(query), settings.response_len, total):
             lengths = {"query": [len(query)], "reward prompt": [len(reward_prompt)], "total": [total]}
-            row_filter.keep(_prompt_row(record, query, reward_prompt, captions), lengths)
+            row_filter.keep(
+                _prompt_row(record, query, reward_prompt, captions, known), {**lengths, **pictures}
+            )
+            row_filter.count_facts(known)
             row_filter.describe(
                 encoder,
                 [*query, *reward_prompt],
@@ -144,7 +153,11 @@ def _texts(turns: Iterable[Turn]) -> list[str]:
 
 
 def _prompt_row(
-    record: PromptRecord, query: list[int], reward_prompt: list[int], captions: tuple[str, ...]
+    record: PromptRecord,
+    query: list[int],
+    reward_prompt: list[int],
+    captions: tuple[str, ...],
+    known: FactList,
 ) -> dict[str, Any]:
     return {
         "row": record.row,
@@ -155,5 +168,7 @@ def _prompt_row(
         "answer_type": int(record.answer_type),
         "length_bonus": record.length_bonus,
         "captions": captions,
+        "facts": [vars(fact) for fact in known.facts],
+        "facts_complete": known.complete,
         "question": message_parts(record.turns[0].text, len(record.images))[1],
     }

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from data_utils.schema import IMAGE_MARKER, Turn
+
+CHAT = "chat"  # the name of every template that is a base's own
 
 
 @dataclass(frozen=True)
 class Segment:
     """A piece of a conversation: text, one image, a token of the template or the stop token; `supervised` ones carry loss.
 
-    A `chunk` is text that is tokenised as if nothing stood before it.
+    A `chunk` is text that is tokenised as if nothing stood before it. A `run` is text as the tokenizer itself reads it
+    between two tokens.
     """
 
-    kind: Literal["text", "chunk", "image", "control", "stop"]
+    kind: Literal["text", "chunk", "run", "image", "control", "stop"]
     text: str
     supervised: bool = False
 
@@ -60,52 +63,60 @@ class ConversationTemplate:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """`{first}{question}{ask}{answer}{stop}{later}{question}{ask}…`, in which some words are tokens of their own.
+    """`{first}{question}{ask}{lead}{answer}{stop}{later}{question}{ask}…`: a base's own chat template in pieces.
 
     Attributes:
-        name: of the template.
-        first, later: in front of the first question and of every other, behind which its images stand.
-        ask: between question and answer.
+        first, later: in front of the first question and of every other.
+        first_image, later_image: the same where images stand in front of the question.
+        before_image, after_image: on both sides of each of them.
+        ask: between a question and where its answer begins.
+        lead: that an answer begins with.
         stop: the token that ends an answer.
+        trims: whether white space around questions and answers is left out.
         control: the words of all these that are tokens.
     """
 
-    name: str
     first: str
     later: str
+    first_image: str
+    later_image: str
+    before_image: str
+    after_image: str
     ask: str
+    lead: str
     stop: str
+    trims: bool
     control: tuple[str, ...]
+    name: ClassVar[str] = CHAT
 
     def question(self, text: str, n_images: int, first: bool) -> list[Segment]:
-        """As in `ConversationTemplate`. A run of text between two tokens is one segment: merges go across its pieces."""
-        images = [Segment("image", IMAGE_MARKER)] * n_images
-        opening = self._pieces(self.first if first else self.later)
-        return _joined([*opening, *images, Segment("text", text), *self._pieces(self.ask)])
+        """As in `ConversationTemplate`. What stands between two tokens is one run: merges go across its pieces."""
+        plain, followed = (self.first, self.first_image) if first else (self.later, self.later_image)
+        before, after = self._pieces(self.before_image), self._pieces(self.after_image)
+        images = [*before, Segment("image", IMAGE_MARKER), *after] * n_images
+        asked = Segment("run", self._trimmed(text))
+        return _joined(
+            [*self._pieces(followed if n_images else plain), *images, asked, *self._pieces(self.ask)]
+        )
 
     def answer(self, text: str) -> list[Segment]:
         """As in `ConversationTemplate`."""
-        return [Segment("text", text, True)]
+        return [Segment("run", self.lead + self._trimmed(text), True)]
 
     def reward_prompt(self, text: str) -> list[Segment]:
         """One more question, up to where its answer would begin: the score is read there."""
         return self.question(text.strip(), 0, first=False)
 
+    def _trimmed(self, text: str) -> str:
+        return text.strip() if self.trims else text
+
     def _pieces(self, text: str) -> list[Segment]:
-        parts = re.split(f"({'|'.join(map(re.escape, self.control))})", text)
-        return [Segment("control" if part in self.control else "text", part) for part in parts if part]
+        longest_first = sorted(self.control, key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
+        return [Segment("control" if part in self.control else "run", part) for part in parts if part]
 
 
 Template = ConversationTemplate | ChatTemplate
-
-_QWEN = ChatTemplate(
-    name="qwen3_vl",
-    first="<|im_start|>user\n",
-    later="\n<|im_start|>user\n",
-    ask="<|im_end|>\n<|im_start|>assistant\n",
-    stop="<|im_end|>",
-    control=("<|im_start|>", "<|im_end|>"),
-)
 
 TEMPLATES: dict[str, Template] = {
     "v1": ConversationTemplate(
@@ -120,13 +131,8 @@ TEMPLATES: dict[str, Template] = {
     "tiny": ConversationTemplate(
         name="tiny", system="", user_role="USER", assistant_role="ASSISTANT", separator=" ", stop="</s>"
     ),
-    "qwen2_5_vl": replace(
-        _QWEN,
-        name="qwen2_5_vl",
-        first="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
-    ),
-    "qwen3_vl": _QWEN,
 }
+VERSIONS = (*TEMPLATES, CHAT)
 
 
 def dialogue_segments(template: Template, turns: Sequence[Turn], n_images: int) -> list[Segment]:
@@ -175,11 +181,11 @@ def _segments(template: Template, turns: Sequence[Turn], n_images: int) -> list[
 
 
 def _joined(segments: Sequence[Segment]) -> list[Segment]:
-    """Texts that stand side by side as one."""
+    """Runs that stand side by side as one."""
     joined: list[Segment] = []
     for segment in segments:
-        if segment.kind == "text" and joined and joined[-1].kind == "text":
-            joined[-1] = Segment("text", joined[-1].text + segment.text)
+        if segment.kind == "run" and joined and joined[-1].kind == "run":
+            joined[-1] = Segment("run", joined[-1].text + segment.text)
         elif segment.text:
             joined.append(segment)
     return joined

@@ -17,6 +17,7 @@ import torch
 from datasets import Value
 
 from data_utils.batches import FILL
+from data_utils.fact_lists import FactList
 from data_utils.feature_files import FeatureFiles, StoredImages, read_images
 from data_utils.images import ImagePipeline, Pictures
 from data_utils.items import DialogueItem, PairItem, PromptItem
@@ -24,6 +25,12 @@ from data_utils.schema import AnswerType
 from data_utils.summary import DataReport
 
 ItemT = TypeVar("ItemT")
+FACT = {
+    "source": Value("string"),
+    "kind": Value("string"),
+    "text": Value("string"),
+    "confidence": Value("float64"),
+}
 
 
 class ExampleDataset(torch.utils.data.Dataset, Generic[ItemT], ABC):
@@ -147,6 +154,8 @@ class PromptDataset(ExampleDataset[PromptItem]):
             "answer_type": Value("int32"),
             "length_bonus": Value("float64"),
             "captions": [Value("string")],
+            "facts": [FACT],
+            "facts_complete": Value("bool"),
             "question": Value("string"),
         }
     )
@@ -188,6 +197,7 @@ class PromptDataset(ExampleDataset[PromptItem]):
             answer_type=AnswerType(row["answer_type"]),
             length_bonus=row["length_bonus"],
             captions=tuple(row["captions"]),
+            facts=FactList.of_rows(row["facts"], row["facts_complete"]),
             question=row["question"],
             stored=stored,
             reward_stored=reward_stored,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
 
+from data_utils.fact_lists import NO_FACTS, FactList, captions_as_facts
 from data_utils.file_signatures import SEEN, foreign_file
 from data_utils.schema import AnswerType, Record
 
@@ -39,26 +40,50 @@ def caption_key(image: str, answer_type: AnswerType) -> str:
 
 
 class FactBook:
-    """The facts known about examples: a caption map (None: none was given) and the policy for a miss."""
+    """The facts known about examples: maps of captions and of other facts, and the policy for a miss.
 
-    def __init__(self, captions: Mapping[str, tuple[str, ...]] | None, missing: MissingCaptions):
+    Args:
+        captions: image → captions; None: no map was given.
+        missing: what to do with a miss.
+        facts: image → facts beside captions; None: no map was given.
+    """
+
+    def __init__(
+        self,
+        captions: Mapping[str, tuple[str, ...]] | None,
+        missing: MissingCaptions,
+        facts: Mapping[str, FactList] | None = None,
+    ):
         self._captions = captions or {}
+        self._facts = facts or {}
         self.missing = MissingCaptions(missing)
 
     def find(self, record: Record, answer_type: AnswerType) -> tuple[str, ...] | None:
-        """Facts of a row in the map's order: those of all its images, else the row's own `captions`.
+        """What the reward model may read of a row, in the maps' order: captions, then lines of other facts.
 
-        Returns () for a row that has nothing to look up (no image, no own captions), and None for a miss:
-        a row with images of which none is known, and no captions of its own.
+        Returns () for a row that has nothing to look up (no image, nothing of its own), and None for a miss:
+        a row with images of which nothing is known, and nothing of its own.
         """
+        found = (*self._captions_of(record, answer_type), *self._beside(record).lines())
+        return found or (None if record.images else ())
+
+    def known(self, record: Record, answer_type: AnswerType) -> FactList:
+        """All facts of a row, captions first."""
+        return captions_as_facts(self._captions_of(record, answer_type)).joined(self._beside(record))
+
+    def _captions_of(self, record: Record, answer_type: AnswerType) -> tuple[str, ...]:
+        """Those of all its images, else the row's own."""
         found: list[str] = []
         for image in record.images:
             found += self._captions.get(caption_key(image, answer_type), ())
-        if found:
-            return tuple(found)
-        if record.captions:
-            return record.captions
-        return None if record.images else ()
+        return tuple(found) or record.captions or ()
+
+    def _beside(self, record: Record) -> FactList:
+        """Facts beside captions: those of all its images, and the row's own."""
+        facts = NO_FACTS
+        for image in record.images:
+            facts = facts.joined(self._facts.get(image, NO_FACTS))
+        return facts.joined(record.facts)
 
     def key_like(self, key: str) -> str | None:
         """A key of the map, one that seems to mean the same image where there is one; None without a map."""

@@ -9,6 +9,7 @@ from typing import Any
 from data_utils.row_fields import BadField
 
 FORMATS = 'see "Record formats" in docs/formats.md'
+IMPORT = "python -m llava_rlhf.make_dataset import --source FILE converts them"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class RowKind:
 
 
 _MESSAGES, _OUTPUTS = frozenset({"conversations"}), frozenset({"output_1", "output_2", "preference"})
-_COMMON = frozenset({"conversations", "captions"})
+_COMMON = frozenset({"conversations", "captions", "facts"})
 DIALOGUE = RowKind("a dialogue", (_MESSAGES,), "conversations (and image)", _COMMON)
 PREFERENCE = RowKind(
     "a preference",
@@ -47,7 +48,7 @@ ANSWER = RowKind(
     "an answer",
     (frozenset({"question"}), frozenset({"answer"})),
     "question, answer and image",
-    frozenset("question answer captions stopped prompt_row answer_type caption_type".split()),
+    frozenset("question answer captions facts stopped prompt_row answer_type caption_type".split()),
 )
 
 # Fields that a row has → whose rows have them; the first that fits is named.
@@ -79,6 +80,12 @@ _FORMATS: tuple[tuple[str, str], ...] = (
     ("prompt", "TRL prompts"),
 )
 
+# Names of those that become preferences.
+_IMPORTED = (
+    *("ms-swift preferences", "LLaMA-Factory preferences (ShareGPT", "LLaMA-Factory preferences (messages)"),
+    *("TRL preferences", "DPO pairs", "RLHF-V", "VLFeedback"),
+)
+
 
 def refuse_other_format(row: Mapping[str, Any], kind: RowKind) -> None:
     """Raise BadField, with the name of the format, for a row that lacks what it must have and is of another format."""
@@ -89,7 +96,8 @@ def refuse_other_format(row: Mapping[str, Any], kind: RowKind) -> None:
     if name is None and kind is PREFERENCE and row.get("conversations") is not None:
         name = "dialogues or prompts"
     if name is not None:
-        remedy = f"these are the fields of {name}; {kind.name} here has {kind.fields}: {FORMATS}"
+        way = IMPORT if kind is PREFERENCE and name.startswith(_IMPORTED) else FORMATS
+        remedy = f"these are the fields of {name}; {kind.name} here has {kind.fields}: {way}"
         raise BadField("row", sorted(row), remedy, f"format {name}")
 
 

@@ -135,25 +135,26 @@ class ImagePipeline:
     """Files → pixels of one vision tower.
 
     `pad` centres the image on a square of the processor's mean colour first, so that nothing is cropped;
-    `square` gives the processor the image as it is (CLIP's: shorter edge resized, centre cropped). Where images are not all
-    alike, each keeps its shape, and neither is asked.
+    `square` gives the processor the image as it is (CLIP's: shorter edge resized, centre cropped); so does None, where a
+    family has no choice.
     Of an animation the first frame is taken, of 16 bits a channel the upper 8, and EXIF says which side is up.
-    `grids` reads from the processor's tensors how each image is cut up; None: all are alike.
+    `cut` reads from the processor's tensors the rows of pixels of all images, and how each is cut up; None: all are alike.
     Raises ValueError on an unknown mode, and on an image that cannot be decoded.
     """
 
     def __init__(
         self,
         processor: BaseImageProcessor,
-        image_aspect_ratio: Literal["pad", "square"] = "pad",
-        grids: Callable[[Mapping[str, torch.Tensor]], tuple[tuple[int, ...], ...] | None] | None = None,
+        image_aspect_ratio: Literal["pad", "square"] | None = "pad",
+        cut: Callable[[Mapping[str, torch.Tensor]], tuple[torch.Tensor, tuple[tuple[int, ...], ...]]]
+        | None = None,
     ):
-        if image_aspect_ratio not in ASPECT_RATIOS:
+        if image_aspect_ratio not in (*ASPECT_RATIOS, None):
             raise ValueError(f"image_aspect_ratio {image_aspect_ratio!r}: must be one of {ASPECT_RATIOS}")
         self.processor = processor
         self.image_aspect_ratio = image_aspect_ratio
-        self._grids = grids
-        self._pads = image_aspect_ratio == "pad" and grids is None
+        self._cut = cut
+        self._pads = image_aspect_ratio == "pad"
         self._background = tuple(int(channel * 255) for channel in processor.image_mean)
 
     def __call__(self, folder: str | Path, names: Sequence[str]) -> Pictures:
@@ -162,14 +163,15 @@ class ImagePipeline:
             import torch
 
             return (
-                Pictures(torch.zeros(0, 3, *self.size))
-                if self._grids is None
-                else Pictures(torch.zeros(0), ())
+                Pictures(torch.zeros(0, 3, *self.size)) if self._cut is None else Pictures(torch.zeros(0), ())
             )
-        images = [self._open(folder, name) for name in names]
-        tensors = self.processor(images=images, return_tensors="pt")
-        grids = None if self._grids is None else self._grids(tensors)
-        return Pictures(tensors["pixel_values"].float(), grids)
+        tensors = self.tensors(folder, names)
+        pixels, grids = (tensors["pixel_values"], None) if self._cut is None else self._cut(tensors)
+        return Pictures(pixels.float(), grids)
+
+    def tensors(self, folder: str | Path, names: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        """All that the image processor makes of n images, at least one."""
+        return self.processor(images=[self.opened(folder, name) for name in names], return_tensors="pt")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -177,7 +179,8 @@ class ImagePipeline:
         size = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
         return size["height"], size["width"]
 
-    def _open(self, folder: str | Path, name: str) -> Image.Image:
+    def opened(self, folder: str | Path, name: str) -> Image.Image:
+        """The image as the processor is given it."""
         image = _open_image(folder, name)
         return _pad_to_square(image, self._background) if self._pads else image
 
@@ -292,7 +295,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def _pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
     width, height = image.size
-    side = max(width, height)
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    square = Image.new("RGB", (max(image.size),) * 2, colour)
+    square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
     return square

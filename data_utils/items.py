@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from data_utils.fact_lists import NO_FACTS, FactList
 from data_utils.feature_files import StoredImages
 from data_utils.schema import AnswerType
 
@@ -45,7 +46,7 @@ class PromptItem:
 
     `images` float32 [n, 3, h, w] are the policy's, `reward_images` float32 [n, 3, H, W] the reward model's (None when
     both look through one tower); `captions` are the facts in the order the reward model reads them (the row's own captions
-    where nothing is scored); `question` is the text as the query reads it, without image markers. `stored`, `grids` and
+    where nothing is scored); `facts` are all that is known of the row, whatever the reward model reads; `question` is the text as the query reads it, without image markers. `stored`, `grids` and
     `reward_stored`, `reward_grids` belong to `images` and `reward_images` as in PairItem.
     """
 
@@ -64,3 +65,4 @@ class PromptItem:
     reward_stored: StoredImages | None = None
     grids: Grids | None = None
     reward_grids: Grids | None = None
+    facts: FactList = NO_FACTS

@@ -51,7 +51,7 @@ def read_placed_rows(path: str | Path) -> list[tuple[str, Any]]:
     text = read_text(path)
     if text.lstrip().startswith("{"):
         return _lines(text)
-    value = _parse(text)
+    value = parse_json(text)
     if not isinstance(value, list):
         raise ValueError(f"holds a JSON {type(value).__name__}, not a list of rows")
     return [(f"row {number}", row) for number, row in enumerate(value)]
@@ -61,7 +61,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises ValueError, without the file's name, when it can't be read."""
     text = read_text(path)
     try:
-        value = _parse(text)
+        value = parse_json(text)
     except ValueError:
         if _several_objects(text):
             raise ValueError("holds JSON Lines, one object a line, not one object") from None
@@ -123,12 +123,12 @@ def _lines(text: str) -> list[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            values.append((f"line {number}", _parse(line)))
+            values.append((f"line {number}", parse_json(line)))
         except ValueError as error:
             values.append((f"line {number}", BadLine(number, line, str(error))))
     rows = [value for _, value in values]
     if all(isinstance(row, BadLine) for row in rows):
-        value = _parse(text)  # says where the file breaks off, if it is no JSON over several lines
+        value = parse_json(text)  # says where the file breaks off, if it is no JSON over several lines
         raise ValueError(f"holds a JSON object, not a list of rows{object_hint(value)}")
     if len(rows) == 1 and isinstance(rows[0], dict) and (hint := object_hint(rows[0])):
         raise ValueError(f"holds a JSON object, not a list of rows{hint}")
@@ -139,20 +139,22 @@ def _several_objects(text: str) -> bool:
     """Whether a text begins with two lines that are objects."""
     lines = [line for line in text.split("\n", 5)[:5] if line.strip()][:2]
     try:
-        return len(lines) == 2 and all(isinstance(_parse(line), dict) for line in lines)
+        return len(lines) == 2 and all(isinstance(parse_json(line), dict) for line in lines)
     except ValueError:
         return False
 
 
-def _parse(text: str) -> Any:
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; objects that spell a key twice are `RepeatedKeys`. Raises ValueError."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except RecursionError as error:
         raise ValueError("is no JSON that can be read: nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"is no JSON ({error}){text_hint(text)}") from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What a JSON decoder makes of an object: `RepeatedKeys` where one stands there twice."""
     value = dict(pairs)
     return value if len(value) == len(pairs) else RepeatedKeys(pairs)

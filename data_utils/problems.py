@@ -73,4 +73,8 @@ def shorten_text(text: str, width: int = 160) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether a string is valid Unicode: JSON can spell half a surrogate pair, which no tokenizer can read."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # of a surrogate: there is nothing else that UTF-8 can't spell
+        return False
+    return True

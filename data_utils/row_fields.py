@@ -50,4 +50,4 @@ def refuse_other_spellings(row: Mapping[str, Any], known: Collection[str]) -> No
 
 
 def _plain(key: str) -> str:
-    return "".join(letter for letter in key.lower() if letter.isalnum())
+    return "".join(filter(str.isalnum, key.lower()))

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_utils.fact_lists import FactList
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt, caption_key, shuffled_captions
 from data_utils.images import QUICK_CHECKS, ImageChecks, check_image
 from data_utils.problems import SHOWN_PROBLEMS, DataError, Problem, shorten
@@ -49,6 +50,7 @@ class RowFilter:
     problems: list[Problem]
     skip_invalid: bool
     image_checks: ImageChecks = QUICK_CHECKS
+    one_image: str | None = None  # the family of the base, where it reads an image otherwise beside others
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -68,6 +70,10 @@ class RowFilter:
                 self._refuse(record, "image", name, f"{checked[name]}; fix the file or the row")
             if bad:
                 self.drop("missing or unreadable image")
+            elif self.one_image and len(record.images) > 1:
+                remedy = f"{self.one_image} reads an image beside others otherwise than alone; name one in each row"
+                self._refuse(record, "image", list(record.images), remedy)
+                self.drop("several images in a row")
             else:
                 yield record
 
@@ -139,6 +145,12 @@ class RowFilter:
             self.report.caption_coverage = (known + bool(captions), unknown + (not captions))
         if len(self.report.examples) < SHOWN_EXAMPLES:
             self.report.examples.append(encoder.decode(ids))
+
+    def count_facts(self, known: FactList) -> None:
+        """Count the facts of a kept row by their sources."""
+        for source, count in Counter(fact.source for fact in known.facts).items():
+            rows, facts = self.report.fact_sources.get(source, (0, 0))
+            self.report.fact_sources[source] = (rows + 1, facts + count)
 
     def count_unknown(
         self,

@@ -7,12 +7,13 @@ tokenised; a record is the JSON row with its types checked. The schema is open: 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 from data_utils.caption_maps import read_captions as read_captions  # all readers are imported from here
+from data_utils.fact_lists import NO_FACTS, FactList, fact_list
 from data_utils.foreign_rows import DIALOGUE, PREFERENCE, PROMPT, RowKind, refuse_other_format
 from data_utils.json_files import BadLine, read_rows, repeated_key
 from data_utils.pictures_elsewhere import refuse_no_name, refuse_pictures_elsewhere
@@ -51,7 +52,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Record:
-    """One row: where it stands, its images (paths relative to the image folder) and its messages."""
+    """One row: where it stands, its images (paths relative to the image folder), its messages and what is known of it."""
 
     file: str
     row: int
@@ -60,6 +61,7 @@ class Record:
     turns: tuple[Turn, ...]
     captions: tuple[str, ...] | None
     extra: Mapping[str, Any]
+    facts: FactList = field(default=NO_FACTS, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,16 @@ def read_prompts(path: str | Path) -> tuple[list[PromptRecord], list[Problem]]:
     return _read_rows(path, _parse_prompt, PROMPT)
 
 
+def preference_of(value: Any, path: str | Path, row: int) -> PreferenceRecord:
+    """One preference pair out of row `row` of a file, as `read_preferences` reads it. Raises BadField."""
+    return _checked(value, _parse_preference, PREFERENCE, path, row)
+
+
+def prompt_of(value: Any, path: str | Path, row: int) -> PromptRecord:
+    """One PPO prompt out of row `row` of a file, as `read_prompts` reads it. Raises BadField."""
+    return _checked(value, _parse_prompt, PROMPT, path, row)
+
+
 def refuse_no_row(value: Any) -> tuple[str, Any, str] | None:
     """(field, value, remedy) of a value that is no row at all, whatever rows should hold; None for a JSON object."""
     if isinstance(value, BadLine):
@@ -122,14 +134,20 @@ def _read_rows(
     problems: list[Problem] = []
     for row, value in enumerate(rows):
         try:
-            if (wrong := refuse_no_row(value)) is not None:
-                raise BadField(*wrong)
-            refuse_other_format(value, kind)
-            refuse_unread_fields(value, kind)
-            records.append(parse(value, {"file": str(path), "row": row}))
+            records.append(_checked(value, parse, kind, path, row))
         except BadField as bad:
             problems.append(bad_row(path, row, bad))
     return records, problems
+
+
+def _checked(
+    value: Any, parse: Callable[[dict, dict], RecordT], kind: RowKind, path: str | Path, row: int
+) -> RecordT:
+    if (wrong := refuse_no_row(value)) is not None:
+        raise BadField(*wrong)
+    refuse_other_format(value, kind)
+    refuse_unread_fields(value, kind)
+    return parse(value, {"file": str(path), "row": row})
 
 
 def refuse_unread_fields(row: Mapping[str, Any], kind: RowKind) -> None:
@@ -239,8 +257,12 @@ def _common(row: dict, turns: tuple[Turn, ...], known: set[str]) -> dict[str, An
     images = image_names(row.get("image"))
     _check_markers(turns, images)
     captions = None if row.get("captions") is None else caption_texts(row["captions"], "captions")
-    extra = {key: value for key, value in row.items() if key not in known | {"id", "image", "captions"}}
-    return {"id": str(name), "images": images, "turns": turns, "captions": captions, "extra": extra}
+    facts = NO_FACTS if row.get("facts") is None else fact_list(row["facts"], "facts")
+    extra = {
+        key: value for key, value in row.items() if key not in known | {"id", "image", "captions", "facts"}
+    }
+    common = {"images": images, "turns": turns, "captions": captions, "facts": facts, "extra": extra}
+    return {"id": str(name), **common}
 
 
 def _check_markers(turns: tuple[Turn, ...], images: tuple[str, ...]) -> None:

@@ -7,13 +7,15 @@ the business of `llava_rlhf.tiny_world.make_world`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from data_utils.shapes_drawings import Drawing, DrawnObject, draw, sample_drawing
 from data_utils.shapes_text import (
     CHOICE,
     DESCRIBE,
@@ -30,9 +32,21 @@ from data_utils.shapes_text import (
     yes_no_answer,
     yes_no_question,
 )
-from data_utils.shapes_world import NAMES, PlacedObject, Scene, mentioned_objects
+from data_utils.shapes_world import NAMES, PlacedObject, Scene, mentioned_objects, render, sample_scene
 
 Row = dict[str, Any]
+AnyScene = Scene | Drawing
+
+
+class Pictures(NamedTuple):
+    """A way to draw scenes: what draws one, and what paints it with a level of pixel noise."""
+
+    sample: Callable[[np.random.Generator], AnyScene]
+    paint: Callable[[Any, float], Image.Image]
+    noise: float  # when none is asked for
+
+
+PICTURES = {"noisy": Pictures(sample_scene, render, 0.4), "drawn": Pictures(sample_drawing, draw, 0.0)}
 
 # A habit of the annotators: some objects are claimed far more often than others, whatever the picture shows.
 _FAVOURITE_WEIGHTS = 0.8 ** np.arange(len(NAMES))
@@ -110,7 +124,7 @@ def _human(text: str, with_image: bool) -> Row:
     return {"from": "human", "value": f"<image>\n{text}" if with_image else text}
 
 
-def dialogue_row(index: int, scene: Scene, noise: AnnotationNoise, rng: np.random.Generator) -> Row:
+def dialogue_row(index: int, scene: AnyScene, noise: AnnotationNoise, rng: np.random.Generator) -> Row:
     """One multi-turn SFT row: a description, two yes/no questions and a multiple-choice question, in random order."""
     names = scene.names
     questions = [
@@ -219,7 +233,7 @@ def synthetic_answer(question: Question, names: Sequence[str], answer: str, rng:
 def preference_row(
     row_id: str,
     image: str,
-    scene: Scene,
+    scene: AnyScene,
     question: Question,
     responses: tuple[str, str],
     rng: np.random.Generator,
@@ -254,15 +268,20 @@ def preference_row(
     return row
 
 
-def scenes_to_json(scenes: Mapping[str, Scene]) -> Row:
+def scenes_to_json(scenes: Mapping[str, AnyScene]) -> Row:
     """Ground truth of a world, image name -> scene, as JSON."""
     return {image: {**asdict(scene), "names": list(scene.names)} for image, scene in scenes.items()}
 
 
-def read_scenes(path: Path | str) -> dict[str, Scene]:
+def read_scenes(path: Path | str) -> dict[str, AnyScene]:
     """Read the ground truth that `scenes_to_json` wrote."""
     raw = json.loads(Path(path).read_text(encoding="utf-8"))
-    return {
-        image: Scene(tuple(PlacedObject(**placed) for placed in entry["objects"]), entry["noise_seed"])
-        for image, entry in raw.items()
-    }
+    return {image: _scene(entry) for image, entry in raw.items()}
+
+
+def _scene(entry: Row) -> AnyScene:
+    if "width" not in entry:
+        return Scene(tuple(PlacedObject(**placed) for placed in entry["objects"]), entry["noise_seed"])
+    objects = tuple(DrawnObject(**{**placed, "fill": tuple(placed["fill"])}) for placed in entry["objects"])
+    background = tuple(entry["background"])
+    return Drawing(entry["width"], entry["height"], background, objects, entry["noise_seed"])

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data_utils.fact_lists import CAPTION
+
 SHOWN_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 1200
 SHORT_EXAMPLE = 400  # characters of the one that a run shows before it begins
@@ -42,6 +44,7 @@ class DataReport:
 
     `images` is (rows with an image, rows of text alone) of those kept;
     `caption_coverage` is (rows with facts, rows without), None when no facts are asked for;
+    `fact_sources` is by source (rows, facts);
     `unknown` is by kind of text, and empty where the tokenizer can write every text; `repeated_ids` counts rows whose id an earlier row has; `answer_types` counts the rows of each answer type, None where rows have none.
     """
 
@@ -53,6 +56,7 @@ class DataReport:
     repeated_ids: int = 0
     images: tuple[int, int] = (0, 0)
     caption_coverage: tuple[int, int] | None = None
+    fact_sources: dict[str, tuple[int, int]] = field(default_factory=dict)
     answer_types: Counter[str] | None = None
     unknown: dict[str, UnknownTokens] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
@@ -77,6 +81,12 @@ def format_report(report: DataReport, in_full: bool = True) -> str:
     if report.caption_coverage is not None:
         known, unknown = report.caption_coverage
         lines.append(f"  facts: {known} rows with, {unknown} without")
+    if report.fact_sources.keys() - {CAPTION}:
+        said = (
+            f"{source} {count} in {rows} rows"
+            for source, (rows, count) in sorted(report.fact_sources.items())
+        )
+        lines.append(f"  facts by source: {'; '.join(said)}")
     if report.answer_types is not None:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(report.answer_types.items()))
         lines.append(f"  answer types: {counts}")

@@ -45,8 +45,11 @@ class SegmentEncoder:
         spec.update(post_processor=None, truncation=None, padding=None)
         self._prefixed = _backend(_sentencepiece_prefix(spec))
         self._bare = _backend(_without_prefix(spec))
+        self._own = _backend(spec)
+        self._prefixes_once = _first_text_only(spec)
         self._has_dummy_prefix = _adds_space_piece(self._prefixed)
         self._tokenizer = tokenizer
+        self._begins_with_bos = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._control_ids = (special | {image_token_id}) - {tokenizer.unk_token_id}
         self.image_token_id = image_token_id
@@ -60,9 +63,14 @@ class SegmentEncoder:
         self.lacks_words = self._unknown_id is not None and not writes_bytes
 
     def encode(self, segments: Iterable[Segment]) -> TokenSequence:
-        """Ids of a conversation, BOS first; a token is supervised iff its segment is."""
-        bos = self._tokenizer.bos_token_id
-        begin = [] if bos is None else [bos]
+        """Ids of a conversation, BOS first; a token is supervised iff its segment is.
+
+        A base's own template gets one only where the tokenizer itself writes one, and the template has not.
+        """
+        segments, bos = list(segments), self._tokenizer.bos_token
+        own = bool(segments) and segments[0].kind in ("control", "run")
+        begun = own and (segments[0] == Segment("control", bos or "") or not self._begins_with_bos)
+        begin = [] if bos is None or begun else [self._tokenizer.bos_token_id]
         found = self._encode(segments, "start")
         return TokenSequence((*begin, *found.ids), (*([False] * len(begin)), *found.supervised))
 
@@ -80,6 +88,9 @@ class SegmentEncoder:
                 new = [self._token_id(segment.text)]
             elif segment.kind == "chunk":
                 new = self._plain(self._prefixed, segment.text)
+            elif segment.kind == "run":
+                begins = before == "start" or not (before == "run" or self._prefixes_once)
+                new = self._plain(self._own if begins else self._bare, segment.text)
             else:
                 new = self._encode_text(segment.text, before)
             ids += new
@@ -213,6 +224,12 @@ def _without_prefix(spec: dict[str, Any]) -> dict[str, Any]:
         "normalizer": _join(normalizers, "normalizers"),
         "pre_tokenizer": _join(steps, "pretokenizers"),
     }
+
+
+def _first_text_only(spec: dict[str, Any]) -> bool:
+    """Whether what is put in front stands at the very beginning only, not behind every token too."""
+    steps = _parts(spec["pre_tokenizer"], "pretokenizers")
+    return any(s["type"] == "Metaspace" and s.get("prepend_scheme") == "first" for s in steps)
 
 
 def _adds_space_piece(backend: Tokenizer) -> bool:

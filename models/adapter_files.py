@@ -181,7 +181,7 @@ def _expected(config: LoraConfig, sizes: LayerSizes) -> dict[str, Shape]:
     """Name → shape of the tensors that PEFT makes on a base; ranks that differ by layer are not looked at."""
     rank = None if config.rank_pattern else config.r
     shapes: dict[str, Shape] = {}
-    for linear in adapted_layers(config, sizes.layers, sizes.widths):
+    for linear in adapted_layers(config, sizes.layers, sizes.widths, sizes.family):
         shapes |= lora_shapes(HF_MODEL + linear, rank, sizes.widths[linear.rsplit(".", 1)[1]])
     return shapes
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 HF_MODEL = "base_model.model."  # how PEFT begins the names of all tensors
-LAYERS = "model.language_model.layers."  # in the model itself
-HF_LAYERS = HF_MODEL + LAYERS  # how the names of our tensors begin
+# How the names of our tensors begin, in all families but those with another `language_part`.
+HF_LAYERS = f"{HF_MODEL}model.{Family.language_part}.layers."
 OLD_LAYERS = "language_model.model.layers."
 ALL_LINEAR = "all-linear"
 # What may be adapted besides the language model → the modules of that name, in any family.
@@ -108,35 +108,44 @@ def unfit_tensors(names: Collection[str]) -> str | None:
     return f"{' and '.join(parts)}; {REMEDY}" if parts else None
 
 
-def adapted_layers(config: LoraConfig, layers: int, names: Iterable[str]) -> list[str]:
+def adapted_layers(
+    config: LoraConfig, layers: int, names: Iterable[str], family: Family | type[Family] = Family
+) -> list[str]:
     """Full names of those linear layers of a language model that an adapter's settings mean, under whatever age of names.
 
     Args:
         config: the settings.
         layers: transformer layers of the language model.
         names: of the linear layers of one of them.
+        family: of the model.
     """
-    names = tuple(names)
-    linear = [LAYERS + module_name(layer, name) for layer in range(layers) for name in names]
-    return [name for name in linear if _means(config, name) or _means(config, _old(name))]
+    names, start = tuple(names), f"model.{family.language_part}.layers."
+    places = [module_name(layer, name) for layer in range(layers) for name in names]
+    return [
+        start + place
+        for place in places
+        if _means(config, start + place) or _means(config, OLD_LAYERS + place)
+    ]
 
 
-def on_language_model(config: LoraConfig, layers: int, names: Iterable[str]) -> LoraConfig:
+def on_language_model(
+    config: LoraConfig, layers: int, names: Iterable[str], family: Family | type[Family] = Family
+) -> LoraConfig:
     """The settings in today's names and for the language model alone, in place: PEFT finds the same layers by them.
 
     A list such as `q_proj` would also match the attention of the CLIP tower, and names from before 4.52 match nothing.
     """
     names = tuple(names)
-    wanted = adapted_layers(config, layers, names)
+    wanted = adapted_layers(config, layers, names, family)
     elsewhere = any(_means(config, name) for name in _ELSEWHERE)
     if wanted and (elsewhere or not all(_means(config, name) for name in wanted)):
         kinds = [name for name in names if any(full.endswith(f".{name}") for full in wanted)]
         whole = len(wanted) == layers * len(kinds)
-        config.target_modules = Family.lora_pattern(kinds) if whole else set(wanted)
+        config.target_modules = family.lora_pattern(kinds) if whole else set(wanted)
         config.layers_to_transform = config.layers_pattern = config.exclude_modules = None
     for patterns in (config.rank_pattern, config.alpha_pattern):
         for key in [key for key in patterns if OLD_LAYERS in key]:
-            patterns[key.replace(OLD_LAYERS, LAYERS)] = patterns.pop(key)
+            patterns[key.replace(OLD_LAYERS, f"model.{family.language_part}.layers.")] = patterns.pop(key)
     return config
 
 
@@ -146,7 +155,3 @@ def _means(config: LoraConfig, name: str) -> bool:
     if isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR:
         return name != "lm_head"
     return config.target_modules is not None and bool(check_target_module_exists(config, name))
-
-
-def _old(name: str) -> str:
-    return OLD_LAYERS + name.removeprefix(LAYERS)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.base_files import read_base_config
+from models.base_files import read_family
+from models.families.base import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -29,11 +30,13 @@ class LayerSizes:
         base: the directory, for messages.
         layers: number of transformer layers.
         widths: name of a linear layer → (inputs, outputs).
+        family: of the base.
     """
 
     base: str
     layers: int
     widths: Mapping[str, tuple[int, int]]
+    family: type[Family] = Family
 
     @property
     def hidden_size(self) -> int:
@@ -46,7 +49,8 @@ class LayerSizes:
 
 def read_layer_sizes(base: str | Path) -> LayerSizes:
     """Read `LayerSizes` from `config.json`. Raises ValueError for a directory that is not a LLaVA base."""
-    return layer_sizes(base, read_base_config(base).get_text_config())
+    family = read_family(base)
+    return replace(layer_sizes(base, family.config.get_text_config()), family=type(family))
 
 
 def layer_sizes(base: str | Path, text: PreTrainedConfig) -> LayerSizes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from models.adapter_files import read_adapter_config, read_adapter_tensors, save_adapter
 from models.adapter_names import on_language_model
+from models.divided_weights import check_whole, whole
 from models.sampling_layers import lora_places, stand_ins
-from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, NO_ADAPTER, LoraSettings
 from models.vlm import VisionLanguageModel
 
 
@@ -109,6 +110,15 @@ class AdapterBank(nn.Module):
         """
         if name not in self.peft_model.peft_config:
             raise KeyError(f"no adapter {name!r} in this bank; it has {', '.join(self.names)}")
+        with self._entered(name, training) as vlm:
+            yield vlm
+
+    def use_base(self) -> AbstractContextManager[VisionLanguageModel]:
+        """Run the base under no adapter, in eval mode. Raises RuntimeError while another `use` is open."""
+        return self._entered(NO_ADAPTER, training=False)
+
+    @contextmanager
+    def _entered(self, name: str, training: bool) -> Iterator[VisionLanguageModel]:
         if self._active is not None:
             raise RuntimeError(f"adapter {self._active!r} is in use; leave it before {name!r} is entered")
         self._switch(name)
@@ -166,18 +176,31 @@ class AdapterBank(nn.Module):
             for key, tensor in targets.items():
                 tensor.copy_(weights[key])
 
+    @contextmanager
+    def whole(self, name: str) -> Iterator[None]:
+        """Have one adapter whole, to `save` it: where weights are divided (ZeRO-3) every process must enter; else nothing happens."""
+        with whole(self.parameters_of(name).values()):
+            yield
+
     def save(self, name: str, directory: str | Path, base_model: str | None = None) -> None:
-        """Write one adapter as a plain PEFT folder.
+        """Write one adapter as a plain PEFT folder; inside `whole` where its weights may be divided.
 
         Args:
             name: the adapter.
             directory: created if needed; receives `adapter_config.json` and `adapter_model.safetensors`.
             base_model: recorded as `base_model_name_or_path`, for whoever opens the folder with PEFT alone.
+
+        Raises:
+            RuntimeError: as `state_dict_of`.
         """
         save_adapter(self.state_dict_of(name), self.peft_model.peft_config[name], directory, base_model)
 
     def state_dict_of(self, name: str) -> dict[str, Tensor]:
-        """One adapter's tensors under the key names of PEFT's files."""
+        """One adapter's tensors under the key names of PEFT's files.
+
+        Raises RuntimeError where they are divided and nobody has made them `whole`.
+        """
+        check_whole(self.parameters_of(name).values())
         return get_peft_model_state_dict(self.peft_model, adapter_name=name, save_embedding_layers=False)
 
     def load(self, name: str, directory: str | Path) -> None:
@@ -244,7 +267,9 @@ def _lora_config(spec: AdapterSpec, vlm: VisionLanguageModel) -> LoraConfig:
             target_modules=vlm.family.lora_pattern(lora.layers),
         )
     layers = vlm.model.config.get_text_config().num_hidden_layers
-    config = on_language_model(read_adapter_config(spec.source), layers, LANGUAGE_MODEL_LINEAR_LAYERS)
+    config = on_language_model(
+        read_adapter_config(spec.source), layers, LANGUAGE_MODEL_LINEAR_LAYERS, vlm.family
+    )
     config.inference_mode = False  # PEFT would freeze it; `AdapterBank` declares what trains
     config.lora_dropout = (
         0.0  # what is loaded is sampled from too: an update must see the policy that answered

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from models.base_files import read_base_config
 from models.base_weights import check_weights
-from models.families.registry import FAMILIES, family_of
+from models.families.registry import family_of
 from models.json_objects import read_object
 
 if TYPE_CHECKING:
@@ -25,13 +25,12 @@ _TEXT_COUNTS = (
 )
 
 
-def check_base(path: str | Path, weights: bool = True, program: str | None = None) -> None:
+def check_base(path: str | Path, weights: bool = True) -> None:
     """Refuse a directory that is no whole base, in the order above.
 
     Args:
         path: the directory.
         weights: False where nothing will be loaded; configuration, tokenizer and image processor suffice then.
-        program: who asks; a family that has not been through every program lists those that it has.
 
     Raises:
         ValueError: as said.
@@ -39,11 +38,6 @@ def check_base(path: str | Path, weights: bool = True, program: str | None = Non
     folder = Path(path)
     config = read_base_config(folder)
     family = family_of(config)
-    if family.programs is not None and program not in family.programs:
-        raise ValueError(
-            f"{path} is a {family.title}, with which this program does not work yet (only {', '.join(family.programs)}); "
-            f"name a {' or '.join(known.title for known in FAMILIES.values() if known.programs is None)}"
-        )
     _check_sizes(folder / "config.json", config, family.vision_counts)
     family.check_folder(folder)
     _check_vocabulary(folder, config)

@@ -30,7 +30,7 @@ def base_fingerprint(directory: str | Path) -> str:
     layers = family.config.get_text_config().num_hidden_layers
     linear = (f"{'mlp' if name in _MLP else 'self_attn'}.{name}" for name in LANGUAGE_MODEL_LINEAR_LAYERS)
     inner = [f"layers.{layer}.{name}" for name in linear for layer in sorted({0, layers - 1})]
-    wanted = {f"language_model.{name}.weight" for name in ("embed_tokens", *inner, "norm")}
+    wanted = {f"{family.language_part}.{name}.weight" for name in ("embed_tokens", *inner, "norm")}
     wanted.update(family.known_by)
     found: dict[str, bytes] = {}
     for file in weight_files(Path(directory)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.base_place import check_place
-from models.families.registry import FAMILIES
+from models.families.registry import FAMILIES, REFUSED
 from models.json_objects import read_object
 
 STORED_FORMAT = "bitsandbytes"
@@ -49,10 +49,12 @@ def _refuse_other_models(file: Path, fields: dict[str, Any]) -> None:
     kind = fields.get("model_type")
     if kind in FAMILIES and "vision_config" in fields:
         return
-    known = [family for family in FAMILIES.values() if family.programs is None]
+    known = FAMILIES.values()
     titles = " or ".join(family.title for family in known)
     if kind in FAMILIES:
         why = FAMILIES[kind].no_tower
+    elif kind in REFUSED:
+        why = f"{REFUSED[kind]}; name a {titles}"
     elif kind is None:
         why = "it names no model_type"
     elif str(kind).removesuffix("_vision_model") in _NO_LANGUAGE:

@@ -23,7 +23,6 @@ _TEXT_LAYER = (
     "post_attention_layernorm",
 )
 _SHOWN = 3
-EMBEDDINGS = "language_model.embed_tokens.weight"
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -79,9 +78,10 @@ def check_weights(directory: Path, config: PreTrainedConfig) -> None:
         )
     text = config.get_text_config()
     expected = (text.vocab_size, text.hidden_size)
-    if found[EMBEDDINGS].shape != expected:
+    embeddings = found[f"{family.language_part}.embed_tokens.weight"].shape
+    if embeddings != expected:
         raise ValueError(
-            f"{directory}: the weights hold embeddings of {list(found[EMBEDDINGS].shape)}, config.json says "
+            f"{directory}: the weights hold embeddings of {list(embeddings)}, config.json says "
             f"{list(expected)} (vocab_size, hidden_size); fetch both from the same place"
         )
 
@@ -106,16 +106,16 @@ def _check_index(directory: Path, stored: dict[str, StoredShape]) -> None:
 
 def _needed(config: PreTrainedConfig) -> Iterator[str]:
     """Present names of what every model of the family has."""
-    text = config.get_text_config()
-    yield from (EMBEDDINGS, "language_model.norm.weight")
+    family, text = family_of(config), config.get_text_config()
+    yield from (f"{family.language_part}.{name}.weight" for name in ("embed_tokens", "norm"))
     yield from (
-        f"language_model.layers.{layer}.{name}.weight"
+        f"{family.language_part}.layers.{layer}.{name}.weight"
         for layer in range(text.num_hidden_layers)
         for name in _TEXT_LAYER
     )
     if not (config.tie_word_embeddings or getattr(text, "tie_word_embeddings", False)):
         yield "lm_head.weight"
-    yield from family_of(config).weight_names()
+    yield from family.weight_names()
 
 
 def _listed(names: list[str]) -> str:

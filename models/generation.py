@@ -52,11 +52,14 @@ class Sample(NamedTuple):
         mask: bool[B, T], True up to and with the stop token.
         finite: bool[B], False where a logit was NaN or +∞, or all were −∞: what was drawn from there on means nothing. None
             from an engine that does not know.
+        log_probs: float32[B, T] in nats, of the drawn tokens among those that could be drawn, at the temperature; 0 where not
+            real. None where they were not kept.
     """
 
     ids: Tensor
     mask: Tensor
     finite: Tensor | None = None
+    log_probs: Tensor | None = None
 
 
 @torch.no_grad()

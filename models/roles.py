@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.adapters import AdapterBank
 from models.generation import Sample, SamplingSettings, sample
-from models.heads import ScalarHead
+from models.heads import Head
 from models.packed_features import PackedFeatures
 
 
@@ -72,9 +72,9 @@ class Policy(nn.Module):
 
 
 class _HeadedModel(nn.Module):
-    """Base + adapter + scalar head."""
+    """Base + adapter + head; a value model's is linear, as return normalisation rewrites its one layer."""
 
-    def __init__(self, bank: AdapterBank, adapter: str, head: ScalarHead):
+    def __init__(self, bank: AdapterBank, adapter: str, head: Head):
         super().__init__()
         self.bank = bank
         self.adapter = adapter
@@ -99,7 +99,7 @@ class ValueModel(_HeadedModel):
 
 
 class RewardModel(_HeadedModel):
-    """r(x, y) = w · h_last + b, h_last at the last real token (arXiv 2309.14525, section 2)."""
+    """r(x, y) = head(h_last), h_last at the last real token (arXiv 2309.14525, section 2: w · h_last + b)."""
 
     def forward(
         self,

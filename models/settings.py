@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LANGUAGE_MODEL_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+NO_ADAPTER = "(none)"  # no layer has one of this name, so none is applied
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 
 

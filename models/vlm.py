@@ -26,6 +26,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from models.base_files import read_family
 from models.base_kind import check_kind
+from models.divided_weights import is_divided
 from models.families.base import Family, Grid
 from models.families.registry import FAMILIES, family_of
 from models.matrix_products import use_frozen_products
@@ -107,6 +108,11 @@ class VisionLanguageModel(nn.Module):
         """The part that reads embeddings and gives hidden states."""
         return self.family.language_model(self.model)
 
+    @property
+    def tower_is_divided(self) -> bool:
+        """Whether processes hold a part each of the vision tower (ZeRO-3), so that all of them must run it together."""
+        return is_divided(self.family.tower(self.model))
+
     def encode_images(
         self, pixel_values: Tensor | None, image_index: Tensor | None, image_grids: Tensor | None = None
     ) -> PackedFeatures | None:
@@ -121,7 +127,7 @@ class VisionLanguageModel(nn.Module):
             Features without gradient, or None when there are no images. Each distinct image is encoded once.
         """
         images = pixel_values is not None and image_index is not None and image_index.numel() > 0
-        if not images and not hasattr(next(self.family.tower(self.model).parameters()), "ds_id"):
+        if not images and not self.tower_is_divided:
             return None
         if images:
             slots = image_index.tolist()
@@ -197,7 +203,7 @@ class VisionLanguageModel(nn.Module):
             position_ids = text_positions(mask, columns, input_ids.device)
         output = self.language_model(
             inputs_embeds=embeds,
-            attention_mask=None if mask is None else mask.long(),
+            attention_mask=self.family.attention_mask(mask, None if table is None else places, embeds, cache),
             position_ids=position_ids[..., -input_ids.shape[1] :],
             past_key_values=cache,
             use_cache=cache is not None,
@@ -217,7 +223,7 @@ class VisionLanguageModel(nn.Module):
         if mask is not None and self.model.config.get_text_config()._attn_implementation == "sdpa":
             # The shape that attention needs: for any other transformers first looks whether all is True, and so waits
             # for the device at every token.
-            mask = mask[:, None, None, :]
+            mask = self.family.decode_mask(mask[:, None, None, :])
         output = self.language_model(
             inputs_embeds=self.model.get_input_embeddings()(token.unsqueeze(1)),
             attention_mask=mask,
@@ -236,9 +242,15 @@ def load_base(path: str | Path, settings: BaseSettings) -> VisionLanguageModel:
     """Load a directory in Hugging Face format, frozen.
 
     Raises:
-        ValueError: the directory is no checkpoint of a family that is supported (`check_kind` says what it is).
+        ValueError: the directory is no checkpoint of a family that is supported (`check_kind` says what it is), or its
+            attention can't be computed by these kernels.
     """
     family = FAMILIES[check_kind(path)["model_type"]]
+    if settings.attn_implementation not in family.attention_kernels:
+        raise ValueError(
+            f"--attn_implementation {settings.attn_implementation} can't compute the attention of a {family.title} ({path}); "
+            f"use {' or '.join(family.attention_kernels)}"
+        )
     quantization = settings.quantization_config(family)
     model = family.model_class().from_pretrained(
         path,

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from data_utils.conversation import ChatTemplate, Template, dialogue_segments, query_segments
+from data_utils.conversation import ChatTemplate, ConversationTemplate, Template, query_segments
 from data_utils.schema import IMAGE_MARKER, Turn
-from models.base_files import read_family
+from llava_rlhf.assembly.template_files import read_chat_template, shown
 
 QUESTION = "What is in the picture?"
-ANSWER = "A cat."
-FITTING = "only LLaVAs on Vicuna-1.5 fit `v1`, Qwen2.5-VLs `qwen2_5_vl` and Qwen3-VLs `qwen3_vl`, and there is no template for others here"
-_SHOWN = 160  # characters of a prompt in a warning
+FITTING = "only LLaVAs on Vicuna-1.5 fit `v1`; `--version chat` takes the template that a base has itself"
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +26,16 @@ def check_conversation(base: str | Path, tokenizer: PreTrainedTokenizerBase, tem
     Args:
         base: the base's folder, which may hold a chat template.
         tokenizer: of the base.
-        template: how dialogues will be written.
+        template: how dialogues will be written; one that was read from the base is known to fit.
 
     Raises:
         ValueError: the template's stop is not the token at which sampling ends.
     """
+    if isinstance(template, ChatTemplate):
+        return
     check_stop(base, tokenizer, template)
     theirs = read_chat_template(base)
     if theirs is None:
-        return
-    if isinstance(template, ChatTemplate):
-        _check_chat_template(base, tokenizer, template, theirs)
         return
     ours = render_template(template)
     try:
@@ -55,40 +51,11 @@ def check_conversation(base: str | Path, tokenizer: PreTrainedTokenizerBase, tem
         logger.warning(
             "%s was made for another prompt than --version %s writes, so its answers may be worse than it can give: %s.\n"
             "  its chat template: %s\n  --version %-9s: %s",
-            *(base, template.name, FITTING, _shown(prompt), template.name, _shown(ours)),
+            *(base, template.name, FITTING, shown(prompt), template.name, shown(ours)),
         )
 
 
-def _check_chat_template(
-    base: str | Path, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, theirs: str
-) -> None:
-    """Refuse a template that writes a dialogue otherwise than the base's own, by probes of one and two questions."""
-    family = read_family(base)
-    image = "".join(tokenizer.convert_ids_to_tokens(list(family.placeholder(family.blank()[1][0]))))
-    for counts in ((0,), (1,), (2,), (0, 1), (1, 0), (2, 1)):
-        turns, messages = [], []
-        for count in counts:
-            parts = [{"type": "image"}] * count + [{"type": "text", "text": QUESTION}]
-            turns += [Turn("human", f"{IMAGE_MARKER}\n" * count + QUESTION), Turn("gpt", ANSWER)]
-            messages += [
-                {"role": "user", "content": parts},
-                {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]},
-            ]
-        for asks in (False, True):  # a whole dialogue, and one that waits for an answer
-            end = -1 if asks else None
-            segments = (query_segments if asks else dialogue_segments)(template, turns[:end], sum(counts))
-            ours = "".join(image if segment.kind == "image" else segment.text for segment in segments)
-            written = tokenizer.apply_chat_template(
-                messages[:end], chat_template=theirs, tokenize=False, add_generation_prompt=asks
-            )
-            if written != ours and (asks or written.rstrip() != ours):
-                raise ValueError(
-                    f"--version {template.name} writes another conversation than the chat template of {base}: "
-                    f"{_shown(ours)}, not {_shown(written)}; name a base with that template"
-                )
-
-
-def check_stop(base: str | Path, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+def check_stop(base: str | Path, tokenizer: PreTrainedTokenizerBase, template: ConversationTemplate) -> None:
     """Raise ValueError unless the template's stop is the token at which sampling ends."""
     ends = f"template {template.name!r} ends an answer with {template.stop!r}"
     if template.stop not in tokenizer.get_vocab():
@@ -102,7 +69,7 @@ def check_stop(base: str | Path, tokenizer: PreTrainedTokenizerBase, template: T
         )
 
 
-def render_template(template: Template) -> str:
+def render_template(template: ConversationTemplate) -> str:
     """A question on an image in a template's words, up to where the answer begins."""
     segments = query_segments(template, [Turn("human", f"{IMAGE_MARKER}\n{QUESTION}")], 1)
     return "".join(segment.text for segment in segments)
@@ -137,27 +104,6 @@ def _first_that(render: Callable[[Any], str], contents: list[Any], fits: Callabl
     return render(last)
 
 
-def read_chat_template(base: str | Path) -> str | None:
-    """The chat template of a base, from the files in which Hugging Face has kept it, the newest first; None: it has none."""
-    file = Path(base) / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8", errors="replace")
-    return next(_templates_in_json(Path(base)), None)
-
-
-def _templates_in_json(base: Path) -> Iterator[str]:
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        try:
-            found = json.loads((base / name).read_text(encoding="utf-8")).get("chat_template")
-        except (OSError, ValueError, AttributeError):
-            continue  # whoever needs the file says what is wrong with it
-        if isinstance(found, list):  # of several, by name
-            named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-            found = named.get("default")
-        if isinstance(found, str) and found.strip():
-            yield found
-
-
 def _ask_alike(ours: str, theirs: str) -> bool:
     """Whether the roles and their order are the same; begin-of-text, system text and white space may differ."""
     return _plain(theirs).endswith(_plain(ours))
@@ -165,7 +111,3 @@ def _ask_alike(ours: str, theirs: str) -> bool:
 
 def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else f"…{text[-_SHOWN:]}")

@@ -21,6 +21,9 @@ from models.base_files import read_family
 from models.vision_fingerprint import vision_fingerprint
 
 FORMAT = 1
+NO_CACHE_UNDER_ZERO_3 = (
+    "--feature_cache: ZeRO-3 cuts up the vision tower, so that no process can leave it out; use ZeRO-2"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +74,7 @@ def with_feature_cache(
     if directory is None:
         return dataset, None
     if is_deepspeed_zero3_enabled():
-        raise ValueError(
-            "--feature_cache: ZeRO-3 cuts up the vision tower, so that no process can leave it out; use ZeRO-2"
-        )
+        raise ValueError(NO_CACHE_UNDER_ZERO_3)
     dtype = model.base_settings(training.bf16, training.fp16, "cpu").compute_dtype
     main_process = training.process_index == 0
     files = open_feature_cache(directory, training.model_name_or_path, pipeline, dtype, main_process)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from data_utils.batches import ImageBatch
+from data_utils.batches import ImageBatch, left_pad
 from data_utils.feature_files import DTYPE, FeatureFiles
 from data_utils.items import PromptItem
 from data_utils.tokens import expand_image_tokens
@@ -82,8 +82,10 @@ class SeenImages:
             for name, slot in zip(names, images.image_index, strict=True)
             if name not in self._seen
         }
-        if new:
+        # ZeRO-3: another process may have new ones, and all run its tower together.
+        if new or vlm.tower_is_divided:
             found = encode_images(vlm, images.only(list(new.values())), self._caches.get(tower))
+        if new:
             self._seen |= zip(new, zip(found.split(), found.grids, strict=True), strict=True)
         slots, start = [], 0
         for item in items:
@@ -115,6 +117,25 @@ def encode_images(
 def expand_query(ids: Sequence[int], grids: Iterable[Grid], vlm: VisionLanguageModel) -> list[int]:
     """A query with each image at its full width, by its grid."""
     return expand_image_tokens(ids, vlm.image_token_id, map(vlm.family.placeholder, grids))
+
+
+def expand_queries(
+    queries: Sequence[Sequence[int]], image_features: PackedFeatures | None, vlm: VisionLanguageModel
+) -> list[list[int]]:
+    """Queries with each image at its full width; `image_features` of the images of all rows, one behind the other."""
+    grids = iter(image_features.grids if image_features else ())
+    return [expand_query(ids, grids, vlm) for ids in queries]
+
+
+def padded_queries(
+    queries: Sequence[Sequence[int]],
+    image_features: PackedFeatures | None,
+    vlm: VisionLanguageModel,
+    pad_id: int,
+) -> tuple[Tensor, Tensor]:
+    """As `expand_queries`, left-padded: int64[B, P] and mask bool[B, P] on the model's device."""
+    ids, mask = left_pad(expand_queries(queries, image_features, vlm), pad_id)
+    return ids.to(vlm.device), mask.to(vlm.device)
 
 
 def _encode_and_store(vlm: VisionLanguageModel, images: ImageBatch, files: FeatureFiles) -> list[Tensor]:

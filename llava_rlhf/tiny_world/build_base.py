@@ -1,6 +1,6 @@
 """Train the tiny world's base model (its stand-in for CLIP + Vicuna) from nothing and save it.
 
-python -m llava_rlhf.tiny_world.build_base --output_dir scripts/tiny/base --seed 0
+python -m llava_rlhf.tiny_world.build_base --family llava --output_dir scripts/tiny/base --seed 0
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from data_utils.facts import RewardPrompt
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.tiny_world.plan import Plan
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
-MEASURED_NOISE = (0.0, 0.2, 0.4, 0.5)
+FAMILIES = ("llava", "qwen2_5_vl")  # of `kinds`, which loads torch
 
 
 @dataclass
 class BuildArguments:
-    """Settings of the base build. The curriculum's own numbers stand in `plan.Plan`."""
+    """Settings of the base build. The curriculum's own numbers stand in `plan.Plan`, one for each family."""
 
     output_dir: str = field(metadata={"help": "Folder for the base; replaced once the new base is complete."})
     seed: int = field(default=0, metadata={"help": "Seed of the initial weights and of all lessons."})
-    naming_steps: int = field(default=Plan.naming_steps, metadata={"help": "Steps of stage 1."})
-    mixture_steps: int = field(default=Plan.mixture_steps, metadata={"help": "Steps of stage 3."})
+    family: str = field(default="llava", metadata={"help": f"Of the base: {' or '.join(FAMILIES)}."})
+    naming_steps: int | None = field(default=None, metadata={"help": "Steps of stage 1; None: the plan's."})
+    mixture_steps: int | None = field(default=None, metadata={"help": "Steps of stage 3; None: the plan's."})
     threads: int = field(
         default=1, metadata={"help": "CPU threads; the model is too small for more to help."}
     )
@@ -34,28 +34,42 @@ class BuildArguments:
         default=256, metadata={"help": "Held-out pictures for each noise level at the end."}
     )
 
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(
+                f"--family {self.family}: there is no tiny world for it; choose {' or '.join(FAMILIES)}"
+            )
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Those that were given, by their names in the plan."""
+        given = {"naming_steps": self.naming_steps, "mixture_steps": self.mixture_steps}
+        return {name: steps for name, steps in given.items() if steps is not None}
+
 
 def build(settings: BuildArguments) -> dict[str, object]:
     """Train, measure and save; returns what is also written to `build.json` beside the model."""
     import torch
     from transformers import set_seed
 
-    from llava_rlhf.tiny_world.base_model import build_model, save_base
     from llava_rlhf.tiny_world.curriculum import Curriculum
+    from llava_rlhf.tiny_world.kinds import KINDS
     from llava_rlhf.tiny_world.lessons import Teacher
     from llava_rlhf.tiny_world.measure import measure
-    from llava_rlhf.tiny_world.tokenizer import build_tokenizer
+    from models.families.registry import family_of
 
     torch.set_num_threads(settings.threads)
     set_seed(settings.seed)
     start, start_cpu = time.perf_counter(), time.process_time()
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    kind = KINDS[settings.family]
+    tokenizer = kind.build_tokenizer()
+    model = kind.build_model(tokenizer)
     plain, factual = (RewardPrompt.from_file(PROMPTS / f"tiny_{k}reward_prompt.txt") for k in ("", "fact_"))
-    plan = Plan(naming_steps=settings.naming_steps, mixture_steps=settings.mixture_steps)
-    curriculum = Curriculum(model, Teacher(tokenizer, plain, factual), plan, settings.seed)
+    plan = replace(kind.plan, **settings.steps)
+    teacher = Teacher(kind, family_of(model.config), tokenizer, (plain, factual))
+    curriculum = Curriculum(model, teacher, plan, settings.seed)
     model.train()
-    print(f"stage 1: cells named rightly {curriculum.name_things():.3f}")
+    print(f"stage 1: positions named rightly {curriculum.name_things():.3f}")
     for step, losses in curriculum.learn_language():
         numbers = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
         print(f"step {step}: {numbers} ({time.perf_counter() - start:.0f} s)", flush=True)
@@ -68,12 +82,12 @@ def build(settings: BuildArguments) -> dict[str, object]:
         "cpu_seconds": round(time.process_time() - start_cpu),
         "plan": asdict(plan),
     }
-    for noise in MEASURED_NOISE:
-        skill = measure(model, tokenizer, noise, settings.measured_images, settings.seed)
+    for noise in kind.measured_noise:
+        skill = measure(kind, model, tokenizer, noise, settings.measured_images, settings.seed)
         record[f"noise {noise}"] = asdict(skill)
         print(f"noise {noise}: {skill.line()}", flush=True)
     folder = Path(settings.output_dir)
-    save_base(model, tokenizer, folder)
+    kind.save_base(model, tokenizer, folder)
     (folder / "build.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(
         f"base in {folder}: {sum(p.numel() for p in model.parameters())} parameters, "

@@ -14,75 +14,63 @@ A reward model that is given captions sees noisier pictures than anyone else, so
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import trange
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
-from data_utils.shapes_world import CELLS, IMAGE_SIZE, NAMES, Scene, add_noise, render_clean, sample_scene
-from llava_rlhf.tiny_world.base_model import HIDDEN, MEAN, STD
+from data_utils.shapes_files import AnyScene
+from data_utils.shapes_world import NAMES
 from llava_rlhf.tiny_world.lessons import GRADES, Lesson, LessonBatch, Teacher, batch_lessons, random_question
 from llava_rlhf.tiny_world.plan import Plan
+from models.families.base import Place
+from models.positions import picture_positions, text_positions
 
 NAMING_SCALE = 40.0
 QUESTIONS_PER_DIALOGUE = 3
 
 
-def picture_batch(scenes: list[Scene], noise: tuple[float, float], rng: np.random.Generator) -> Tensor:
-    """float32[B, 3, 32, 32] in [-1, 1]; each picture gets its own noise from the range."""
-    levels = rng.uniform(*noise, size=len(scenes))
-    noisy = [add_noise(render_clean(scene), level, rng) for scene, level in zip(scenes, levels, strict=True)]
-    pixels = torch.from_numpy(np.stack(noisy)).permute(0, 3, 1, 2).float()
-    return (pixels / 255.0 - MEAN) / STD
-
-
-def image_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Projected features, float32[B, 4, D], one for each cell."""
-    assert pixels.shape[-1] == IMAGE_SIZE
-    return torch.stack(list(model.model.get_image_features(pixels).pooler_output))
-
-
-def _scenes(count: int, rng: np.random.Generator) -> list[Scene]:
-    return [sample_scene(rng) for _ in range(count)]
-
-
 class Curriculum:
     """The three stages on one model. `seed` decides every lesson; the model's initial weights are the caller's."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, teacher: Teacher, plan: Plan, seed: int):
+    def __init__(self, model: PreTrainedModel, teacher: Teacher, plan: Plan, seed: int):
         self.model = model
         self.teacher = teacher
+        self.kind, self.family = teacher.kind, teacher.family
         self.plan = plan
         self.rng = np.random.default_rng(seed)
-        self.grade_probe = nn.Linear(HIDDEN, len(GRADES))
-        self.object_probe = nn.Linear(HIDDEN, 2)
+        width = model.config.get_text_config().hidden_size
+        self.grade_probe = nn.Linear(width, len(GRADES))
+        self.object_probe = nn.Linear(width, 2)
+        self.vision = [
+            p for name in self.family.towers.values() for p in model.get_submodule(name).parameters()
+        ]
+        # Drawn beforehand where drawing takes long; the tower is asked once about each when it learns no more.
+        self.known = [self.kind.sample_scene(self.rng) for _ in range(plan.scenes)]
+        self._features: dict[AnyScene, Tensor] = {}
 
     def name_things(self) -> float:
-        """Stage 1; returns the share of cells named rightly in the last 50 steps."""
-        vision = [
-            *self.model.model.vision_tower.parameters(),
-            *self.model.model.multi_modal_projector.parameters(),
-        ]
+        """Stage 1; returns the share of positions named rightly in the last 50 steps."""
         words = self.model.get_input_embeddings().weight.detach()
         classes = words[[*self.teacher.name_ids.values(), self.teacher.nothing_id]]
-        optimizer = torch.optim.AdamW(vision, lr=self.plan.naming_lr, weight_decay=0.01, fused=True)
+        weights = torch.tensor([1.0] * len(NAMES) + [self.plan.nothing_weight])
+        optimizer = torch.optim.AdamW(self.vision, lr=self.plan.naming_lr, weight_decay=0.01, fused=True)
         hits = []
         for step in trange(self.plan.naming_steps, desc="1 naming", unit="step", disable=None):
             warm = min(1.0, (step + 1) / 20)
             cosine = 0.5 * (1 + math.cos(math.pi * step / self.plan.naming_steps))
             _set_lr(optimizer, self.plan.naming_lr * warm * cosine)
-            scenes = _scenes(self.plan.naming_batch, self.rng)
-            pixels = picture_batch(scenes, self.plan.noise, self.rng)
-            logits = NAMING_SCALE * image_features(self.model, pixels) @ classes.T
-            target = cell_classes(scenes)
-            loss = functional.cross_entropy(logits.flatten(0, 1), target.flatten())
-            _update(optimizer, loss, vision)
+            scenes = self._scenes(self.plan.naming_batch)
+            logits = NAMING_SCALE * self._encode(scenes, self.plan.noise) @ classes.T
+            target = torch.tensor([place for scene in scenes for place in self.kind.classes(scene)])
+            loss = functional.cross_entropy(logits, target, weights)
+            _update(optimizer, loss, self.vision)
             hits.append((logits.argmax(-1) == target).float().mean().item())
-        for parameter in vision:
+        for parameter in self.vision:
             parameter.requires_grad_(False)
         return float(np.mean(hits[-50:]))
 
@@ -113,31 +101,55 @@ class Curriculum:
     def _losses(self, step: int) -> dict[str, Tensor]:
         plan, rng, teacher = self.plan, self.rng, self.teacher
         if step < plan.checking_steps:
-            scenes = _scenes(2 * plan.batch, rng)
+            scenes = self._scenes(2 * plan.batch)
             return {"check": self._answer_loss(scenes, [teacher.check_list(s, rng) for s in scenes])}
-        scenes = _scenes(plan.batch, rng)
+        scenes = self._scenes(plan.batch)
         dialogues = [
             teacher.dialogue(s, [random_question(s.names, rng) for _ in range(QUESTIONS_PER_DIALOGUE)])
             for s in scenes
         ]
         losses = {"dialogue": self._answer_loss(scenes, dialogues)}
-        scenes = _scenes(plan.batch // 3, rng)
+        scenes = self._scenes(plan.batch // 3)
         losses["check"] = 0.3 * self._answer_loss(scenes, [teacher.check_list(s, rng) for s in scenes])
         for name, noise in (("grades", plan.noise), ("grades_facts", plan.facts_noise)):
-            scenes = _scenes(plan.batch // 2, rng)
+            scenes = self._scenes(plan.batch // 2)
             lessons = [teacher.graded(s, rng, with_facts=name == "grades_facts") for s in scenes]
             losses[name] = self._grades_loss(scenes, lessons, noise)
         return losses
 
-    def _hidden(self, scenes: list[Scene], batch: LessonBatch, noise: tuple[float, float]) -> Tensor:
-        """Last hidden states, float32[B, L, D]. Padding is on the right, so causal attention needs no mask."""
-        features = image_features(self.model, picture_batch(scenes, noise, self.rng))
-        words = self.model.get_input_embeddings()(batch.ids)
-        slots = (batch.ids == self.teacher.image_id)[..., None].expand_as(words)
-        embedded = words.masked_scatter(slots, features)
-        return self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    def _scenes(self, count: int) -> list[AnyScene]:
+        if self.known:
+            return [self.known[index] for index in self.rng.integers(len(self.known), size=count)]
+        return [self.kind.sample_scene(self.rng) for _ in range(count)]
 
-    def _answer_loss(self, scenes: list[Scene], lessons: list[Lesson]) -> Tensor:
+    def _encode(self, scenes: Sequence[AnyScene], noise: tuple[float, float]) -> Tensor:
+        """Features float32[ΣK, D] of the scenes' pictures."""
+        learning = self.vision[0].requires_grad
+        if learning or not self.known or noise != (0.0, 0.0):
+            return torch.cat(self._look_at(scenes, noise))
+        new = [scene for scene in dict.fromkeys(scenes) if scene not in self._features]
+        if new:
+            self._features.update(zip(new, self._look_at(new, noise), strict=True))
+        return torch.cat([self._features[scene] for scene in scenes])
+
+    def _look_at(self, scenes: Sequence[AnyScene], noise: tuple[float, float]) -> list[Tensor]:
+        pixels = self.kind.pixels(scenes, noise, self.rng)
+        return list(self.family.encode(self.model, pixels, [self.kind.grid(scene) for scene in scenes]))
+
+    def _hidden(self, scenes: list[AnyScene], batch: LessonBatch, noise: tuple[float, float]) -> Tensor:
+        """Last hidden states, float32[B, L, D]. Padding is on the right, so causal attention needs no mask."""
+        words = self.model.get_input_embeddings()(batch.ids)
+        places = batch.ids == self.teacher.image_id
+        lying = [self.family.place(self.kind.grid(scene)) for scene in scenes]
+        if isinstance(lying[0], Place):
+            positions, _ = picture_positions(places, None, lying)
+        else:
+            positions = text_positions(None, batch.ids.shape[1], batch.ids.device)
+        embedded = words.masked_scatter(places[..., None], self._encode(scenes, noise))
+        model = self.family.language_model(self.model)
+        return model(inputs_embeds=embedded, position_ids=positions, use_cache=False).last_hidden_state
+
+    def _answer_loss(self, scenes: list[AnyScene], lessons: list[Lesson]) -> Tensor:
         """Weighted mean negative log-likelihood of the tokens that carry weight."""
         batch = batch_lessons(lessons)
         hidden = self._hidden(scenes, batch, self.plan.noise)
@@ -147,7 +159,9 @@ class Curriculum:
         weights = batch.weights[:, 1:][counts]
         return (losses * weights).sum() / weights.sum()
 
-    def _grades_loss(self, scenes: list[Scene], lessons: list[Lesson], noise: tuple[float, float]) -> Tensor:
+    def _grades_loss(
+        self, scenes: list[AnyScene], lessons: list[Lesson], noise: tuple[float, float]
+    ) -> Tensor:
         """Half the squared error of the grades plus half the object probe's binary cross-entropy."""
         batch = batch_lessons(lessons)
         hidden = self._hidden(scenes, batch, noise)
@@ -155,15 +169,6 @@ class Curriculum:
         names, truth = object_targets(batch.ids, lessons, self.teacher.name_ids)
         objects = functional.binary_cross_entropy_with_logits(self.object_probe(hidden[names]), truth)
         return 0.5 * functional.mse_loss(grades, batch.grades) + 0.5 * objects
-
-
-def cell_classes(scenes: list[Scene]) -> Tensor:
-    """int64[B, 4]: for each cell the index into `NAMES`, or 24 where there is nothing."""
-    classes = torch.full((len(scenes), CELLS), len(NAMES))
-    for row, scene in enumerate(scenes):
-        for placed in scene.objects:
-            classes[row, placed.cell] = NAMES.index(placed.name)
-    return classes
 
 
 def object_targets(ids: Tensor, lessons: list[Lesson], name_ids: dict[str, int]) -> tuple[Tensor, Tensor]:

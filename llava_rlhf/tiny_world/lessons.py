@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from data_utils.conversation import TEMPLATES, dialogue_segments, query_segments
+from data_utils.conversation import dialogue_segments, query_segments
 from data_utils.facts import RewardPrompt
 from data_utils.schema import Turn
-from data_utils.shapes_files import ask
+from data_utils.shapes_files import AnyScene, ask
 from data_utils.shapes_text import (
     CHOICE,
     DESCRIBE,
@@ -32,9 +32,11 @@ from data_utils.shapes_text import (
     rationale,
     yes_no_answer,
 )
-from data_utils.shapes_world import CELLS, NAMES, Scene, measure_description
+from data_utils.shapes_world import NAMES, measure_description
 from data_utils.tokens import SegmentEncoder, expand_image_tokens
+from llava_rlhf.tiny_world.kind import TinyKind
 from llava_rlhf.tiny_world.tokenizer import SPACE
+from models.families.base import Family
 
 CHECKS_PER_ROW = 10
 KINDS = (DESCRIBE, YES_NO, CHOICE)
@@ -50,7 +52,7 @@ class Lesson:
     """One training row.
 
     Attributes:
-        ids: token ids, every image already expanded to its 4 positions.
+        ids: token ids, every image already expanded to its positions.
         weights: for each id, how much predicting it from what precedes it counts; 0 = not at all.
         grade: the four `GRADES` to be read off the last position, or None when the row is not graded.
         present: the objects that are in the picture.
@@ -65,21 +67,29 @@ class Lesson:
 class Teacher:
     """Makes lessons about scenes; all randomness comes from the generator that is passed in."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, plain: RewardPrompt, factual: RewardPrompt):
-        self.image_id = tokenizer.convert_tokens_to_ids("<image>")
-        self.stop_id = tokenizer.eos_token_id
+    def __init__(
+        self,
+        kind: TinyKind,
+        family: Family,
+        tokenizer: PreTrainedTokenizerFast,
+        prompts: tuple[RewardPrompt, RewardPrompt],
+    ):
+        """`prompts` are the reward prompts without a place for facts and with one."""
+        self.kind, self.family = kind, family
+        self.image_id = family.image_token_id
         self.nothing_id = tokenizer.convert_tokens_to_ids(f"{SPACE}nothing")
         self.name_ids: dict[str, int] = {n: tokenizer.convert_tokens_to_ids(SPACE + n) for n in NAMES}
         self._encoder = SegmentEncoder(tokenizer, self.image_id)
-        self._template = TEMPLATES["tiny"]
-        self._prompts = (plain, factual)
-        self._form_ids = set(tokenizer.convert_tokens_to_ids([SPACE + word for word in FORM_WORDS]))
+        self._prompts = prompts
+        forms = [form for word in FORM_WORDS for form in (SPACE + word, word)]
+        self._form_ids = {tokenizer.get_vocab()[form] for form in forms if form in tokenizer.get_vocab()}
         self._verdict_ids = tokenizer.convert_tokens_to_ids([f"{SPACE}No", f"{SPACE}Yes"])
 
-    def check_list(self, scene: Scene, rng: np.random.Generator) -> Lesson:
+    def check_list(self, scene: AnyScene, rng: np.random.Generator) -> Lesson:
         """The picture, then ten object names, each followed by whether it is there; half of them are."""
-        opening = query_segments(self._template, [Turn("human", "")], 1)[:2]
-        ids = expand_image_tokens(self._encoder.encode(opening).ids, self.image_id, [[self.image_id] * CELLS])
+        segments = query_segments(self.kind.template, [Turn("human", "")], 1)
+        image = next(place for place, segment in enumerate(segments) if segment.kind == "image")
+        ids = self._expanded(self._encoder.encode(segments[: image + 1]).ids, scene)
         weights = [0.0] * len(ids)
         for _ in range(CHECKS_PER_ROW):
             pool = scene.names if rng.random() < 0.5 else NAMES
@@ -88,11 +98,11 @@ class Teacher:
             weights += [0.0, 1.0]
         return Lesson(ids, weights, None, scene.names)
 
-    def dialogue(self, scene: Scene, questions: Sequence[Question]) -> Lesson:
+    def dialogue(self, scene: AnyScene, questions: Sequence[Question]) -> Lesson:
         """A conversation with the right answers. The words that decide an answer weigh ten times the others."""
         turns = [turn for q in questions for turn in (Turn("human", q.text), Turn("gpt", q.truth))]
-        sequence = self._encoder.encode(dialogue_segments(self._template, turns, 1))
-        ids = expand_image_tokens(sequence.ids, self.image_id, [[self.image_id] * CELLS])
+        sequence = self._encoder.encode(dialogue_segments(self.kind.template, turns, 1))
+        ids = self._expanded(sequence.ids, scene)
         supervised = [False] * (len(ids) - len(sequence.ids)) + list(sequence.supervised)
         weights = [
             (FORM_WEIGHT if token in self._form_ids else 1.0) if used else 0.0
@@ -100,17 +110,21 @@ class Teacher:
         ]
         return Lesson(ids, weights, None, scene.names)
 
-    def graded(self, scene: Scene, rng: np.random.Generator, with_facts: bool) -> Lesson:
+    def graded(self, scene: AnyScene, rng: np.random.Generator, with_facts: bool) -> Lesson:
         """A question, an often flawed answer and the reward prompt, with or without captions."""
         question = random_question(scene.names, rng, (0.6, 0.25, 0.15))
         answer = flawed_answer(question, scene.names, rng)
         facts = reward_prompt_facts(question, scene.names, rng) if with_facts else None
-        prompt = self._prompts[with_facts].render(facts)
-        query = query_segments(self._template, [Turn("human", question.text)], 1)
-        ids = expand_image_tokens(self._encoder.encode(query).ids, self.image_id, [[self.image_id] * CELLS])
-        ids += [*self._encoder.encode_response(answer), self.stop_id]
-        ids += self._encoder.encode_reward_prompt(prompt)
+        turns = [Turn("human", question.text), Turn("gpt", answer)]
+        sequence = self._encoder.encode(dialogue_segments(self.kind.template, turns, 1))
+        ids = self._expanded(sequence.ids, scene)
+        prompt = self.kind.template.reward_prompt(self._prompts[with_facts].render(facts))
+        ids += self._encoder.encode_behind(prompt)
         return Lesson(ids, [0.0] * len(ids), grade_answer(question, scene.names, answer), scene.names)
+
+    def _expanded(self, ids: Sequence[int], scene: AnyScene) -> list[int]:
+        placeholder = self.family.placeholder(self.kind.grid(scene))
+        return expand_image_tokens(ids, self.image_id, [placeholder])
 
 
 def random_question(

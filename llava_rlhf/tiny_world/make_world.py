@@ -28,7 +28,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data_utils.shapes_files import (
+    PICTURES,
     AnnotationNoise,
+    AnyScene,
     Row,
     ask,
     caption_entries,
@@ -45,7 +47,6 @@ from data_utils.shapes_text import (
     describe_question,
     yes_no_question,
 )
-from data_utils.shapes_world import Scene, render, sample_scene
 from llava_rlhf.runs.parsing import StrictParser, run_program
 
 # Every split owns a block of picture numbers and a random stream of its own.
@@ -59,8 +60,15 @@ class WorldArguments:
 
     output_dir: str = field(metadata={"help": "Folder to write; created if needed."})
     seed: int = field(default=0, metadata={"help": "Seed of scenes, noise and annotations."})
-    noise: float = field(
-        default=0.4, metadata={"help": "Pixel noise, standard deviation; 1 = full colour range."}
+    pictures: str = field(
+        default="noisy",
+        metadata={"help": "noisy: 32 x 32 pixels, hidden by noise; drawn: clear, of many sizes and shapes."},
+    )
+    noise: float | None = field(
+        default=None,
+        metadata={
+            "help": "Pixel noise, standard deviation; 1 = full colour range. None: 0.4 of noisy pictures, 0 of drawn ones."
+        },
     )
     train_images: int = field(default=2000, metadata={"help": "Pictures (= multi-turn rows) of sft.json."})
     init_images: int = field(default=500, metadata={"help": "Pictures (= rows) of policy_init.json."})
@@ -105,6 +113,10 @@ class WorldArguments:
             raise ValueError(
                 f"--describe_share {self.describe_share} + --choice_share {self.choice_share} — must be at most 1"
             )
+        if self.pictures not in PICTURES:
+            raise ValueError(f"--pictures {self.pictures} — choose {' or '.join(PICTURES)}")
+        if self.noise is None:
+            self.noise = PICTURES[self.pictures].noise
         if self.noise < 0:
             raise ValueError(f"--noise {self.noise} — must be at least 0")
 
@@ -114,14 +126,16 @@ class WorldArguments:
         return AnnotationNoise(self.false_object, self.swapped, self.wrong_yes, self.clean)
 
 
-def split_scenes(seed: int, split: str, count: int) -> dict[int, Scene]:
+def split_scenes(seed: int, split: str, count: int, pictures: str = "noisy") -> dict[int, AnyScene]:
     """The first `count` scenes of a split, by picture number; a larger count only adds scenes."""
     index = SPLITS.index(split)
     rng = np.random.default_rng([seed, index, 0])
-    return {index * SPLIT_BLOCK + number: sample_scene(rng) for number in range(count)}
+    return {index * SPLIT_BLOCK + number: PICTURES[pictures].sample(rng) for number in range(count)}
 
 
-def _prompts(scenes: dict[int, Scene], settings: WorldArguments, rng: np.random.Generator) -> Iterator[Row]:
+def _prompts(
+    scenes: dict[int, AnyScene], settings: WorldArguments, rng: np.random.Generator
+) -> Iterator[Row]:
     shares = (settings.describe_share, settings.choice_share)
     kinds = (DESCRIBE, CHOICE, YES_NO)
     for index, scene in scenes.items():
@@ -130,7 +144,7 @@ def _prompts(scenes: dict[int, Scene], settings: WorldArguments, rng: np.random.
             yield prompt_row(f"{index}-{turn}", image_name(index), ask(kind, scene.names, rng))
 
 
-def evaluation_rows(scenes: dict[int, Scene], rng: np.random.Generator) -> Iterator[Row]:
+def evaluation_rows(scenes: dict[int, AnyScene], rng: np.random.Generator) -> Iterator[Row]:
     """Four prompts for every picture: a description, a "yes", a "no" and a multiple-choice question."""
     for index, scene in scenes.items():
         questions = (
@@ -143,7 +157,7 @@ def evaluation_rows(scenes: dict[int, Scene], rng: np.random.Generator) -> Itera
             yield {**prompt_row(f"{index}-{turn}", image_name(index), question), "objects": list(scene.names)}
 
 
-def world_rows(settings: WorldArguments, scenes: dict[str, dict[int, Scene]]) -> dict[str, list[Row]]:
+def world_rows(settings: WorldArguments, scenes: dict[str, dict[int, AnyScene]]) -> dict[str, list[Row]]:
     """The rows of every list file, by file name."""
     streams = {
         split: np.random.default_rng([settings.seed, number, 1]) for number, split in enumerate(SPLITS)
@@ -161,7 +175,7 @@ def world_rows(settings: WorldArguments, scenes: dict[str, dict[int, Scene]]) ->
     }
 
 
-def caption_map(settings: WorldArguments, scenes: dict[str, dict[int, Scene]]) -> dict[str, list[str]]:
+def caption_map(settings: WorldArguments, scenes: dict[str, dict[int, AnyScene]]) -> dict[str, list[str]]:
     """Captions and `aok_` rationales of every picture."""
     captions: dict[str, list[str]] = {}
     for number, split in enumerate(SPLITS):
@@ -182,10 +196,13 @@ def make_world(settings: WorldArguments) -> Path:
         settings.ppo_images,
         settings.eval_images,
     )
-    scenes = {split: split_scenes(settings.seed, split, n) for split, n in zip(SPLITS, counts, strict=True)}
+    scenes = {
+        split: split_scenes(settings.seed, split, count, settings.pictures)
+        for split, count in zip(SPLITS, counts, strict=True)
+    }
     by_image = {image_name(index): scene for part in scenes.values() for index, scene in part.items()}
     for image, scene in tqdm(by_image.items(), desc="pictures", unit="image", disable=None):
-        render(scene, settings.noise).save(folder / "images" / image)
+        PICTURES[settings.pictures].paint(scene, settings.noise).save(folder / "images" / image)
     files: dict[str, object] = {
         **world_rows(settings, scenes),
         "image_to_caption.json": caption_map(settings, scenes),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from data_utils.conversation import TEMPLATES, query_segments
+from data_utils.conversation import query_segments
 from data_utils.schema import Turn
-from data_utils.shapes_files import ask
+from data_utils.shapes_files import AnyScene, ask
 from data_utils.shapes_text import CHOICE, DESCRIBE, YES_NO, Question, is_correct
-from data_utils.shapes_world import CELLS, measure_description, sample_scene
+from data_utils.shapes_world import measure_description
 from data_utils.tokens import SegmentEncoder, expand_image_tokens
-from llava_rlhf.tiny_world.curriculum import picture_batch
+from llava_rlhf.tiny_world.kind import TinyKind
+from models.families.registry import family_of
 
 MAX_NEW_TOKENS = 32
 
@@ -42,29 +44,36 @@ class Skill:
 
 
 def answer_questions(
-    model: LlavaForConditionalGeneration,
+    kind: TinyKind,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
+    scenes: Sequence[AnyScene],
     pixels: Tensor,
-    questions: list[Question],
+    questions: Sequence[Question],
     sample: bool,
 ) -> list[str]:
-    """Answers of the model, one question for each picture of float32[B, 3, 32, 32]."""
-    encoder = SegmentEncoder(tokenizer, model.config.image_token_id)
-    rows, image = [], model.config.image_token_id
-    for question in questions:
-        query = query_segments(TEMPLATES["tiny"], [Turn("human", question.text)], 1)
-        rows.append(expand_image_tokens(encoder.encode(query).ids, image, [[image] * CELLS]))
+    """Answers of the model, one question for each scene."""
+    family = family_of(model.config)
+    encoder = SegmentEncoder(tokenizer, family.image_token_id)
+    grids = [kind.grid(scene) for scene in scenes]
+    rows = []
+    for grid, question in zip(grids, questions, strict=True):
+        query = query_segments(kind.template, [Turn("human", question.text)], 1)
+        placeholders = [family.placeholder(grid)]
+        rows.append(expand_image_tokens(encoder.encode(query).ids, family.image_token_id, placeholders))
     width = max(len(row) for row in rows)
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     with torch.no_grad():
         output = model.eval().generate(
             input_ids=ids,
             attention_mask=mask,
             pixel_values=pixels,
+            **kind.native(ids, grids),
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=sample,
-            suppress_tokens=[tokenizer.bos_token_id, tokenizer.pad_token_id, model.config.image_token_id],
+            suppress_tokens=[*begin, tokenizer.pad_token_id, *family.banned_ids],
             # Greedy decoding refuses sampling settings; None is their neutral value.
             **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}),
         )
@@ -72,7 +81,8 @@ def answer_questions(
 
 
 def measure(
-    model: LlavaForConditionalGeneration,
+    kind: TinyKind,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     noise: float,
     count: int,
@@ -80,16 +90,16 @@ def measure(
 ) -> Skill:
     """Ask `count` new pictures each kind of question; descriptions both greedily and at temperature 1."""
     rng = np.random.default_rng([seed, 77])
-    scenes = [sample_scene(rng) for _ in range(count)]
-    pixels = picture_batch(scenes, (noise, noise), rng)
+    scenes = [kind.sample_scene(rng) for _ in range(count)]
+    pixels = kind.pixels(scenes, (noise, noise), rng)
     shares: dict[str, float] = {}
-    for kind in (YES_NO, CHOICE):
-        questions = [ask(kind, scene.names, rng) for scene in scenes]
-        answers = answer_questions(model, tokenizer, pixels, questions, sample=False)
-        shares[kind] = float(np.mean([is_correct(q, a) for q, a in zip(questions, answers, strict=True)]))
+    for form in (YES_NO, CHOICE):
+        questions = [ask(form, scene.names, rng) for scene in scenes]
+        answers = answer_questions(kind, model, tokenizer, scenes, pixels, questions, sample=False)
+        shares[form] = float(np.mean([is_correct(q, a) for q, a in zip(questions, answers, strict=True)]))
     for sample in (False, True):
         questions = [ask(DESCRIBE, scene.names, rng) for scene in scenes]
-        answers = answer_questions(model, tokenizer, pixels, questions, sample)
+        answers = answer_questions(kind, model, tokenizer, scenes, pixels, questions, sample)
         measured = [
             measure_description(scene.names, answer) for scene, answer in zip(scenes, answers, strict=True)
         ]

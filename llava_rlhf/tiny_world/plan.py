@@ -16,6 +16,8 @@ class Plan:
         lr: peak learning rate of stages 2 and 3; held for half of stage 3, then cosine to 0.
         noise: pictures get a pixel noise drawn evenly from this range.
         facts_noise: the same where the reward model is given captions.
+        nothing_weight: how much a position with nothing counts in stage 1, where one with an object counts 1.
+        scenes: how many are drawn beforehand and met again and again; 0: every one is new.
     """
 
     naming_steps: int = 1000
@@ -27,3 +29,5 @@ class Plan:
     lr: float = 2e-3
     noise: tuple[float, float] = (0.1, 0.5)
     facts_noise: tuple[float, float] = (0.2, 0.8)
+    nothing_weight: float = 1.0
+    scenes: int = 0

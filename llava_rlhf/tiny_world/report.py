@@ -16,6 +16,7 @@ from llava_rlhf.reporting.arguments import RunReportArguments
 from llava_rlhf.reporting.changes import Measured
 from llava_rlhf.reporting.figures import curves
 from llava_rlhf.reporting.health import health
+from llava_rlhf.reporting.page import CALIBRATION, critics_calibration
 from llava_rlhf.reporting.provenance import link_to, origin
 from llava_rlhf.reporting.rendering import Figures, render
 from llava_rlhf.reporting.report import read_for_report, write_report
@@ -117,6 +118,11 @@ def whole_page(
         ]
         if points[0]
     ]
+    critic = critics_calibration(ppo)
+    if critic is not None:
+        drawn.append(
+            {"name": "calibration of the critic", "meaning": CALIBRATION, "number": figures.add(critic)}
+        )
     return render(
         "tiny_world/report.html.jinja",
         {"figures": figures.all},

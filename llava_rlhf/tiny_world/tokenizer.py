@@ -1,7 +1,7 @@
-"""The tiny world's own tokenizer: one token per word, an object name is one word.
+"""The tiny worlds' own tokenizers: one token per word, an object name is one word.
 
 Words carry the space before them (`▁the`), as in the LLaMA tokenizer, so that text -> ids -> text gives back the
-spacing. A word that can stand at the start of a line or right after `</s>` has a second token without it.
+spacing. A word that can stand at the start of a line or right after a control token has a second token without it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,38 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         additional_special_tokens=["<image>"],
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+CHAT_CONTROL = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|image_pad|>", "<|video_pad|>", "<unk>"),
+)
+# Of the chat template; "You" opens the system message.
+CHAT_WORDS = ("are", "helpful", "assistant")
+CHAT_LINE_STARTS = ("system", "user", "assistant", "You", "the", "Yes", "No", *LETTERS, *LINE_STARTS)
+
+
+def build_chat_tokenizer() -> PreTrainedTokenizerFast:
+    """As Qwen's: no begin-of-text, no space in front of a text; `<|im_end|>` ends a turn, `<|endoftext|>` pads."""
+    words = (SPACE + word for word in (*WORDS, *CHAT_WORDS))
+    tokens = [*CHAT_CONTROL, SPACE, *PUNCTUATION, *words, *CHAT_LINE_STARTS]
+    backend = Tokenizer(models.WordLevel({t: index for index, t in enumerate(tokens)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[.,?:\n]"), behavior="isolated"),
+            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="never"),
+        ]
+    )
+    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="never")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=[token for token in CHAT_CONTROL if token != "<unk>"],
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )

@@ -13,11 +13,13 @@ from models.families.llava_files import (
     check_parts,
     check_sizes,
     present_name,
+    published_name,
     refuse_original,
     tower_weights,
 )
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
     from transformers import CLIPImageProcessorPil, PreTrainedModel
 
@@ -49,11 +51,13 @@ class Llava(Family):
     known_by_if_there = tuple(
         f"vision_tower.embeddings.{name}_embedding.weight" for name in ("patch", "position")
     )
+    squares_pictures = True
     vision_counts = ("image_size", "patch_size", "hidden_size", "num_hidden_layers")
     no_tower = "it names no vision tower (neither vision_config nor mm_vision_tower)"
     check_age = staticmethod(refuse_original)
     check_fields = staticmethod(check_parts)
     present_name = staticmethod(present_name)
+    published_name = staticmethod(published_name)
 
     def check_folder(self, folder: Path) -> None:
         """As in the base class."""
@@ -94,6 +98,13 @@ class Llava(Family):
         return CLIPImageProcessorPil.from_pretrained(
             path, do_pad=None, do_convert_rgb=pads or processor.do_convert_rgb
         )
+
+    def served_picture(self, processor: CLIPImageProcessorPil, picture: Image, grid: Grid) -> Image:
+        """As in the base class: resized and cropped."""
+        from PIL.Image import fromarray
+
+        made = processor(images=[picture], do_rescale=False, do_normalize=False, return_tensors="np")
+        return fromarray(made["pixel_values"][0].transpose(1, 2, 0))
 
     def encode(self, model: PreTrainedModel, pixels: Tensor, grids: Sequence[Grid]) -> Sequence[Tensor]:
         """As in the base class."""

@@ -25,6 +25,13 @@ _VISION_LAYER = (
     *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
     *("mlp.fc1", "mlp.fc2", "layer_norm1", "layer_norm2"),
 )
+# Name in the Hugging Face model → name in published files.
+PUBLISHED_PREFIXES = {
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.vision_tower.": "vision_tower.vision_model.",
+}
 
 
 def refuse_original(folder: Path, fields: dict[str, Any]) -> None:
@@ -96,6 +103,12 @@ def check_image_processor(folder: Path, side: int) -> None:
         raise ValueError(
             f"{file}: the image processor {name!r} is not supported; a CLIP tower is trained with CLIPImageProcessor"
         )
+    check_crop(folder, side)
+
+
+def check_crop(folder: Path, side: int) -> None:
+    """Images must come out in the size that the tower takes. Raises ValueError."""
+    file, settings = read_image_settings(folder)
     made = _made_size(settings)
     if made != (side, side):
         shown = " x ".join(map(str, made))
@@ -142,3 +155,15 @@ def _vision_depth(config: PreTrainedConfig) -> int:
     states = config.vision_config.num_hidden_layers + 1
     layers = config.vision_feature_layer
     return max(layer % states for layer in (layers if isinstance(layers, (list, tuple)) else [layers]))
+
+
+def published_name(name: str) -> str:
+    """The published name of a weight that a model, or a file of any age, calls `name`."""
+    if name.startswith("language_model.lm_head."):
+        return name
+    present = present_name(name)
+    for in_model, published in PUBLISHED_PREFIXES.items():
+        prefix = in_model.removeprefix("model.")
+        if present.startswith(prefix):
+            return published + present.removeprefix(prefix)
+    return name

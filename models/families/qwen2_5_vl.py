@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,8 +12,9 @@ from models.image_settings import image_processor_name, read_image_settings
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.image_processing_utils import BaseImageProcessor
 
 _BLOCK = (
@@ -44,10 +44,7 @@ class Qwen25VL(Family):
     no_tower = "it names no vision tower (vision_config)"
     known_by = ("visual.merger.mlp.0.weight", "visual.patch_embed.proj.weight")
     known_by_if_there = ()
-    programs = (
-        *("train_reward_model", "initialize_policy_model", "train_rl_model"),
-        *("answer_prompts", "evaluate", "score"),
-    )
+    pixel_limits = ("shortest_edge", "longest_edge")
     begins_with_bos = False
 
     @staticmethod
@@ -99,6 +96,18 @@ class Qwen25VL(Family):
         """As in the base class: the size of a picture decides."""
         return None
 
+    @staticmethod
+    def vision_layers(config: PreTrainedConfig) -> int:
+        """As in the base class."""
+        return config.vision_config.depth
+
+    @staticmethod
+    def shorten(config: PreTrainedConfig, layers: int, vision_layers: int) -> None:
+        """As in the base class: a vision layer that sees the whole picture stays."""
+        text, vision = config.get_text_config(), config.vision_config
+        text.num_hidden_layers, text.layer_types = layers, text.layer_types[:layers]
+        vision.depth, vision.fullatt_block_indexes = vision_layers, [0]
+
     def placeholder(self, grid: Grid) -> Sequence[int]:
         """As in the base class: between two marks one position for each square of merged patches."""
         config = self.config
@@ -121,17 +130,17 @@ class Qwen25VL(Family):
         width, height = size
         return len(self.placeholder((processor.get_number_of_image_patches(height, width),)))
 
+    def served_picture(self, processor: BaseImageProcessor, picture: Image, grid: Grid) -> Image:
+        """As in the base class."""
+        patch = self.config.vision_config.patch_size
+        return picture.resize((grid[2] * patch, grid[1] * patch), int(processor.resample))
+
     @property
     def banned_ids(self) -> tuple[int, ...]:
         """As in the base class."""
         config = self.config
         marks = (config.video_token_id, config.vision_start_token_id, config.vision_end_token_id)
         return (self.image_token_id, *marks)
-
-    @staticmethod
-    def stop_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-        """As in the base class: end of a turn, end of a text."""
-        return (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>"))
 
     def encode(self, model: PreTrainedModel, pixels: Tensor, grids: Sequence[Grid]) -> Sequence[Tensor]:
         """As in the base class."""
@@ -159,7 +168,6 @@ class Qwen25VL(Family):
         return _place(grid[1] // side, grid[2] // side)
 
 
-@lru_cache(maxsize=4096)
 def _place(rows: int, columns: int) -> Place:
     import torch
 

@@ -10,7 +10,7 @@ from models.families.qwen2_5_vl import Qwen25VL
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _BLOCK = ("attn.qkv", "attn.proj", "norm1", "norm2", "mlp.linear_fc1", "mlp.linear_fc2")
 _MERGER = ("norm", "linear_fc1", "linear_fc2")
@@ -46,6 +46,13 @@ class Qwen3VL(Qwen25VL):
     def feature_width(self) -> int:
         """As in the base class: that of the input, and of each deeper layer."""
         return super().feature_width * (1 + len(self.config.vision_config.deepstack_visual_indexes))
+
+    @staticmethod
+    def shorten(config: PreTrainedConfig, layers: int, vision_layers: int) -> None:
+        """As in the base class: as many deeper features as before."""
+        vision = config.vision_config
+        config.get_text_config().num_hidden_layers, vision.depth = layers, vision_layers
+        vision.deepstack_visual_indexes = list(range(len(vision.deepstack_visual_indexes)))
 
     def encode(self, model: PreTrainedModel, pixels: Tensor, grids: Sequence[Grid]) -> Sequence[Tensor]:
         """As in the base class: float[K, D · (1 + deeper layers)]."""

@@ -17,13 +17,15 @@ from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import randomise
 from tests.models.tiny_rows import MIXED, PIXELS, SHAPE, pad
+from tests.support.tiers import tiered
 
 LORA = LoraSettings(r=4, alpha=8.0)
 BATCH = pad(MIXED)
 WEIGHTS = torch.randn(*BATCH.input_ids.shape, SHAPE.hidden, generator=torch.Generator().manual_seed(11))
 # Both sides sum the same float32 products in another order; gradients here are of size 1.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-all_precisions = pytest.mark.parametrize("bits", [16, 8, 4])
+all_precisions = pytest.mark.parametrize("bits", tiered([16, 8, 4], quick=[16, 4]))
+PLACES = ("outside", "inside value", "inside reference", "inside policy")
 with_and_without_checkpointing = pytest.mark.parametrize("checkpointing", [False, True])
 
 
@@ -94,7 +96,7 @@ def expected(tiny_base, tmp_path_factory):
 
 @all_precisions
 @with_and_without_checkpointing
-@pytest.mark.parametrize("place", ["outside", "inside value", "inside reference", "inside policy"])
+@pytest.mark.parametrize("place", tiered(PLACES, quick=["outside", "inside value"]))
 def test_gradients_of_one_total_loss(tiny_base, expected, bits, checkpointing, place):
     bank = build_bank(tiny_base, bits, checkpointing)
     total = forward(bank, "policy") + forward(bank, "value")

@@ -25,6 +25,20 @@ def test_outside_a_context_the_model_refuses_to_run(shared_bank):
         shared_bank.vlm.model(input_ids=torch.tensor([[1, 20, 30]]))
 
 
+def test_the_base_alone_is_the_base_before_it_had_adapters(tiny_base):
+    bare = load_base(tiny_base, BaseSettings())
+    asked = (BATCH.input_ids, BATCH.mask, bare.encode_images(PIXELS, BATCH.image_index))
+    with torch.no_grad():
+        expected = bare(*asked)
+    bank = build_bank(tiny_base)
+    policy = run(bank, "policy")
+    with torch.no_grad(), bank.use_base() as vlm:
+        torch.testing.assert_close(vlm(*asked), expected)
+        with pytest.raises(RuntimeError, match="is in use"), bank.use("policy", False):
+            pass
+    assert not torch.allclose(policy, expected, atol=1e-3) and torch.equal(run(bank, "policy"), policy)
+
+
 @pytest.mark.parametrize("inner", ["value", "policy"])
 def test_contexts_do_not_nest(shared_bank, inner):
     expected = run(shared_bank, "policy")

@@ -19,6 +19,7 @@ from tests.models.tiny_rows import (
     make_row,
     pad,
 )
+from tests.support.tiers import tiered
 from tests.support.tiny_models import IMAGE, PAD
 
 NEW_TOKENS = 24
@@ -74,7 +75,7 @@ def written_out(vlm, row, chosen, numbers):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", tiered(range(4), quick=[0], daily=[1]))
 def test_answers_do_not_depend_on_who_leaves_when(vlm, temperature, seed):
     order = torch.randperm(len(ROWS), generator=torch.Generator().manual_seed(seed)).tolist()
     rows, uniforms, chosen = tuple(ROWS[i] for i in order), draw(len(ROWS), seed), settings(temperature)

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from models.adapters import AdapterBank, AdapterSpec
@@ -228,42 +227,3 @@ def test_a_zero_head_gives_exactly_zero(bank):
     assert torch.equal(values, torch.zeros(mask.shape))
     values.sum().backward()
     assert head.linear.weight.grad.any()  # it can leave zero
-
-
-def test_a_reward_head_starts_at_the_published_width():
-    torch.manual_seed(0)
-    head = ScalarHead(4095)
-    assert head.linear.bias.item() == 0
-    # N(0, 1/4096): the standard deviation of 4095 draws is within 4 of its standard errors (1.1 % each).
-    assert head.linear.weight.std().item() == pytest.approx(1 / 64, rel=0.045)
-
-
-def test_a_head_computes_in_float32_under_autocast():
-    torch.manual_seed(0)
-    head = ScalarHead(64)
-    hidden = torch.randn(5, 64).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = head(hidden)
-    assert found.dtype == torch.float32
-    expected = torch.tensor([score(head, state) for state in hidden.float()])
-    assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_head_survives_its_file(head, tmp_path):
-    head.save(tmp_path / "head.safetensors")
-    other = ScalarHead(head.linear.in_features, zero=True)
-    other.load(tmp_path / "head.safetensors")
-    hidden = torch.randn(3, head.linear.in_features)
-    assert torch.equal(other(hidden), head(hidden))
-
-
-def test_a_head_of_another_width_is_refused(head, tmp_path):
-    ScalarHead(32).save(tmp_path / "head.safetensors")
-    with pytest.raises(ValueError, match="a head for hidden size 32, the model has 64"):
-        head.load(tmp_path / "head.safetensors")
-
-
-def test_a_file_that_is_no_head_is_refused(head, tmp_path):
-    save_file({"lora_A": torch.zeros(2, 2)}, tmp_path / "head.safetensors")
-    with pytest.raises(ValueError, match="is not a head: it holds lora_A"):
-        head.load(tmp_path / "head.safetensors")

@@ -15,12 +15,13 @@ from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import BATCH, LORA, build_bank, randomise, run
 from tests.models.tiny_rows import PIXELS, SHAPE
+from tests.support.tiers import tiered
 from tests.support.tiny_models import IMAGE, PAD
 
 NEW_TOKENS = 16
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # float32 sums in another order, of hidden states of size 1
 merging_or_not = pytest.mark.parametrize("merge", [True, False], ids=["merged", "beside"])
-all_bits = pytest.mark.parametrize("bits", [16, 8, 4])
+all_bits = pytest.mark.parametrize("bits", tiered([16, 8, 4], quick=[16, 4]))
 
 
 def hidden_while_sampling(bank, name, merge):
@@ -61,7 +62,7 @@ def gradients(bank, name):
 
 @all_bits
 @merging_or_not
-@pytest.mark.parametrize("name", ["policy", "reference"])
+@pytest.mark.parametrize("name", tiered(["policy", "reference"], quick=["policy"]))
 def test_hidden_states_are_those_of_peft(tiny_base, bits, merge, name):
     bank = build_bank(tiny_base, bits=bits)
     expected = run(bank, name)

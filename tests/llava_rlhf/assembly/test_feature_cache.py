@@ -24,6 +24,7 @@ from llava_rlhf.assembly.image_features import encode_images
 from models.vlm import BaseSettings, load_base, load_image_processor
 from tests.distributed.processes import PPO, run_in_processes
 from tests.support.ppo_world import largest_difference, metrics_of, run_ppo, trained
+from tests.support.tiers import tiered
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 
 
@@ -69,7 +70,7 @@ def ppo_with_counts(argv, monkeypatch):
     return counts
 
 
-@pytest.mark.parametrize("two_towers", [False, True])
+@pytest.mark.parametrize("two_towers", tiered([False, True], quick=[False]))
 def test_ppo_with_a_warm_cache_looks_at_no_image_and_is_the_same_run(
     command, tmp_path, monkeypatch, two_towers
 ):
@@ -96,6 +97,7 @@ def own_number_format():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 def test_in_bf16_the_cache_changes_no_number(command, tmp_path, own_number_format):
     for name, cache in {"without": None, "with": tmp_path / "cache"}.items():
         run_ppo(command(tmp_path / name, bf16=True, max_steps=1, feature_cache=cache))
@@ -137,6 +139,7 @@ def test_pixels_whose_features_came_in_meanwhile_are_not_encoded_again(tiny_base
     assert first.table.dtype == torch.bfloat16 and not torch.equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_the_cache_is_the_same_run(command, tmp_path):
     cache = {"feature_cache": tmp_path / "cache"}
     run_ppo(command(tmp_path / "whole", **cache))
@@ -147,6 +150,7 @@ def test_a_resumed_run_with_the_cache_is_the_same_run(command, tmp_path):
     assert largest_difference(trained(tmp_path / "parts"), trained(tmp_path / "whole")) == 0
 
 
+@pytest.mark.slow
 def test_workers_that_load_ahead_change_nothing(command, tmp_path):
     for name, workers in {"none": 0, "two": 2}.items():
         cache = tmp_path / f"cache of {name}"

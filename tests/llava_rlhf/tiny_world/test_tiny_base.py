@@ -20,13 +20,16 @@ from data_utils.shapes_files import ask
 from data_utils.shapes_world import NAMES, PlacedObject, Scene, render, sample_scene
 from data_utils.tokens import SegmentEncoder
 from llava_rlhf.tiny_world import curriculum, lessons
-from llava_rlhf.tiny_world.base_model import build_image_processor, build_model
+from llava_rlhf.tiny_world.kinds import KINDS
 from llava_rlhf.tiny_world.measure import measure
+from llava_rlhf.tiny_world.noisy_llava import build_image_processor, build_model
 from llava_rlhf.tiny_world.plan import Plan
 from llava_rlhf.tiny_world.tokenizer import build_tokenizer, vocabulary
+from models.base_files import read_family
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = ROOT / "scripts" / "tiny" / "base"
+KIND = KINDS["llava"]
 PROMPTS = tuple(
     RewardPrompt.from_file(ROOT / "prompts" / f"tiny_{kind}reward_prompt.txt") for kind in ("", "fact_")
 )
@@ -34,7 +37,7 @@ PROMPTS = tuple(
 
 @pytest.fixture(scope="module")
 def teacher() -> lessons.Teacher:
-    return lessons.Teacher(build_tokenizer(), *PROMPTS)
+    return lessons.Teacher(KIND, read_family(BASE), build_tokenizer(), PROMPTS)
 
 
 # --- the tokenizer
@@ -148,7 +151,7 @@ def test_object_targets_by_hand(teacher):
 
 def test_cell_classes_by_hand():
     scene = Scene((PlacedObject("red-circle", 1, 0, 0, 5), PlacedObject(NAMES[23], 2, 0, 0, 5)), 0)
-    assert curriculum.cell_classes([scene]).tolist() == [[24, 0, 23, 24]]
+    assert KIND.classes(scene) == [24, 0, 23, 24]
 
 
 def new_curriculum(teacher: lessons.Teacher, model: LlavaForConditionalGeneration) -> curriculum.Curriculum:
@@ -201,13 +204,13 @@ def test_the_shipped_base_describes_held_out_pictures():
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
     assert sum(parameter.numel() for parameter in model.parameters()) < 400_000
-    skill = measure(model, tokenizer, noise=0.2, count=128, seed=12345)
+    skill = measure(KIND, model, tokenizer, noise=0.2, count=128, seed=12345)
     assert skill.recall_greedy >= 0.90, skill
     assert skill.hallucinating_greedy <= 0.20, skill
     assert skill.yes_no >= 0.90, skill
     assert skill.choice >= 0.90, skill
     # Seeing is what limits it: without a picture worth looking at, the same model is far worse.
-    blind = measure(model, tokenizer, noise=2.0, count=128, seed=12345)
+    blind = measure(KIND, model, tokenizer, noise=2.0, count=128, seed=12345)
     assert blind.yes_no < skill.yes_no - 0.2, blind
     assert blind.recall_greedy < 0.6, blind
 
@@ -228,6 +231,8 @@ def test_the_build_script_works_from_any_directory_with_spaces(tmp_path):
     assert done.stdout.splitlines() == [
         "-m",
         "llava_rlhf.tiny_world.build_base",
+        "--family",
+        "llava",
         "--output_dir",
         str(tmp_path / "some where" / "new base"),
         "--seed",

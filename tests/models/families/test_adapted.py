@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
 
+from models.adapter_files import ADAPTER_CONFIG, check_adapter_fits
 from models.adapters import AdapterBank, AdapterSpec
 from models.generation import SamplingSettings
 from models.heads import ScalarHead
 from models.roles import Policy, RewardModel
-from models.settings import LoraSettings
+from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
 from tests.models.families.worlds import PAD, World
 
 ALL = [0, 1, 2]
@@ -103,3 +106,16 @@ def test_a_saved_adapter_gives_plain_peft_our_answers(world, bank, tmp_path, mer
         pad_token_id=PAD,
     )
     assert ours.ids.tolist() == theirs[:, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("layers", [None, list(LANGUAGE_MODEL_LINEAR_LAYERS)])
+def test_an_adapter_is_read_onto_the_language_model_whatever_its_settings_say(world, bank, tmp_path, layers):
+    """A plain list of layers, as others write it, would also be found in the tower."""
+    bank.save("policy", tmp_path)
+    settings = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
+    settings["target_modules"] = layers or settings["target_modules"]
+    (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(settings))
+    check_adapter_fits(tmp_path, world.base)
+    read = AdapterBank(world.load(), {"policy": AdapterSpec(tmp_path, trainable=True)})
+    ours, theirs = bank.state_dict_of("policy"), read.state_dict_of("policy")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.packed_features import PackedFeatures, pack
 from models.vlm import BaseSettings, VisionLanguageModel, load_base, load_image_processor
-from tests.support.tiny_families import TinyFamily, picture
+from tests.support.tiny_families.common import TinyFamily, picture
 
 SIZES = ((60, 60), (130, 70), (50, 160))
 PAD = 0
@@ -78,8 +78,9 @@ def make_world(family: TinyFamily, folder: Path) -> World:
     pixels, grids = [], []
     for number, size in enumerate(SIZES):
         tensors = processor(images=[picture(*size, seed=number)], return_tensors="pt")
-        pixels.append(tensors["pixel_values"])
-        grids += vlm.family.grids(tensors) or ((),)
+        rows, cut = vlm.family.cut(tensors)
+        pixels.append(rows)
+        grids += cut or ((),)
     generator = torch.Generator().manual_seed(0)
 
     def text(length: int) -> list[int]:
