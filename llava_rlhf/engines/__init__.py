@@ -1,0 +1,4 @@
+"""Who answers prompts with a policy's weights: the policy in this process, or a server beside it. Start with `interface`.
+
+Not here: how a model samples (`models/generation.py`), and what is made of the answers (`ppo`, `evaluation`).
+"""
