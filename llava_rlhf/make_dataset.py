@@ -3,6 +3,9 @@
     python -m llava_rlhf.make_dataset prompts --image_folder pictures --captions_table captions.csv --output_dir data
     python -m llava_rlhf.make_dataset dialogues --preferences_file runs/preferences/preferences.json \\
         --output_file data/dialogues.json
+    python -m llava_rlhf.make_dataset import --source rlaif-v --output_dir data/rlaif_v
+    python -m llava_rlhf.make_dataset export --preferences_file runs/preferences/preferences.json --format trl \\
+        --output_file data/trl.jsonl
 
 `prompts` writes a new folder:
 
@@ -12,14 +15,15 @@
     eval_yes_no.json        their yes/no questions, as a benchmark in POPE's format
     dataset.json            the settings and counts
 
-`dialogues` turns preference pairs into dialogues with the preferred answer, for policy init. `--help` behind an action lists
-its flags.
+`dialogues` turns preference pairs into dialogues with the preferred answer, for policy init. `import` reads data of other
+projects (docs/formats.md) into a new folder, and goes on where it was interrupted; `export` writes preferences for other
+trainers. `--help` behind an action lists its flags.
 """
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,9 @@ from data_utils.own_pictures import (
 )
 from data_utils.problems import DataError
 from data_utils.schema import PreferenceRecord, read_preferences
+from llava_rlhf.importing.arguments import ExportArguments, ImportArguments
+from llava_rlhf.importing.exports import DATASET_INFO, check_preferences, write_export
+from llava_rlhf.importing.run import ImportRun, prepare_import, run_import
 from llava_rlhf.runs.checkpoints import new_folder
 from llava_rlhf.runs.output_place import check_output, check_writable
 from llava_rlhf.runs.parsing import StrictParser, run_program, split_action
@@ -95,7 +102,12 @@ class DialoguesArguments:
         check_writable("--output_file", Path(self.output_file).parent)
 
 
-ARGUMENTS = {"prompts": (PromptsArguments,), "dialogues": (DialoguesArguments,)}
+ARGUMENTS = {
+    "prompts": (PromptsArguments,),
+    "dialogues": (DialoguesArguments,),
+    "import": (ImportArguments,),
+    "export": (ExportArguments,),
+}
 
 
 @dataclass(frozen=True)
@@ -116,12 +128,23 @@ class DialoguesRun:
     preferences: list[PreferenceRecord]
 
 
-def prepare(argv: Sequence[str]) -> PromptsRun | DialoguesRun:
+@dataclass(frozen=True)
+class ExportRun:
+    """Preferences that were checked, and how many there are."""
+
+    arguments: ExportArguments
+    count: int
+
+
+Prepared = PromptsRun | DialoguesRun | ImportRun | ExportRun
+
+
+def prepare(argv: Sequence[str]) -> Prepared:
     """Parse and check everything. Raises ValueError (DataError for rows) for what a user can get wrong."""
     action, flags = split_action(argv, ARGUMENTS, __doc__)
     prog = f"python -m llava_rlhf.make_dataset {action}"
     (arguments,) = StrictParser(ARGUMENTS[action], description=__doc__, prog=prog).parse(flags)
-    return prepare_prompts(arguments) if action == "prompts" else prepare_dialogues(arguments)
+    return _PREPARE[action](arguments)
 
 
 def prepare_prompts(arguments: PromptsArguments) -> PromptsRun:
@@ -159,12 +182,40 @@ def prepare_dialogues(arguments: DialoguesArguments) -> DialoguesRun:
     return DialoguesRun(arguments, records)
 
 
-def run(prepared: PromptsRun | DialoguesRun) -> None:
-    """Write what was prepared."""
-    if isinstance(prepared, PromptsRun):
-        write_dataset(prepared)
-    else:
-        write_dialogues(prepared)
+def prepare_export(arguments: ExportArguments) -> ExportRun:
+    """Check the preferences, row by row. Raises ValueError when there are none, DataError for bad rows."""
+    return ExportRun(arguments, check_preferences(arguments.preferences_file))
+
+
+_PREPARE: dict[str, Callable[[Any], Prepared]] = {
+    "prompts": prepare_prompts,
+    "dialogues": prepare_dialogues,
+    "import": prepare_import,
+    "export": prepare_export,
+}
+
+
+def run(prepared: Prepared) -> None:
+    """Write what was prepared. Raises DataError for an import with rows that can't be converted."""
+    match prepared:
+        case PromptsRun():
+            write_dataset(prepared)
+        case DialoguesRun():
+            write_dialogues(prepared)
+        case ImportRun():
+            run_import(prepared)
+        case ExportRun():
+            export(prepared)
+
+
+def export(prepared: ExportRun) -> None:
+    """Write the preferences for another trainer."""
+    arguments, output = prepared.arguments, Path(prepared.arguments.output_file)
+    write_export(arguments.preferences_file, arguments.format, output, arguments.image_folder)
+    print(f"wrote {prepared.count} preferences to {output}")
+    if arguments.format == "llama_factory":
+        entry = {output.stem: {"file_name": output.name, **DATASET_INFO}}
+        print(f"for its dataset_info.json: {json.dumps(entry)}")
 
 
 def write_dataset(prepared: PromptsRun) -> None:

@@ -20,7 +20,7 @@ class AnswerArguments:
 
     _argument_group_name = "answering"
 
-    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format, or its hub id."})
+    base_model_name: str = field(metadata={"help": "Model directory in Hugging Face format, or its hub id."})
     output_file: str = field(
         metadata={"help": "JSON Lines file; while answers are missing they are in OUTPUT_FILE.partial."}
     )
@@ -49,14 +49,22 @@ class BenchmarkArguments:
 
     _argument_group_name = "benchmark"
 
-    benchmark: Literal["pope", "mmhal", "chair", "tiny_world", "reward_accuracy", "best_of_n"] = field(
-        metadata={"help": "Which benchmark; docs/evaluation.md says what each wants and means."}
-    )
+    benchmark: Literal[
+        "pope",
+        "mmhal",
+        "chair",
+        "tiny_world",
+        "reward_accuracy",
+        "best_of_n",
+        "vl_rewardbench",
+        "mm_rlhf_rewardbench",
+        "multimodal_rewardbench",
+    ] = field(metadata={"help": "Which benchmark; docs/evaluation.md says what each wants and means."})
     benchmark_files: list[str] = field(
         default_factory=list,
         metadata={
             "help": "pope: its JSON files; mmhal: response_template.json; chair: instances_*.json captions_*.json of "
-            "COCO; tiny_world: the folder of make_world."
+            "COCO; tiny_world: the folder of make_world; benchmarks of reward models: their file of pairs."
         },
     )
     images: int = field(
@@ -75,7 +83,15 @@ class BenchmarkArguments:
     )
 
     def __post_init__(self):
-        counts = {"pope": range(1, 100), "mmhal": (1,), "chair": (2,), "tiny_world": (1,)}
+        counts = {
+            "pope": range(1, 100),
+            "mmhal": (1,),
+            "chair": (2,),
+            "tiny_world": (1,),
+            "vl_rewardbench": (1,),
+            "mm_rlhf_rewardbench": (1,),
+            "multimodal_rewardbench": (1,),
+        }
         if len(self.benchmark_files) not in counts.get(self.benchmark, (0,)):
             raise ValueError(
                 f"--benchmark {self.benchmark} with {len(self.benchmark_files)} --benchmark_files: it wants "
@@ -84,6 +100,9 @@ class BenchmarkArguments:
                     "mmhal": "one, response_template.json",
                     "chair": "two, instances_*.json and captions_*.json of the same images",
                     "tiny_world": "one, the folder of make_world",
+                    "vl_rewardbench": "one, data.jsonl",
+                    "mm_rlhf_rewardbench": "one, mm_reward_bench.jsonl",
+                    "multimodal_rewardbench": "one, all_data.json",
                 }.get(self.benchmark, "none: everything is in the file of scores (--answers)")
             )
         if self.images < 0:
@@ -214,7 +233,7 @@ class ScoreArguments(StatisticsArguments):
 
     answers: str = field(
         metadata={
-            "help": "Answers (JSON Lines) of `evaluate answer`; reward_accuracy and best_of_n: scores of llava_rlhf.score."
+            "help": "Answers (JSON Lines) of `evaluate answer`; benchmarks of rewards: scores of llava_rlhf.score."
         },
     )
     output_file: str = field(metadata={"help": "JSON file of numbers to write."})

@@ -7,11 +7,16 @@ from pathlib import Path
 from llava_rlhf.evaluation.arguments import BenchmarkArguments, JudgeArguments, ScoreArguments
 from llava_rlhf.evaluation.benchmarks.chair import Chair
 from llava_rlhf.evaluation.benchmarks.items import Benchmark
+from llava_rlhf.evaluation.benchmarks.mm_rlhf_rewardbench import MMRLHFRewardBench
 from llava_rlhf.evaluation.benchmarks.mmhal import JudgePrompt, MMHal
+from llava_rlhf.evaluation.benchmarks.multimodal_rewardbench import MultimodalRewardBench
 from llava_rlhf.evaluation.benchmarks.pope import Pope
 from llava_rlhf.evaluation.benchmarks.reward_files import BestOfN, RewardAccuracy
 from llava_rlhf.evaluation.benchmarks.tiny_world import TinyWorld
+from llava_rlhf.evaluation.benchmarks.vl_rewardbench import VLRewardBench
 from llava_rlhf.evaluation.judge_client import Judge, JudgeClient, ReplyCache
+
+PAIRS = {one.name: one for one in (VLRewardBench, MMRLHFRewardBench, MultimodalRewardBench)}
 
 
 def make_benchmark(
@@ -31,6 +36,8 @@ def make_benchmark(
         )
     if arguments.benchmark == "tiny_world":
         return TinyWorld(files[0])
+    if arguments.benchmark in PAIRS:
+        return PAIRS[arguments.benchmark](files[0])
     if arguments.benchmark == "reward_accuracy":
         return RewardAccuracy()
     if arguments.benchmark == "best_of_n":

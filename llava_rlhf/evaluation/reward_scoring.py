@@ -18,12 +18,14 @@ from llava_rlhf.assembly.image_features import encode_images, expand_query
 from models.roles import RewardModel
 
 
-def score_items(reward_model: RewardModel, items: Sequence[PairItem | AnswerItem], pad_id: int) -> Tensor:
-    """float32[B, k] on the CPU: the scores of the k sequences of each item (2 of a pair, 1 of an answer).
+def score_items(
+    reward_models: Sequence[RewardModel], items: Sequence[PairItem | AnswerItem], pad_id: int
+) -> Tensor:
+    """float32[B, k, K] on the CPU: the scores of the k sequences of each item (2 of a pair, 1 of an answer) by K reward models.
 
-    Each item's images are encoded once, and read by all its sequences.
+    These stand on one base. Each item's images are encoded once, and read by all its sequences and all of them.
     """
-    vlm = reward_model.bank.vlm
+    vlm = reward_models[0].bank.vlm
     rows = [
         expand_query(ids, repeat(()) if item.grids is None else item.grids, vlm)
         for item in items
@@ -33,17 +35,21 @@ def score_items(reward_model: RewardModel, items: Sequence[PairItem | AnswerItem
     images = image_batch([(item.images, None, item.grids) for item in items], uses=len(items[0].input_ids))
     with torch.no_grad():
         features = encode_images(vlm, images)
-        scores = reward_model(input_ids.to(vlm.device), mask.to(vlm.device), features, right_padded=True)
-    return scores.view(len(items), -1).cpu()
+        asked = (input_ids.to(vlm.device), mask.to(vlm.device), features)
+        scores = torch.stack([model(*asked, right_padded=True) for model in reward_models], dim=-1)
+    return scores.view(len(items), -1, len(reward_models)).cpu()
 
 
 def score_dataset(
-    reward_model: RewardModel, dataset: PreferenceDataset | AnswerDataset, pad_id: int, batch_size: int
+    reward_models: Sequence[RewardModel],
+    dataset: PreferenceDataset | AnswerDataset,
+    pad_id: int,
+    batch_size: int,
 ) -> Tensor:
-    """float32[N, k] scores of a data set, in its order.
+    """float32[N, k, K] scores of a data set, in its order.
 
     Args:
-        reward_model: in inference.
+        reward_models: K on one base, in inference.
         dataset: pairs (k = 2) or answers (k = 1).
         pad_id: fills short rows; masked by position.
         batch_size: pairs or answers at once. They are taken by length, longest first, so that rows are padded little
@@ -59,11 +65,11 @@ def score_dataset(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             scores |= zip(
-                chosen, score_items(reward_model, [dataset[i] for i in chosen], pad_id), strict=True
+                chosen, score_items(reward_models, [dataset[i] for i in chosen], pad_id), strict=True
             )
             progress.update(len(chosen))
     table = torch.stack([scores[index] for index in range(len(dataset))])
-    bad = (~table.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    bad = (~table.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
     if bad:
         rows = [dataset.column("row")[index] for index in bad[:5]]
         raise FloatingPointError(f"{len(bad)} rows have scores that are not finite, first rows {rows}")

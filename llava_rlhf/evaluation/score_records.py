@@ -49,6 +49,11 @@ def with_answer_score(record: Mapping[str, Any], scores: Sequence[float]) -> dic
     return {**record, "score": score}
 
 
+def with_members(record: Mapping[str, Any], members: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """A scored row with `reward_models`: for each of its sequences the scores of each reward model; of an answer one list."""
+    return {**record, "reward_models": list(members) if "scores" in record else list(members[0])}
+
+
 def json_line(record: Mapping[str, Any]) -> str:
     """One line of JSON Lines."""
     # A field that is only passed on may hold half a surrogate pair, which JSON can spell and UTF-8 can't.

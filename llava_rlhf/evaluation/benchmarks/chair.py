@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from data_utils.json_files import read_object
-from llava_rlhf.evaluation.benchmarks.coco_words import ObjectWords
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
     Item,
@@ -23,6 +22,7 @@ from llava_rlhf.evaluation.benchmarks.items import (
     summed,
 )
 from llava_rlhf.evaluation.benchmarks.published_answers import by_image_number, have, unknown_layout
+from llava_rlhf.fact_rewards.object_words import ObjectWords
 
 
 class Chair(Benchmark):

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, ItemScore, Record, Scores
+from llava_rlhf.evaluation.benchmarks.scored_pairs import (
+    PAIR_METRICS,
+    calibration_error,
+    check_fields,
+    pair_values,
+    scored_pairs,
+)
 from llava_rlhf.evaluation.calibration import pair_outcome
 
 
 class RewardAccuracy(Benchmark):
     """Does a reward model prefer what people preferred?"""
 
-    metrics: ClassVar[Mapping[str, str]] = {
-        "accuracy": "share of pairs whose preferred response scores higher (a tie counts half)",
-        "margin": "score of the preferred response less that of the other, on the model's own scale",
-    }
+    metrics: ClassVar[Mapping[str, str]] = PAIR_METRICS
 
     def items(self) -> list[Item]:
         """None: see `score.py`."""
@@ -36,16 +39,15 @@ class RewardAccuracy(Benchmark):
 
     def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
         """One item a pair; a pair is known again by its row and its responses."""
-        scored = []
-        for line, record in enumerate(answers, 1):
-            _check(line, record, {"row": int, "margin": (int, float), "responses": list})
+        scored, pairs = [], scored_pairs(answers)
+        outcomes = [float(pair_outcome(pair.margin)) for pair in pairs]
+        for record, pair, outcome in zip(answers, pairs, outcomes, strict=True):
             mark = hashlib.sha256(json.dumps(record["responses"]).encode()).hexdigest()[:12]
-            margin = float(record["margin"])
-            values = {"accuracy": (float(pair_outcome(margin)), 1.0), "margin": (margin, 1.0)}
-            identity = f"{record['row']}-{mark}"
-            scored.append(ItemScore(identity, record.get("answer_type", "all"), identity, values))
+            identity = f"{pair.row}-{mark}"
+            scored.append(ItemScore(identity, pair.answer_type, identity, pair_values(pair, outcome)))
         _refuse_twice([score.id for score in scored])
-        return Scores(scored, {}, {"pairs": len(scored)})
+        counts = {"pairs": len(scored), "calibration_error": calibration_error(pairs, outcomes)}
+        return Scores(scored, {}, counts)
 
 
 class BestOfN(Benchmark):
@@ -77,7 +79,7 @@ class BestOfN(Benchmark):
         groups: defaultdict[str, list[float]] = defaultdict(list)
         prompts: dict[str, str] = {}
         for line, record in enumerate(answers, 1):
-            _check(line, record, {"score": (int, float), "question": str})
+            check_fields(line, record, {"score": (int, float), "question": str})
             question = json.dumps([record.get("image"), record["question"]])
             identity = str(record.get("prompt_row", record.get("id") or question))
             if prompts.setdefault(identity, question) != question:
@@ -132,15 +134,6 @@ def expected_best(scores: Sequence[float], n: int) -> float:
         + gammaln(len(ordered) - n + 1)
     )
     return float(np.exp(log_share) @ ordered[n - 1 :])
-
-
-def _check(line: int, record: Record, fields: Mapping[str, Any]) -> None:
-    for name, kind in fields.items():
-        value = record.get(name)
-        if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
-            raise ValueError(
-                f"answers, line {line}: field {name!r} is {value!r}; score the file with llava_rlhf.score first"
-            )
 
 
 def _refuse_twice(ids: Sequence[str]) -> None:

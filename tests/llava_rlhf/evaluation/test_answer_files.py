@@ -83,7 +83,7 @@ def test_a_complete_file_is_not_made_again(data, tiny_base, tmp_path, monkeypatc
     answer(command(data, tiny_base, output))
     content = output.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(answer_runs, "Answerer", None)  # would fail if it were asked
+        patch.setattr(answer_runs, "open_answerer", None)  # would fail if it were asked
         answer(command(data, tiny_base, output, batch_size=3))
     assert "nothing to do" in capsys.readouterr().out
     answer(command(data, tiny_base, output, seed=6))  # another question: answered, and replaced as a whole

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llava_rlhf.evaluation.benchmarks.chair import Chair
-from llava_rlhf.evaluation.benchmarks.coco_words import OWN_WORDS, ObjectWords
 from llava_rlhf.evaluation.score_files import summarise
+from llava_rlhf.fact_rewards.object_words import OWN_WORDS, ObjectWords
 
 CATEGORIES = {1: "person", 17: "cat", 18: "dog", 58: "hot dog", 62: "chair", 67: "dining table"}
 INSTANCES = {1: [17, 17, 62], 2: [18, 1], 3: []}

@@ -59,7 +59,7 @@ def test_prompts_need_the_same_number_of_answers():
 
 
 def pair(row: int, margin: float, **changes) -> dict:
-    return {"row": row, "margin": margin, "responses": ["a", f"b{row}"]} | changes
+    return {"row": row, "margin": margin, "responses": ["a", f"b{row}"], "preference": 1} | changes
 
 
 def test_accuracy_by_hand():
@@ -69,6 +69,7 @@ def test_accuracy_by_hand():
     found = summarise(scores.items, ["accuracy", "margin"], 100, 0)
     assert [entry["accuracy"]["value"] for entry in found.values()] == [0.5, 0.5, 0.5]
     assert [entry["margin"]["value"] for entry in found.values()] == pytest.approx([1 / 3, 0.5, 0])
+    assert scores.counts["pairs"] == 3
     with pytest.raises(ValueError, match="row 1 comes twice"):
         RewardAccuracy().score([pair(1, 0.5), pair(1, 0.5)], False)
     with pytest.raises(ValueError, match="field 'margin' is None"):
