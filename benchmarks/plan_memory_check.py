@@ -67,6 +67,7 @@ CASES = (
     Case(POLICY_INIT, 256, 6, 8, 60, 120, CHECKPOINTED),
     Case(POLICY_INIT, 512, 4, 2, 60, 60, {**BF16, "gradient_accumulation_steps": 2}),
     Case(PPO, 256, 4, 8, 40, 40),
+    Case(PPO, 256, 4, 8, 40, 40, {"advantage_estimator": "rloo", "samples_per_prompt": 2}),
     Case(PPO, 256, 4, 16, 20, 40, {**CHECKPOINTED, "tokens_per_micro_batch": 512}),
     Case(PPO, 512, 4, 4, 40, 24, {"bits": 4, "optim": "paged_adamw_32bit"}),
     Case(PPO, 512, 4, 4, 60, 24, {**CHECKPOINTED, **BF16, "optim": "adamw_torch_fused"}),

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from llava_rlhf.initialize_policy_model import save_policy
-from llava_rlhf.runs.role_files import POLICY, REWARD, RewardModelCard
+from llava_rlhf.runs.reward_card import RewardModelCard
+from llava_rlhf.runs.role_files import POLICY, REWARD
 from llava_rlhf.train_reward_model import save_reward_model
 from models.adapters import AdapterBank, AdapterSpec
 from models.base_fingerprint import base_fingerprint

@@ -55,7 +55,8 @@ class StepMeter:
             (trainer.collector, "collect", "rollout"),
             (trainer.updater, "update", "update"),
         ):
-            self._time(owner, name, part)
+            if owner is not None:
+                self._time(owner, name, part)
         vlm = roles.policy.bank.vlm
         self.device = vlm.device
         self._sampling = False

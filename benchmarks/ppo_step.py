@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/ppo_step.py --output_file FILE [--sweep True] [--device cuda --sizes 7b 13b]
 
 Every size runs in a process of its own, on one thread. `padded` is the same loop with the padding of short answers
-computed (`--numerics published`), so that what it costs is measured in one run. The original's seconds were recorded on
-a machine of 121 GFLOP/s; both are normalised by the measured rate of a matrix product.
+computed (`--numerics published`), so that what it costs is measured in one run; `no critic` compares each answer with the
+others to its prompt (`--advantage_estimator rloo`). The original's seconds were recorded on a machine of 121 GFLOP/s; both are normalised by the measured rate of a matrix product.
 """
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
@@ -24,6 +24,7 @@ import torch
 
 from benchmarks.ppo_meters import StepMeter, matrix_product_rate, peak_mib
 from benchmarks.ppo_world import SIZES, build_trainer
+from llava_rlhf.ppo.estimator_arguments import EstimatorArguments
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import write_text_whole
 from llava_rlhf.runs.run_record import environment
@@ -36,7 +37,11 @@ ORIGINAL = {
     "mid": (10.97, 13.28, 15864, 1528),
     "short answers": (7.88, 12.20, 19672, 1811),
 }
-SCHEDULES = {"packed": {}, "padded": {"numerics": "published"}}
+SCHEDULES = {
+    "packed": {},
+    "padded": {"numerics": "published"},
+    "no critic": {"estimator": EstimatorArguments("published", "rloo", samples_per_prompt=4)},
+}
 
 
 @dataclass

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -23,13 +22,17 @@ from transformers import (
 )
 
 from data_utils.batches import PromptBatch, collate_prompts
+from data_utils.conversation import TEMPLATES
+from data_utils.image_choices import ImageChoices
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
 from llava_rlhf.assembly.roles import PPORoles, TextSide
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.assembly import PPOSettings, assemble_trainer, make_accelerator
 from llava_rlhf.ppo.batch_plan import plan_batches
+from llava_rlhf.ppo.estimator_arguments import EstimatorArguments
 from llava_rlhf.ppo.trainer import PPOTrainer
+from llava_rlhf.runs.arguments import DataArguments
 from llava_rlhf.runs.role_files import POLICY, REFERENCE, REWARD, VALUE
 from models.adapters import AdapterBank, AdapterSpec
 from models.heads import ScalarHead
@@ -201,16 +204,37 @@ def random_prompts(size: Size, rows: int) -> PromptBatch:
     return collate_prompts(items)
 
 
+def random_roles(
+    size: Size, vlm: VisionLanguageModel, gradient_checkpointing: bool, critic: bool
+) -> PPORoles:
+    """Four adapters on one base; without a critic three."""
+    lora = LoraSettings(r=size.lora_r)
+    adapters = {
+        name: AdapterSpec(lora, trainable=name in (POLICY, VALUE))
+        for name in (POLICY, REFERENCE, *([VALUE] if critic else []), REWARD)
+    }
+    bank = AdapterBank(vlm, adapters, gradient_checkpointing)
+    head = ScalarHead(size.hidden).requires_grad_(False).to(vlm.device)
+    return PPORoles(
+        Policy(bank, POLICY),
+        Policy(bank, REFERENCE),
+        ValueModel(bank, VALUE, ScalarHead(size.hidden, zero=True).to(vlm.device)) if critic else None,
+        RewardModel(bank, REWARD, head),
+        shared=True,
+    )
+
+
 def build_trainer(
     size: Size,
     output_dir: str,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     four_bit: bool = False,
+    estimator: EstimatorArguments | None = None,
     **ppo_settings,
 ) -> tuple[PPOTrainer, PromptBatch]:
     """The loop of `train_rl_model` on random roles over one base, and the prompts of its steps."""
-    rows = len(size.lengths)
+    rows, estimator = len(size.lengths), estimator or EstimatorArguments()
     settings = {
         "gradient_checkpointing": True,
         "noptepochs": 2,
@@ -233,23 +257,18 @@ def build_trainer(
     plan = plan_batches(ppo, 1, rows)
     accelerator = make_accelerator(ppo, plan)
     vlm = random_model(size, dtype, device, four_bit)
-    lora = LoraSettings(r=size.lora_r)
-    adapters = {
-        name: AdapterSpec(lora, trainable=name in (POLICY, VALUE))
-        for name in (POLICY, REFERENCE, VALUE, REWARD)
-    }
-    bank = AdapterBank(vlm, adapters, ppo.gradient_checkpointing)
-    head = ScalarHead(size.hidden).requires_grad_(False).to(device)
-    roles = PPORoles(
-        Policy(bank, POLICY),
-        Policy(bank, REFERENCE),
-        ValueModel(bank, VALUE, ScalarHead(size.hidden, zero=True).to(device)),
-        RewardModel(bank, REWARD, head),
-        shared=True,
-    )
-    text = TextSide(stand_in_tokenizer(), None, vlm.family, None)
+    roles = random_roles(size, vlm, ppo.gradient_checkpointing, estimator.has_critic)
+    tokenizer = stand_in_tokenizer()
+    stops, choices = (tokenizer.eos_token_id,), ImageChoices("pad")
+    text = TextSide(tokenizer, None, vlm.family, None, TEMPLATES["v1"], stops, choices)
     everything = PPOSettings(
-        ppo, RewardArguments(), SimpleNamespace(response_len=size.response_len), None, None, None
+        ppo,
+        RewardArguments(),
+        DataArguments(dataset_path="random", image_folder="random", response_len=size.response_len),
+        None,
+        None,
+        None,
+        estimator=estimator,
     )
     trainer = assemble_trainer(
         accelerator, everything, plan, roles, text, [1] * rows, "random", lambda step: 1e-4, {}

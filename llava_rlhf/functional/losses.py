@@ -32,32 +32,78 @@ class LossSum(NamedTuple):
 
 
 def policy_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    cliprange: float,
+    cliprange_high: float | None = None,
+    dual_clip: float | None = None,
+    weights: Tensor | None = None,
 ) -> LossSum:
-    """PPO's clipped surrogate, max(-A rho, -A clip(rho, 1 +- cliprange)) (arXiv 1707.06347, equation 7).
+    """PPO's clipped surrogate, max(-A rho, -A clip(rho, 1 - low, 1 + high)) (arXiv 1707.06347, equation 7).
 
     Args:
         log_probs: float[B, T] under the policy being trained.
         old_log_probs: float[B, T] under the policy that sampled.
         advantages: float[B, T], constants.
         mask: bool[B, T], True = real response token; the others get gradient 0 whatever they hold.
-        cliprange: half width of the interval around ratio 1.
+        cliprange: how far below 1 the ratio is followed, and above it, too, unless there is ``cliprange_high``.
+        cliprange_high: how far above 1 (clip-higher: arXiv 2503.14476, section 3.1).
+        dual_clip: c > 1; where A < 0 the loss is at most -A c (dual clip: arXiv 1912.09729). None: no such bound.
+        weights: float[B], what each token of a response weighs in the sum (:func:`response_weights`), or float[B, T], what each
+            token weighs, constants; None: 1.
 
     Returns:
-        The summed loss; stats ``policy/approxkl`` (half the squared log-ratio, nats) and ``policy/clipfrac`` (tokens
-        whose clipped term is the larger one).
+        The summed loss; stats, unweighted: ``policy/approxkl`` (half the squared log-ratio, nats), ``policy/clipfrac``
+        (tokens whose clipped term is the larger one) and, with ``dual_clip``, ``policy/dual_clipfrac`` (tokens at that
+        bound).
     """
     check_mask(mask, log_probs, old_log_probs, advantages)
     # Filled before exp: a masked_fill afterwards would turn an infinite ratio on padding into a NaN gradient.
     log_ratio = (log_probs - old_log_probs).masked_fill(~mask, 0.0)
     ratio = log_ratio.exp()
+    high = cliprange if cliprange_high is None else cliprange_high
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
+    clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + high)
+    loss = torch.maximum(unclipped, clipped)
     stats = {
         "policy/approxkl": 0.5 * masked_sum(log_ratio.detach().square(), mask),
         "policy/clipfrac": masked_sum((clipped > unclipped).to(ratio.dtype), mask),
     }
-    return LossSum(masked_sum(torch.maximum(unclipped, clipped), mask), mask.sum().to(ratio.dtype), stats)
+    if dual_clip is not None:
+        bound = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
+        stats["policy/dual_clipfrac"] = masked_sum((loss > bound).to(ratio.dtype), mask)
+        loss = torch.minimum(loss, bound)
+    return LossSum(weighted_sum(loss, mask, weights), mask.sum().to(ratio.dtype), stats)
+
+
+def response_weights(mask: Tensor, tokens: Tensor, rollouts: Tensor, length: int | None = None) -> Tensor:
+    """What each token of a response weighs, so that a sum over tokens divided by ``tokens`` becomes a mean over responses.
+
+    Args:
+        mask: bool[B, T], True = real response token.
+        tokens: scalar, real tokens of the whole optimizer step, over all processes.
+        rollouts: scalar, responses of the whole optimizer step that have such a token.
+        length: tokens that every response is divided by (Dr. GRPO, arXiv 2503.20783); None: its own tokens,
+            so that the mean over responses is one of means over their tokens (GRPO, arXiv 2402.03300, equation 3).
+
+    Returns:
+        float32[B], tokens / (rollouts · length).
+    """
+    check_mask(mask)
+    lengths = mask.sum(dim=1).clamp_min(1) if length is None else torch.full_like(mask[:, 0].long(), length)
+    return tokens / (rollouts * lengths).float()
+
+
+def weighted_sum(x: Tensor, mask: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum of ``x``, float[B, T], where ``mask`` is True, each row times its weight float[B], or each token float[B, T]; None: 1.
+
+    Weights of tokens must be finite, on padding, too.
+    """
+    if weights is None:
+        return masked_sum(x, mask)
+    return masked_sum(x * (weights if weights.ndim == 2 else weights.unsqueeze(1)), mask)
 
 
 def value_loss(

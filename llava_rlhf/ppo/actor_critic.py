@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from data_utils.batches import left_pad, right_pad
-from llava_rlhf.assembly.image_features import expand_query
+from data_utils.batches import right_pad
+from llava_rlhf.assembly.equal_chunks import equal_chunks
+from llava_rlhf.assembly.image_features import expand_queries
 from llava_rlhf.functional.log_probs import head_log_probs
+from models.adapters import AdapterBank
 from models.packed_features import PackedFeatures
 from models.roles import Policy, ValueModel
 from models.vlm import VisionLanguageModel
@@ -56,24 +58,15 @@ class ScoringSettings:
         temperature: logits are divided by it, as in sampling.
         chunk_size: response tokens per vocabulary projection.
         banned_ids: tokens that can't be sampled, so that they take no probability.
-        entropy: whether it is computed; a number to look at, no loss needs it.
+        entropy: whether it is computed.
+        entropy_gradient: whether a loss needs it, so that it has a gradient; otherwise a number to look at.
     """
 
     temperature: float
     chunk_size: int
     banned_ids: Tensor | None
     entropy: bool = True
-
-
-def expanded_queries(
-    queries: Sequence[Sequence[int]],
-    image_features: PackedFeatures | None,
-    vlm: VisionLanguageModel,
-    pad_id: int,
-) -> tuple[Tensor, Tensor]:
-    """Queries with each image at its full width, left-padded: int64[B, P] and mask bool[B, P] on the model's device."""
-    ids, mask = left_pad(_expanded(queries, image_features, vlm), pad_id)
-    return ids.to(vlm.device), mask.to(vlm.device)
+    entropy_gradient: bool = False
 
 
 def join_responses(
@@ -93,7 +86,7 @@ def join_responses(
         vlm, pad_id: of the base that will look at them.
         padding_read: whether padding counts too; the result then has a mask.
     """
-    rows = _expanded(queries, image_features, vlm)
+    rows = expand_queries(queries, image_features, vlm)
     device, longest = responses.ids.device, responses.ids.shape[1]
     ids, real = (tensor.to(device) for tensor in right_pad(rows, pad_id))
     lengths = torch.tensor([len(row) for row in rows])
@@ -107,15 +100,6 @@ def join_responses(
         image_features,
         columns.clamp(max=width - 1),
     )
-
-
-def _expanded(
-    queries: Sequence[Sequence[int]], image_features: PackedFeatures | None, vlm: VisionLanguageModel
-) -> list[list[int]]:
-    grids = iter(
-        image_features.grids if image_features else ()
-    )  # of the images of all rows, one behind the other
-    return [expand_query(ids, grids, vlm) for ids in queries]
 
 
 def response_log_probs(
@@ -138,18 +122,22 @@ def response_log_probs(
         training: keep the graph and recompute activations if the bank is set so.
 
     Returns:
-        float32[B, T], float32[B, T] (the entropy without gradient; None where it was not asked for).
+        float32[B, T], float32[B, T] (the entropy; None where it was not asked for).
     """
-    states = policy.response_states(*sequences, training)
-    targets = sequences.input_ids.gather(1, sequences.columns)
+    states = policy.response_states(*sequences, training)[counted]
+    targets = sequences.input_ids.gather(1, sequences.columns)[counted]
+    chunk_size, fill = equal_chunks(len(targets), settings.chunk_size, policy.bank.vlm)
+    if fill:  # falls away again: `_spread` reads the tokens that count
+        states, targets = pad(states, (0, 0, 0, fill)), pad(targets, (0, fill))
     log_probs, entropy = head_log_probs(
-        states[counted],
-        targets[counted],
+        states,
+        targets,
         policy.project,
         settings.temperature,
-        settings.chunk_size,
+        chunk_size,
         with_entropy=settings.entropy,
         banned_ids=settings.banned_ids,
+        entropy_gradient=settings.entropy_gradient,
     )
     log_probs = _spread(log_probs, counted)
     if sequences.mask is not None:
@@ -162,22 +150,33 @@ def _spread(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class ActorCritic(nn.Module):
-    """The trained half of PPO: the module that accelerate wraps."""
+    """The trained half of PPO: the module that accelerate wraps. Without a critic `value` is None.
 
-    def __init__(self, policy: Policy, value: ValueModel, settings: ScoringSettings):
+    `beside` is a base that nothing of these stands on, which DeepSpeed shall divide with theirs (ZeRO-3), or None.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        value: ValueModel | None,
+        settings: ScoringSettings,
+        beside: AdapterBank | None = None,
+    ):
         super().__init__()
         self.policy = policy
         self.value = value
         self.settings = settings
+        self.beside = beside
 
     def forward(
-        self, policy_sequences: Sequences, value_sequences: Sequences, counted: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        self, policy_sequences: Sequences, value_sequences: Sequences | None, counted: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Log-probabilities, entropies and values, each float32[B, T], of response columns counted bool[B, T]."""
-        return *self.policy_outputs(policy_sequences, counted), self.value_outputs(value_sequences)
+        found = self.policy_outputs(policy_sequences, counted)
+        return *found, None if value_sequences is None else self.value_outputs(value_sequences)
 
     def policy_outputs(self, sequences: Sequences, counted: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities and entropies, with a graph for the former."""
+        """Log-probabilities and entropies; the former with their graph, the latter if a loss needs it."""
         return response_log_probs(self.policy, sequences, counted, self.settings, training=True)
 
     def value_outputs(self, sequences: Sequences) -> Tensor:
@@ -186,10 +185,8 @@ class ActorCritic(nn.Module):
 
     def roles(self) -> dict[str, list[nn.Parameter]]:
         """The trained weights of each role."""
-        return {
-            "policy": list(self.policy.bank.parameters_of(self.policy.adapter).values()),
-            "value": [
-                *self.value.bank.parameters_of(self.value.adapter).values(),
-                *self.value.head.parameters(),
-            ],
-        }
+        roles = {"policy": list(self.policy.bank.parameters_of(self.policy.adapter).values())}
+        if self.value is not None:
+            adapter = self.value.bank.parameters_of(self.value.adapter).values()
+            roles["value"] = [*adapter, *self.value.head.parameters()]
+        return roles

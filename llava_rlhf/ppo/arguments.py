@@ -6,10 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from llava_rlhf.engines.arguments import LOCAL
 from llava_rlhf.functional.estimators import KLEstimator
 from llava_rlhf.ppo.numerics import Numerics
 from llava_rlhf.ppo.trackers import check_trackers
 from llava_rlhf.runs.arguments import cuda_is_available
+
+SAMPLES_FROM_PARTS = (
+    "--deepspeed {}: the policy samples from whole weights here, which ZeRO stage 3 divides; use stage 2 (scripts/zero2.json), "
+    "or --rollout_engine vllm"
+)
 
 
 @dataclass
@@ -22,7 +28,7 @@ class RewardArguments:
         default=0.1, metadata={"help": "Weight of the KL penalty per token (start value if adaptive)."}
     )
     kl_estimator: KLEstimator = field(
-        default=KLEstimator.K1_CLAMPED, metadata={"help": "k1_clamped: as published; k1; k3 (Schulman)."}
+        default=KLEstimator.K1_CLAMPED, metadata={"help": "k1_clamped: as published; k1; k2; k3 (Schulman)."}
     )
     kl_controller: Literal["fixed", "adaptive"] = field(
         default="fixed", metadata={"help": "How kl_coef evolves."}
@@ -48,7 +54,20 @@ class RewardArguments:
     correct_bonus_score: float = field(
         default=2.0, metadata={"help": "Times the correctness of a checkable answer; 0 switches it off."}
     )
+    reward_model_coef: float = field(
+        default=1.0,
+        metadata={
+            "help": "Times the reward model's score; 0: fact rewards and the other terms alone, the score is only logged."
+        },
+    )
     reward_bias: float = field(default=0.0, metadata={"help": "Added to every score."})
+    reward_placement: Literal["last", "sentence"] = field(
+        default="last",
+        metadata={
+            "help": "last: the reward model's score stands on the last token; sentence: each sentence earns what it changed "
+            "in the score, for a score of every beginning."
+        },
+    )
     whiten_rewards: bool = field(
         default=False, metadata={"help": "Divide token rewards by their standard deviation."}
     )
@@ -58,6 +77,8 @@ class RewardArguments:
 
     def __post_init__(self):
         self.kl_estimator = KLEstimator(self.kl_estimator)
+        if not 0 <= self.reward_model_coef < float("inf"):
+            raise ValueError(f"--reward_model_coef {self.reward_model_coef}: must be at least 0, and finite")
         if self.kl_coef < 0:
             raise ValueError(f"--kl_coef {self.kl_coef}: must be at least 0")
         if self.kl_controller == "adaptive" and not (
@@ -93,7 +114,10 @@ class PPOArguments:
         metadata={"help": "PPO steps of the run, whatever total_epochs says; -1: as total_epochs says."},
     )
     rollout_batch_size: int = field(
-        default=512, metadata={"help": "Prompts per PPO step, all processes together."}
+        default=512,
+        metadata={
+            "help": "Rollouts per PPO step, all processes together; --samples_per_prompt of them answer one prompt."
+        },
     )
     rollout_per_device_batch_size: int = field(
         default=32, metadata={"help": "Prompts sampled and scored at once."}
@@ -168,7 +192,10 @@ class PPOArguments:
     bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
     fp16: bool = field(default=False, metadata={"help": "Weights and activations in float16."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where CUDA is present."})
-    deepspeed: str | None = field(default=None, metadata={"help": "DeepSpeed ZeRO-2 configuration (JSON)."})
+    deepspeed: str | None = field(
+        default=None,
+        metadata={"help": "DeepSpeed configuration (JSON): ZeRO-2, or ZeRO-3 with --rollout_engine vllm."},
+    )
     seed: int = field(
         default=42, metadata={"help": "Order of prompts, sampling, caption order, initialisation."}
     )
@@ -217,17 +244,24 @@ class PPOArguments:
             self.deepspeed_config()
 
     def deepspeed_config(self) -> dict[str, Any]:
-        """The DeepSpeed configuration. Raises ValueError for an unreadable file, or a ZeRO stage above 2."""
+        """The DeepSpeed configuration. Raises ValueError for an unreadable file."""
         try:
             config = json.loads(Path(self.deepspeed).read_text(encoding="utf-8"))
-            stage = config.get("zero_optimization", {}).get("stage", 0)
+            config.get("zero_optimization", {}).get("stage", 0)
         except (OSError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"--deepspeed {self.deepspeed}: not a DeepSpeed configuration ({error})"
             ) from error
-        if stage > 2:
-            raise ValueError(
-                f"--deepspeed {self.deepspeed}: PPO samples from the whole weights, which ZeRO stage {stage} cuts up; "
-                "use stage 2 (scripts/zero2.json)"
-            )
         return config
+
+    @property
+    def divides_base(self) -> bool:
+        """Whether DeepSpeed divides the frozen weights among the processes (ZeRO-3)."""
+        if self.deepspeed is None:
+            return False
+        return self.deepspeed_config().get("zero_optimization", {}).get("stage", 0) > 2
+
+    def check_engine(self, rollout_engine: str) -> None:
+        """Raise ValueError where the policy samples in processes that have only parts of its weights."""
+        if self.divides_base and rollout_engine == LOCAL:
+            raise ValueError(SAMPLES_FROM_PARTS.format(self.deepspeed))

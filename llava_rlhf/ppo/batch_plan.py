@@ -26,8 +26,10 @@ class BatchPlan:
     ppo_steps: int
 
 
-def plan_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> BatchPlan:
-    """Check that the batch sizes divide, and derive those of one process.
+def plan_batches(
+    ppo: PPOArguments, world_size: int, n_prompts: int, samples_per_prompt: int = 1
+) -> BatchPlan:
+    """Check that the batch sizes divide, and derive those of one process; `samples_per_prompt` rollouts share a prompt.
 
     Raises:
         ValueError: with all numbers, and what has to divide what.
@@ -49,9 +51,13 @@ def plan_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> BatchPla
         ppo.rollout_batch_size,
         "rollout_batch_size must be a multiple of step_batch_size",
     )
-    if n_prompts < ppo.rollout_batch_size:
+    prompts = ppo.rollout_batch_size // samples_per_prompt
+    if n_prompts < prompts:
+        needs = (
+            "as many" if samples_per_prompt == 1 else f"{prompts} (samples_per_prompt {samples_per_prompt})"
+        )
         problems.append(
-            f"rollout_batch_size {ppo.rollout_batch_size} needs as many prompts; the data has {n_prompts}"
+            f"rollout_batch_size {ppo.rollout_batch_size} needs {needs} prompts; the data has {n_prompts}"
         )
     if problems:
         numbers = ", ".join(
@@ -61,7 +67,7 @@ def plan_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> BatchPla
         raise ValueError(
             f"batch sizes do not fit ({numbers}, processes {world_size}): " + "; ".join(problems)
         )
-    steps = math.floor(n_prompts / ppo.rollout_batch_size) * ppo.total_epochs
+    steps = math.floor(n_prompts / prompts) * ppo.total_epochs
     return BatchPlan(
         world_size=world_size,
         rollouts=ppo.rollout_batch_size // world_size,
@@ -71,28 +77,34 @@ def plan_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> BatchPla
     )
 
 
-def fit_batches(ppo: PPOArguments, world_size: int, n_prompts: int) -> dict[str, int]:
+def fit_batches(
+    ppo: PPOArguments, world_size: int, n_prompts: int, samples_per_prompt: int = 1
+) -> dict[str, int]:
     """Lower batch sizes where the data has less prompts than a rollout batch: the largest that keep the optimizer steps of a rollout batch.
 
-    A function of settings, processes and prompts alone: a run that is continued does the same.
+    A function of settings, processes and prompts alone: a run that is continued does the same. Groups stay whole.
 
     Returns:
         The new sizes by their flags; empty where the data is enough.
 
     Raises:
-        ValueError: the sizes do not divide one another, or there are fewer prompts than processes.
+        ValueError: the sizes do not divide one another, or there are fewer rollouts than processes.
     """
-    if n_prompts >= ppo.rollout_batch_size:
+    samples = n_prompts * samples_per_prompt
+    if samples >= ppo.rollout_batch_size:
         return {}
     plan = plan_batches(ppo, world_size, ppo.rollout_batch_size)
-    if n_prompts < world_size:
+    # What a process takes is a multiple of this, so that all together take whole groups.
+    whole = samples_per_prompt // math.gcd(samples_per_prompt, world_size)
+    if samples // world_size < whole:
         raise ValueError(
             f"{n_prompts} prompts are fewer than {world_size} processes: NUM_PROCESSES={n_prompts} of the scripts works, "
             "or more prompts"
         )
-    share = n_prompts // world_size
-    optimizer_steps = min(plan.optimizer_steps, share)
-    for rollouts in range(share // optimizer_steps * optimizer_steps, 0, -optimizer_steps):
+    share = samples // world_size
+    optimizer_steps = min(plan.optimizer_steps, share // whole)
+    unit = math.lcm(optimizer_steps, whole)
+    for rollouts in range(share // unit * unit, 0, -unit):
         most = min(ppo.rollout_per_device_batch_size, rollouts)
         at_once = max(size for size in range(1, most + 1) if rollouts % size == 0)
         if 2 * at_once >= most:  # a prime number of prompts would be sampled one by one

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from llava_rlhf.ppo.experience import Experience
 from llava_rlhf.ppo.limits import GuardArguments, passed_limits
 from llava_rlhf.ppo.reward_shaping import ShapedReward
-from llava_rlhf.ppo.rollout import Experience
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.runs.stopping import Alarm, GuardError, LimitError, NonFiniteError
 
@@ -63,10 +63,13 @@ class Guard:
         per_row = {
             "a logit while sampling is": experience.finite,
             "a score of the reward model is": experience.scores.isfinite(),
-            "a value is": experience.values.isfinite().all(dim=1),
             "a log-probability of the policy is": experience.log_probs.isfinite().all(dim=1),
             "a log-probability of the reference is": experience.ref_log_probs.isfinite().all(dim=1),
         }
+        if experience.engine_log_probs is not None:
+            per_row["a log-probability of the engine is"] = experience.engine_log_probs.isfinite().all(dim=1)
+        if experience.values is not None:
+            per_row["a value is"] = experience.values.isfinite().all(dim=1)
         finite = torch.stack(list(per_row.values()))
         bad = (~finite.all(dim=0)).nonzero().flatten().tolist()
         found = dict(zip(per_row, (~finite.all(dim=1)).tolist(), strict=True))
@@ -131,7 +134,7 @@ def _describe(experience: Experience, rows: Sequence[int]) -> list[Mapping[str, 
 
 
 def _describe_row(experience: Experience, row: int) -> Mapping[str, object]:
-    item = experience.items[row]
+    item, values = experience.items[row], experience.values
     return {
         "row": item.row,
         "id": item.id,
@@ -142,7 +145,7 @@ def _describe_row(experience: Experience, row: int) -> Mapping[str, object]:
         "response_ids": experience.responses[row][experience.response_mask[row]].tolist(),
         "finite_while_sampling": bool(experience.finite[row]),
         "score": repr(float(experience.scores[row])),
-        "values": [repr(float(value)) for value in experience.values[row]],
+        "values": None if values is None else [repr(float(value)) for value in values[row]],
         "log_probs": [repr(float(value)) for value in experience.log_probs[row]],
         "ref_log_probs": [repr(float(value)) for value in experience.ref_log_probs[row]],
     }

@@ -49,19 +49,28 @@ class MicroBatches:
 
     Args:
         max_rows, max_tokens: see `micro_batches`. The limit of tokens is lowered for good by a group that did not fit.
+        most: the largest of a number over all processes, where these must run a model together (ZeRO-3): then every one
+            does as many passes, and none in smaller groups. None: each for itself.
     """
 
-    def __init__(self, max_rows: int, max_tokens: int = 0):
+    def __init__(self, max_rows: int, max_tokens: int = 0, most: Callable[[int], int] | None = None):
         self.max_rows = max_rows
         self.max_tokens = max_tokens
+        self.most = most
 
     def run(self, lengths: Sequence[int], work: Callable[[list[int]], None]) -> None:
         """Call `work` for every group of rows with `lengths` tokens; it must do all of a group's work or none.
 
+        With `most` it may be called again for a group, and must then find the same.
+
         Raises:
-            torch.OutOfMemoryError: a single row does not fit.
+            torch.OutOfMemoryError: a single row does not fit; with `most`, a group does not.
         """
         waiting = micro_batches(lengths, self.max_rows, self.max_tokens)
+        if self.most is not None:
+            for group in self._as_many_as_elsewhere(waiting):
+                work(group)
+            return
         while waiting:
             group = waiting.pop(0)
             try:
@@ -81,3 +90,9 @@ class MicroBatches:
                 rows = [row for other in [group, *waiting] for row in other]
                 again = micro_batches([lengths[row] for row in rows], self.max_rows, self.max_tokens)
                 waiting = [[rows[index] for index in other] for other in again]
+
+    def _as_many_as_elsewhere(self, groups: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Smaller groups; where there are too few rows for that, the last one again."""
+        count, rows = self.most(len(groups)), sum(map(len, groups))
+        found = split_into(groups, min(count, rows))
+        return [*found, *[found[-1]] * (count - len(found))]

@@ -42,12 +42,12 @@ def make_optimizer(
 def clip_each_group(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
     """Let every step clip the gradient of each parameter group by its own norm.
 
-    For DeepSpeed (ZeRO 1 and 2), whose engine knows one norm only: it hands the optimizer one group after the other, of
-    which every process holds a part.
+    For DeepSpeed, whose engine knows one norm only: it hands the optimizer one group after the other, of which every process
+    holds a part. ZeRO-3 empties the others meanwhile.
     """
 
     def clip(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        for group in optimizer.param_groups:
+        for group in filter(lambda group: group["params"], optimizer.param_groups):
             squares = sum(part.grad.float().square().sum() for part in group["params"])
             torch.distributed.all_reduce(squares)
             nn.utils.clip_grads_with_norm_(group["params"], max_norm, squares.sqrt())

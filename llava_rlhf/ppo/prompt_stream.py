@@ -19,10 +19,11 @@ class PromptStream:
 
     Attributes:
         n_prompts: rows of the dataset.
-        rollout_batch_size: prompts of one PPO step over all processes; a last incomplete batch of an epoch is left out.
+        rollout_batch_size: rollouts of one PPO step over all processes; a last incomplete batch of an epoch is left out.
         rank, world_size: this process.
         seed: of the order (a new one each epoch).
         lengths: tokens of each prompt; those of a step are then sampled in order of length, so that little is padded.
+        samples_per_prompt: rollouts of one prompt, at neighbouring global positions.
     """
 
     n_prompts: int
@@ -31,18 +32,25 @@ class PromptStream:
     world_size: int
     seed: int
     lengths: Sequence[int] | None = None
+    samples_per_prompt: int = 1
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Different prompts of a PPO step over all processes."""
+        return self.rollout_batch_size // self.samples_per_prompt
 
     @property
     def steps_per_epoch(self) -> int:
         """PPO steps of a pass over the prompts."""
-        return self.n_prompts // self.rollout_batch_size
+        return self.n_prompts // self.prompts_per_step
 
     def rows(self, step: int) -> list[int]:
         """Dataset rows of this process in PPO step `step` (from 0). Global position g belongs to rank g mod world."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _permutation(self.n_prompts, self.seed, 0, epoch)
-        start = position * self.rollout_batch_size
-        return order[start : start + self.rollout_batch_size][self.rank :: self.world_size].tolist()
+        start = position * self.prompts_per_step
+        prompts = order[start : start + self.prompts_per_step].repeat_interleave(self.samples_per_prompt)
+        return prompts[self.rank :: self.world_size].tolist()
 
     def positions(self) -> list[int]:
         """Global positions in the rollout batch of this process's rows, in the order of `rows`."""

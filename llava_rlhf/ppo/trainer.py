@@ -1,6 +1,6 @@
 """Proximal policy optimisation of a vision-language policy (arXiv 1707.06347, 2309.14525): the loop, numbered.
 
-Left out on purpose: a value loss without clipping, top-p or top-k sampling, and any credit for tokens after the stop.
+Left out on purpose: top-p or top-k sampling, and any credit for tokens after the stop.
 """
 
 from __future__ import annotations
@@ -17,27 +17,30 @@ from accelerate import Accelerator
 from tqdm import trange
 
 from data_utils.batches import PromptBatch
-from llava_rlhf.functional.advantages import generalized_advantages
-from llava_rlhf.functional.losses import explained_variance
-from llava_rlhf.functional.masked import moments, whiten
+from llava_rlhf.functional.masked import moments
+from llava_rlhf.functional.rewards import ensemble_scores
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.batch_plan import BatchPlan
 from llava_rlhf.ppo.checkpoints import PPOState
+from llava_rlhf.ppo.engine_difference import EngineWatch, engine_metrics
+from llava_rlhf.ppo.experience import Experience
 from llava_rlhf.ppo.guards import Guard, GuardError, LimitError
 from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController
+from llava_rlhf.ppo.loss_arguments import LossArguments
 from llava_rlhf.ppo.prompt_stream import PromptStream
 from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
-from llava_rlhf.ppo.rollout import Experience, RolloutCollector
+from llava_rlhf.ppo.rollout import RolloutCollector
 from llava_rlhf.ppo.rollout_rows import rollout_row
+from llava_rlhf.ppo.targets import TargetMaker, Targets
 from llava_rlhf.ppo.trackers import RolloutTable
-from llava_rlhf.ppo.update import PPOUpdater, Targets
+from llava_rlhf.ppo.update import PPOUpdater
 from llava_rlhf.runs.checkpoints import COMPLETE, checkpoint_folder, delete_oldest
 from llava_rlhf.runs.metrics import one_line
 from llava_rlhf.runs.pace import Pace
 from llava_rlhf.runs.random_state import random_state
 from llava_rlhf.runs.reductions import global_moments, global_sums
 from llava_rlhf.runs.run_folder import JsonLines, delete_rollouts, write_rollouts
-from llava_rlhf.runs.stopping import StoppedBySignal, StopSignals
+from llava_rlhf.runs.stopping import EngineError, StoppedBySignal, StopSignals
 
 
 @dataclass
@@ -46,10 +49,10 @@ class PPOTrainer:
 
     Attributes:
         accelerator: processes and devices.
-        arguments, reward_arguments, plan: numbers.
+        arguments, reward_arguments, loss_arguments, plan: numbers.
         response_len: longest response in tokens.
         stream: which prompts belong to which step.
-        collector, updater: the two halves of a step.
+        collector, target_maker, updater: the parts of a step.
         kl_controller: weight of the KL penalty.
         learning_rate: of each PPO step, counted from 0.
         state: what a checkpoint holds.
@@ -61,10 +64,12 @@ class PPOTrainer:
     accelerator: Accelerator
     arguments: PPOArguments
     reward_arguments: RewardArguments
+    loss_arguments: LossArguments
     plan: BatchPlan
     response_len: int
     stream: PromptStream
     collector: RolloutCollector
+    target_maker: TargetMaker
     updater: PPOUpdater
     kl_controller: FixedKLController | AdaptiveKLController
     learning_rate: Callable[[int], float]
@@ -73,6 +78,7 @@ class PPOTrainer:
     _metrics_file: JsonLines | None = field(default=None, init=False)
     rollout_table: RolloutTable | None = None
     _pace: Pace | None = field(default=None, init=False)
+    _engine_watch: EngineWatch = field(default_factory=EngineWatch, init=False)
     on_progress: Callable[[str], None] = lambda phase: None
 
     def train(self, batches: Iterator[PromptBatch], first_step: int, metrics_lines: int = 0) -> None:
@@ -85,6 +91,7 @@ class PPOTrainer:
 
         Raises:
             NonFiniteError: after the state before the failing step was saved, where it still exists.
+            EngineError: nobody answers prompts; after the state before the step was saved.
             StoppedBySignal: after the state was saved. While prompts are sampled that is the state before the step; an
                 update that has begun is ended first.
             LimitError: after the weights were written apart from the checkpoints.
@@ -94,6 +101,7 @@ class PPOTrainer:
             self._metrics_file = JsonLines(output_dir / "metrics.jsonl", metrics_lines)
             delete_rollouts(output_dir, first_step)
             self._delete_old_checkpoints()
+            self._engine_watch.begin(output_dir, first_step)
         self.guard.begin(first_step)
         self._pace = Pace(first_step, self.plan.ppo_steps)
         with StopSignals() as signals:
@@ -104,10 +112,11 @@ class PPOTrainer:
                 except GuardError as error:
                     self._keep_what_is_good(step, isinstance(error, LimitError), random)
                     raise
-                except StoppedBySignal:
+                except (StoppedBySignal, EngineError):
                     self._save_unless_there(step, random)
                     raise
                 self._end_step(step + 1, metrics, signals)
+        self.collector.engine.end()
 
     def _end_step(self, done: int, metrics: dict[str, float], signals: StopSignals) -> None:
         """Log, and save if it is time or a signal asks for it."""
@@ -135,8 +144,9 @@ class PPOTrainer:
         self, batches: Iterator[PromptBatch], step: int, output_dir: Path, signals: StopSignals
     ) -> dict[str, float]:
         self.guard.weights_changed = False
-        # 1. Sample responses, and let the four roles score them.
+        # 1. Sample responses, and let all roles score them.
         started = time.perf_counter()
+        self.collector.engine.begin_step(step)
         passes = trange(
             self.plan.rollout_micro_batches, desc="rollout", unit="batch", leave=False, disable=self._quiet
         )
@@ -148,11 +158,16 @@ class PPOTrainer:
         self.guard.check_experience(experience, step)
         # 2. Shape the reward.
         kl_coef = self.kl_controller.value
-        shaped = shape_rewards(experience, self.response_len, self.reward_arguments, kl_coef)
+        shaped = shape_rewards(
+            experience, self.response_len, self.reward_arguments, kl_coef, self.loss_arguments
+        )
         self.guard.check_rewards(shaped.rewards, experience, step)
         # 3. Advantages and returns.
-        targets, metrics = self._targets(experience, shaped)
+        targets, metrics = self.target_maker.make(experience, shaped)
         metrics |= self._rollout_metrics(experience, shaped)
+        metrics |= engine_metrics(self.accelerator, experience, self.loss_arguments)
+        if self._main:
+            self._engine_watch.look(step + 1, metrics, self.loss_arguments)
         self.guard.check_limits(metrics, experience, shaped, step)
         metrics |= {"objective/kl_coef": kl_coef, "objective/lr": self.learning_rate(step)}
         metrics["time/rollout"] = time.perf_counter() - started
@@ -160,11 +175,14 @@ class PPOTrainer:
         signals.stop_if_agreed(self.accelerator)
         started = time.perf_counter()
         on_progress = partial(self.on_progress, f"update, step {step + 1}")
-        metrics |= self.updater.update(experience, targets, step, self.learning_rate(step), on_progress)
+        aims = self.target_maker.in_critics_units(targets)
+        learning_rate = self.learning_rate(step)
+        metrics |= self.updater.update(experience, aims, step, learning_rate, kl_coef, on_progress)
         metrics["time/update"] = time.perf_counter() - started
-        # 5. Adapt the KL weight; write the rollouts.
-        self.kl_controller.update(metrics["objective/kl_sum_seq"], self.arguments.rollout_batch_size)
-        self._write_rollouts(experience, shaped, step, output_dir)
+        # 5. Adapt the KL weight, where the policy moves; write the rollouts.
+        if not self.updater.critic_alone(step):
+            self.kl_controller.update(metrics["objective/kl_sum_seq"], self.arguments.rollout_batch_size)
+        self._write_rollouts(experience, shaped, targets, step, output_dir)
         return metrics
 
     def _prompts(
@@ -175,31 +193,6 @@ class PPOTrainer:
             signals.stop_if_agreed(self.accelerator)
             yield next(batches)
         self.on_progress(f"scoring, step {step + 1}")
-
-    def _targets(self, experience: Experience, shaped: ShapedReward) -> tuple[Targets, dict[str, float]]:
-        mask, rewards = experience.counted, shaped.rewards
-        if self.reward_arguments.whiten_rewards:
-            everywhere = global_moments(self.accelerator, moments(rewards, mask))
-            rewards = whiten(rewards, mask, everywhere, shift_mean=False)
-        else:
-            rewards = rewards * self.reward_arguments.reward_scale
-        advantages, returns = generalized_advantages(
-            rewards, experience.values, mask, self.arguments.gamma, self.arguments.lam
-        )
-        everywhere = global_moments(self.accelerator, moments(advantages, mask))
-        return_moments = global_moments(self.accelerator, moments(returns, mask))
-        value_moments = global_moments(self.accelerator, moments(experience.values, mask))
-        residual = global_moments(self.accelerator, moments(returns - experience.values, mask))
-        sums = global_sums(self.accelerator, {"rows": len(mask), "shaped": shaped.rewards.sum()})
-        metrics = {
-            "objective/shaped_rewards": sums["shaped"] / sums["rows"],
-            "ppo/returns/mean": float(return_moments.mean),
-            "ppo/returns/var": float(return_moments.var),
-            "ppo/val/mean": float(value_moments.mean),
-            "ppo/val/var": float(value_moments.var),
-            "ppo/val/explained_variance": float(explained_variance(residual, return_moments)),
-        }
-        return Targets(whiten(advantages, mask, everywhere, shift_mean=True), returns), metrics
 
     def _rollout_metrics(self, experience: Experience, shaped: ShapedReward) -> dict[str, float]:
         mask, lengths = experience.counted, experience.lengths
@@ -217,6 +210,15 @@ class PPOTrainer:
             "response/length_mean": lengths,
             "response/stop_rate": experience.stopped,
         }
+        if experience.sentences is not None:
+            counts = [len(ends) for ends in experience.sentences.ends]
+            per_row["response/sentences_mean"] = torch.tensor(counts, device=mask.device)
+        if experience.facts is not None:
+            per_row |= {name: one.to(mask.device) for name, one in experience.facts.metrics().items()}
+        if self.loss_arguments.overlong_responses == "mask":
+            per_row["response/masked"] = shaped.masked
+        if experience.member_scores is not None:
+            per_row["objective/reward_spread"] = ensemble_scores(experience.member_scores, 0.0)[1]
         per_token = {}
         if experience.entropies is not None:
             per_token = {
@@ -236,10 +238,11 @@ class PPOTrainer:
         return metrics
 
     def _write_rollouts(
-        self, experience: Experience, shaped: ShapedReward, step: int, output_dir: Path
+        self, experience: Experience, shaped: ShapedReward, targets: Targets, step: int, output_dir: Path
     ) -> None:
         rows = [
-            rollout_row(experience, shaped, row, self.response_len) for row in range(len(experience.items))
+            rollout_row(experience, shaped, targets, row, self.response_len)
+            for row in range(len(experience.items))
         ]
         if self.accelerator.num_processes > 1:
             gathered: list[Any] = [None] * self.accelerator.num_processes
@@ -256,7 +259,7 @@ class PPOTrainer:
         epoch, step_of_epoch = divmod(done, self.stream.steps_per_epoch)
         place = {
             "epoch": epoch,
-            "prompts_done_in_epoch": step_of_epoch * self.stream.rollout_batch_size,
+            "prompts_done_in_epoch": step_of_epoch * self.stream.prompts_per_step,
             "metrics_lines": 0 if self._metrics_file is None else self._metrics_file.lines,
         }
         self.state.save(checkpoint_folder(self.arguments.output_dir, done), done, place, random)
@@ -278,4 +281,5 @@ class PPOTrainer:
             self.state.save_roles(Path(self.arguments.output_dir) / f"stopped-in-step-{step + 1}")
             self.accelerator.wait_for_everyone()
         else:
+            self.target_maker.undo_units()
             self._save_unless_there(step, random)

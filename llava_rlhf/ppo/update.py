@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -13,23 +13,19 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llava_rlhf.functional.losses import LossSum, policy_loss, value_loss
-from llava_rlhf.ppo.actor_critic import ActorCritic, Sequences
+from llava_rlhf.functional.losses import LossSum, value_loss
+from llava_rlhf.ppo.actor_critic import ActorCritic
 from llava_rlhf.ppo.arguments import PPOArguments
+from llava_rlhf.ppo.estimator_arguments import EstimatorArguments
+from llava_rlhf.ppo.experience import Experience
 from llava_rlhf.ppo.gradients import Gradients
 from llava_rlhf.ppo.guards import Guard
 from llava_rlhf.ppo.micro_batches import MicroBatches, micro_batches, split_into
+from llava_rlhf.ppo.policy_objective import MicroBatch, PolicyObjective, StepTotals
 from llava_rlhf.ppo.prompt_stream import PromptStream
-from llava_rlhf.ppo.rollout import Experience, RolloutCollector
-from llava_rlhf.runs.reductions import global_sums
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What the update aims at: whitened advantages and returns, float32[R, T], 0 at padding."""
-
-    advantages: Tensor
-    returns: Tensor
+from llava_rlhf.ppo.rollout import RolloutCollector
+from llava_rlhf.ppo.targets import Targets
+from llava_rlhf.runs.reductions import global_max, global_sums
 
 
 class PPOUpdater:
@@ -40,7 +36,8 @@ class PPOUpdater:
         model: the prepared `ActorCritic`.
         optimizer: prepared.
         collector: builds the sequences of each base.
-        arguments, stream: numbers, and which rollouts belong together.
+        objective: the policy's loss.
+        arguments, estimator, stream: numbers, and which rollouts belong together.
         guard: stops the run on a non-finite loss or gradient.
     """
 
@@ -50,7 +47,9 @@ class PPOUpdater:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         collector: RolloutCollector,
+        objective: PolicyObjective,
         arguments: PPOArguments,
+        estimator: EstimatorArguments,
         stream: PromptStream,
         guard: Guard,
     ):
@@ -58,7 +57,9 @@ class PPOUpdater:
         self.model = model
         self.optimizer = optimizer
         self.collector = collector
+        self.objective = objective
         self.arguments = arguments
+        self.estimator = estimator
         self.stream = stream
         self.guard = guard
         # Only DeepSpeed wraps it; accelerate's `unwrap_model` would import DeepSpeed to see that.
@@ -73,14 +74,20 @@ class PPOUpdater:
         targets: Targets,
         step: int,
         learning_rate: float,
+        kl_coef: float,
         on_progress: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """`noptepochs` passes; returns the means of the step's loss statistics over tokens and of its norms.
+        """`noptepochs` passes, if no limit ends them; returns the means of loss statistics over tokens, and of norms.
 
-        `on_progress` is called before every optimizer step.
+        Args:
+            experience, targets: of the PPO step.
+            step: counted from 0.
+            learning_rate, kl_coef: of this step.
+            on_progress: called before every optimizer step.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        rates = self._learning_rates(step, learning_rate)
+        for role, group in zip(self.roles, self.optimizer.param_groups, strict=True):
+            group["lr"] = rates[role]
         sums: defaultdict[str, Tensor | float] = defaultdict(float)
         norms: defaultdict[str, list[float]] = defaultdict(list)
         passes = [
@@ -91,24 +98,53 @@ class PPOUpdater:
         quiet = None if self.accelerator.is_main_process else True  # None: only on a terminal
         for rows in tqdm(passes, desc="update", unit="optimizer step", leave=False, disable=quiet):
             on_progress()
-            for name, norm in self._optimizer_step(experience, targets, rows, sums, step).items():
+            found = self._optimizer_step(experience, targets, rows, step, kl_coef)
+            for name, total in found.sums.items():
+                sums[name] = sums[name] + total
+            for name, norm in found.norms.items():
                 norms[name].append(norm)
+            if self._past_limit(found.sums):
+                break
         totals = global_sums(self.accelerator, sums)
-        count = totals.pop("count")
+        count = max(totals.pop("count"), 1)
         metrics = {f"ppo/{name}": total / count for name, total in totals.items()}
-        return metrics | {f"ppo/loss/{name}": _finite_mean(numbers) for name, numbers in norms.items()}
+        if self.objective.kl_limit is not None:
+            metrics["ppo/optimizer_steps"] = len(norms["grad_norm"])
+        return metrics | {f"ppo/loss/{name}": _finite_mean(norms[name]) for name in self._norm_names}
+
+    def _past_limit(self, sums: Mapping[str, Tensor | float]) -> bool:
+        """Whether an optimizer step with these sums was the last of its PPO step; alike on all processes."""
+        limit = self.objective.kl_limit
+        if limit is None:
+            return False
+        totals = global_sums(self.accelerator, {name: sums[name] for name in ("policy/approxkl", "count")})
+        return totals["policy/approxkl"] > limit * totals["count"]
+
+    def _learning_rates(self, step: int, learning_rate: float) -> dict[str, float]:
+        """Of each role, where that of a PPO step is `learning_rate`."""
+        peak = self.arguments.learning_rate
+        value = peak if self.estimator.value_learning_rate is None else self.estimator.value_learning_rate
+        policy = 0.0 if self.critic_alone(step) else learning_rate
+        return {"policy": policy, "value": learning_rate if value == peak else learning_rate * value / peak}
+
+    def critic_alone(self, step: int) -> bool:
+        """Whether a PPO step, counted from 0, leaves the policy as it is."""
+        return step < self.estimator.value_warmup_steps
 
     def _optimizer_step(
         self,
         experience: Experience,
         targets: Targets,
         rows: Sequence[int],
-        sums: defaultdict[str, Tensor | float],
         step: int,
-    ) -> Mapping[str, float]:
+        kl_coef: float,
+    ) -> _Found:
         # What counts in the whole optimizer step, over all processes and micro-batches: the one division.
-        local_tokens = experience.counted[torch.tensor(rows, device=experience.counted.device)].sum()
-        tokens = self.accelerator.reduce(local_tokens, reduction="sum")
+        lengths = targets.learned[torch.tensor(rows, device=targets.learned.device)].sum(dim=1)
+        counts = self.accelerator.reduce(torch.stack([lengths.sum(), (lengths > 0).sum()]), reduction="sum")
+        teaches = bool(counts[0] > 0)  # else moments of earlier steps alone would move the weights
+        totals = StepTotals(*counts.clamp_min(1), kl_coef, self.critic_alone(step))
+        sums: defaultdict[str, Tensor | float] = defaultdict(float)
         losses: list[Tensor] = []
 
         def check(found: Sequence[Tensor]) -> None:
@@ -116,96 +152,113 @@ class PPOUpdater:
 
         def train_on(chosen: Sequence[int], last: bool = False) -> None:
             batch = self._micro_batch(experience, targets, [rows[index] for index in chosen])
-            policy, value = self._backward(batch, tokens, last, check)
-            losses.append(policy.sum.detach() + value.sum.detach())
-            for name, total in {
-                "count": policy.count,
-                "loss/policy": policy.sum.detach(),
-                "loss/value": value.sum.detach(),
-                **policy.stats,
-                **value.stats,
-            }.items():
+            found = self._backward(batch, totals, last, check)
+            losses.append(sum(loss.sum.detach() for loss in found.values()))
+            new = {"count": found["policy"].count}
+            new |= {f"loss/{role}": loss.sum.detach() for role, loss in found.items()}
+            for loss in found.values():
+                new |= loss.stats
+            for name, total in new.items():
                 sums[name] = sums[name] + total
 
-        lengths = [experience.sequence_lengths[row] for row in rows]
+        widths = [experience.sequence_lengths[row] for row in rows]
         if self._deepspeed:
-            for group, last in self._equal_groups(lengths):
-                train_on(group, last)
+            for group, last in self._equal_groups(widths):
+                train_on(group, last and teaches)
             # The engine has stepped, unless the gradient was not finite.
-            self.guard.weights_changed |= self.model.was_step_applied()
+            self.guard.weights_changed |= teaches and self.model.was_step_applied()
         else:
-            self.batches.run(lengths, train_on)
+            self.batches.run(widths, train_on)
             self.gradients.sum_over_processes()
             check(losses)
+        if not teaches:
+            self.optimizer.zero_grad()
+            return _Found(sums, {})  # no norms: no step
         norms = self._clip()
         self.guard.check_norm(norms["grad_norm"], experience, rows, step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.guard.weights_changed = True
-        return norms
+        return _Found(sums, norms)
 
     def _equal_groups(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], bool]]:
         """As many groups on every process, and which is the last: the engine exchanges gradients in each backward."""
         groups = micro_batches(lengths, self.batches.max_rows, self.batches.max_tokens)
-        counts = self.accelerator.gather(torch.tensor([len(groups)], device=self.accelerator.device))
-        groups = split_into(groups, int(counts.max()))
-        for index, group in enumerate(groups):
-            yield group, index == len(groups) - 1
+        groups = split_into(groups, global_max(self.accelerator, len(groups)))
+        yield from zip(groups, [False] * (len(groups) - 1) + [True], strict=True)
 
-    def _micro_batch(self, experience: Experience, targets: Targets, rows: Sequence[int]) -> _MicroBatch:
+    def _micro_batch(self, experience: Experience, targets: Targets, rows: Sequence[int]) -> MicroBatch:
         responses = experience.rows(rows)
         items = [experience.items[row] for row in rows]
         index = torch.tensor(rows, device=responses.ids.device)
         width = responses.ids.shape[1]
-        return _MicroBatch(
+        entropies, log_probs = experience.entropies, experience.log_probs[index, :width]
+        engine = experience.engine_log_probs
+        return MicroBatch(
             self.collector.policy_sequences(items, responses, experience.policy_images.select(rows)),
-            self.collector.value_sequences(items, responses, experience.reward_images.select(rows)),
+            self.collector.value_sequences(items, responses, experience.reward_images, rows),
             responses.counted,
-            experience.log_probs[index, :width],
-            experience.values[index, :width],
+            targets.learned[index, :width],
+            log_probs,
+            experience.ref_log_probs[index, :width],
+            None if entropies is None else entropies[index, :width],
+            None if targets.values is None else targets.values[index, :width],
             targets.advantages[index, :width],
-            targets.returns[index, :width],
+            None if targets.returns is None else targets.returns[index, :width],
+            self.objective.importance(
+                log_probs, None if engine is None else engine[index, :width], responses.mask
+            ),
         )
 
     def _backward(
-        self, batch: _MicroBatch, tokens: Tensor, last: bool, check: Callable[[Sequence[Tensor]], None]
-    ) -> tuple[LossSum, LossSum]:
-        """Add the gradients of one micro-batch.
+        self,
+        batch: MicroBatch,
+        totals: StepTotals,
+        last: bool,
+        check: Callable[[Sequence[Tensor]], None],
+    ) -> dict[str, LossSum]:
+        """Add the gradients of one micro-batch; returns the losses of each trained role.
 
         Only DeepSpeed, which steps inside its last backward, reads `last` and has the loss checked here.
+        Where the critic is alone the policy gets none; never under DeepSpeed.
         """
+        tokens = totals.tokens
         if self._deepspeed:
             # One forward and one backward of one module, which is what an engine can follow.
             outputs = self.model(batch.policy_sequences, batch.value_sequences, batch.counted)
-            policy, value = self._policy_loss(batch, *outputs[:2]), self._value_loss(batch, outputs[2])
-            loss = (policy.sum + self.arguments.vf_coef * value.sum) / tokens
+            found = {"policy": self.objective.of(batch, *outputs[:2], totals)}
+            total = found["policy"].sum
+            if outputs[2] is not None:
+                found["value"] = self._value_loss(batch, outputs[2])
+                total = total + self.arguments.vf_coef * found["value"].sum
+            loss = total / tokens
             check([loss.detach()])
             self.accelerator.sync_gradients = last
             self.accelerator.backward(
                 loss * self.accelerator.num_processes
             )  # the engine averages over processes
-            return policy, value
+            return found
         # One role after the other: the activations of one are gone before those of the other are made.
         actor_critic = self.actor_critic
-        policy = self._policy_loss(batch, *actor_critic.policy_outputs(batch.policy_sequences, batch.counted))
-        gradients = {"policy": self.gradients.of("policy", policy.sum / tokens)}
-        policy = policy.detached()
-        value = self._value_loss(batch, actor_critic.value_outputs(batch.value_sequences))
-        gradients["value"] = self.gradients.of("value", self.arguments.vf_coef * value.sum / tokens)
+        gradients = {}
+        if totals.critic_alone:  # nothing has moved since the rollout
+            policy = self.objective.of(batch, batch.old_log_probs, batch.old_entropies, totals)
+        else:
+            outputs = actor_critic.policy_outputs(batch.policy_sequences, batch.counted)
+            policy = self.objective.of(batch, *outputs, totals)
+            gradients["policy"] = self.gradients.of("policy", policy.sum / tokens)
+            policy = policy.detached()
+        found = {"policy": policy}
+        if batch.value_sequences is not None:
+            value = self._value_loss(batch, actor_critic.value_outputs(batch.value_sequences))
+            gradients["value"] = self.gradients.of("value", self.arguments.vf_coef * value.sum / tokens)
+            found["value"] = value.detached()
         self.gradients.add(gradients)
-        return policy, value
+        return found
 
-    def _policy_loss(self, batch: _MicroBatch, log_probs: Tensor, entropy: Tensor | None) -> LossSum:
-        loss = policy_loss(
-            log_probs, batch.old_log_probs, batch.advantages, batch.counted, self.arguments.cliprange
-        )
-        if entropy is not None:
-            loss.stats["policy/entropy"] = (entropy * batch.counted).sum()
-        return loss
-
-    def _value_loss(self, batch: _MicroBatch, values: Tensor) -> LossSum:
+    def _value_loss(self, batch: MicroBatch, values: Tensor) -> LossSum:
         return value_loss(
-            values, batch.old_values, batch.returns, batch.counted, self.arguments.cliprange_value
+            values, batch.old_values, batch.returns, batch.learned, self.arguments.cliprange_value
         )
 
     def _clip(self) -> dict[str, float]:
@@ -215,34 +268,29 @@ class PPOUpdater:
             return {"grad_norm": float(self.model.get_global_grad_norm() or 0.0)}
         self.accelerator.unscale_gradients(self.optimizer)
         norms = {
-            role: nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+            role: nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             for role, parameters in self.roles.items()
         }
-        joint = torch.stack(tuple(norms.values())).norm()
+        joint = torch.stack([norm.to(self.accelerator.device) for norm in norms.values()]).norm()
         for role, parameters in self.roles.items():
             norm = joint if self.arguments.numerics.clips_jointly else norms[role]
             nn.utils.clip_grads_with_norm_(parameters, self.arguments.max_grad_norm, norm)
-        return {
-            "grad_norm": float(joint),
-            **{f"grad_norm_{role}": float(norm) for role, norm in norms.items()},
-        }
+        return dict(zip(self._norm_names, map(float, (joint, *norms.values())), strict=True))
+
+    @property
+    def _norm_names(self) -> list[str]:
+        return ["grad_norm", *(f"grad_norm_{role}" for role in self.roles if not self._deepspeed)]
 
     @property
     def _deepspeed(self) -> bool:
         return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
 
-@dataclass(frozen=True)
-class _MicroBatch:
-    """What one backward pass needs: sequences for both bases, and float32[B, T] of rollout and targets."""
+class _Found(NamedTuple):
+    """Of an optimizer step: sums over this process's tokens, and norms before clipping (none where it was not taken)."""
 
-    policy_sequences: Sequences
-    value_sequences: Sequences
-    counted: Tensor
-    old_log_probs: Tensor
-    old_values: Tensor
-    advantages: Tensor
-    returns: Tensor
+    sums: Mapping[str, Tensor | float]
+    norms: Mapping[str, float]
 
 
 def _finite_mean(numbers: Sequence[float]) -> float:

@@ -19,6 +19,8 @@ def test_by_hand():
     torch.testing.assert_close(kl_estimate(log_probs, ref_log_probs, KLEstimator.K1), k1)
     clamped = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 2.0]])
     torch.testing.assert_close(kl_estimate(log_probs, ref_log_probs, KLEstimator.K1_CLAMPED), clamped)
+    k2 = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.125, 2.0]])
+    torch.testing.assert_close(kl_estimate(log_probs, ref_log_probs, KLEstimator.K2), k2)
     # e^-1 - 1 + 1, e^1 - 1 - 1, 0 / 0, e^-.5 - 1 + .5, e^-2 - 1 + 2
     k3 = [[math.exp(-1), math.e - 2, 0.0], [0.0, math.exp(-0.5) - 0.5, math.exp(-2) + 1]]
     torch.testing.assert_close(kl_estimate(log_probs, ref_log_probs, KLEstimator.K3), torch.tensor(k3))
@@ -41,5 +43,5 @@ def test_unbiased_estimators_average_to_the_divergence(estimator):
 
 
 def test_a_name_is_not_an_estimator():
-    with pytest.raises(ValueError, match=r"'k2': use one of \['k1_clamped', 'k1', 'k3'\]"):
+    with pytest.raises(ValueError, match=r"'k2': use one of \['k1_clamped', 'k1', 'k2', 'k3'\]"):
         kl_estimate(torch.zeros(1, 1), torch.zeros(1, 1), "k2")

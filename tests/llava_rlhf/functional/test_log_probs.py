@@ -137,21 +137,29 @@ def test_nothing_of_vocabulary_size_is_saved_for_backward(head):
     assert saved == [] or max(saved) < N * V
 
 
-def test_a_chunk_needs_two_tables():
-    """Its logits and one more, as PyTorch's profiler counts the memory that is held."""
-    rows, width = 8, 4096
-    hidden = torch.randn(rows, D, requires_grad=True)
-    weight = torch.randn(width, D)
-    targets = torch.randint(width, (rows,))
+ROWS, WIDTH = 8, 4096
+TABLE = ROWS * WIDTH * 4
+
+
+def memory_of_a_chunk(**settings) -> int:
+    """Bytes held at most, as PyTorch's profiler counts them."""
+    hidden = torch.randn(ROWS, D, requires_grad=True)
+    weight = torch.randn(WIDTH, D)
+    targets = torch.randint(WIDTH, (ROWS,))
     with torch.profiler.profile(profile_memory=True) as profile:
-        head_log_probs(hidden, targets, lambda x: x @ weight.t(), 0.7, rows, True, targets[:1])
+        head_log_probs(hidden, targets, lambda x: x @ weight.t(), 0.7, ROWS, True, targets[:1], **settings)
     held = highest = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             held += event.nbytes()
             highest = max(highest, held)
-    table = rows * width * 4
-    assert 2 * table <= highest < 2.1 * table
+    return highest
+
+
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_a_chunk_needs_two_tables(entropy_gradient):
+    """Its logits and one more."""
+    assert 2 * TABLE <= memory_of_a_chunk(entropy_gradient=entropy_gradient) < 2.1 * TABLE
 
 
 def test_the_summed_cross_entropy_equals_torch(head):
@@ -168,6 +176,41 @@ def test_no_supervised_token_gives_zero_and_still_a_graph(head):
     loss.backward()
     assert loss.item() == 0.0
     assert hidden.grad.abs().max() == 0.0
+
+
+def entropy_of(logits: torch.Tensor, banned: torch.Tensor) -> torch.Tensor:
+    log_probs = logits.index_fill(1, banned, -INF).log_softmax(dim=-1)
+    return -(log_probs.exp() * log_probs.clamp(min=-1e30)).sum(-1)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, N])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_entropys_gradient_equals_that_of_the_whole_softmax(head, chunk_size, temperature):
+    """Beside that of the log-probability, which it does not change."""
+    hidden, targets, linear = head
+    banned = torch.tensor([(int(targets[0]) + 1) % V])
+    targets = torch.where(targets == banned, targets[0], targets)
+    settings = (temperature, chunk_size, True, banned)
+    weights = torch.linspace(-1, 2, N)
+    expected = entropy_of(linear(hidden) / temperature, banned)
+    log_probs, entropy = head_log_probs(hidden, targets, linear, *settings, entropy_gradient=True)
+    torch.testing.assert_close(entropy, expected)
+    gradients = [torch.autograd.grad((x * weights).sum(), hidden)[0] for x in (entropy, expected)]
+    assert gradients[1].abs().max() > 0.1
+    torch.testing.assert_close(*gradients)
+    without, plain = head_log_probs(hidden, targets, linear, *settings)
+    assert torch.equal(without, log_probs) and torch.equal(plain, entropy) and not plain.requires_grad
+    assert torch.equal(*(torch.autograd.grad((x * weights).sum(), hidden)[0] for x in (without, log_probs)))
+
+
+def test_the_entropys_gradient_by_hand():
+    # p = 1/4, 3/4: d H / d x = −p (log p + H), and at temperature 2 logits count half.
+    logits = (2 * torch.log(torch.tensor([[1.0, 3.0]]))).requires_grad_()
+    _, entropy = head_log_probs(logits, torch.tensor([0]), torch.clone, 2.0, 1, True, entropy_gradient=True)
+    h = -(math.log(1 / 4) / 4 + 3 * math.log(3 / 4) / 4)
+    slope = -0.25 * (math.log(1 / 4) + h) / 2
+    (gradient,) = torch.autograd.grad(entropy.sum(), logits)
+    torch.testing.assert_close(gradient, torch.tensor([[slope, -slope]]))
 
 
 def test_ranges_are_checked(head):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llava_rlhf.functional.rewards import apply_stop_penalty, token_rewards
+from llava_rlhf.functional.rewards import apply_stop_penalty, ensemble_scores, token_rewards
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 KL = torch.tensor([[0.5, 2.0, float("nan")], [1.0, 9.0, float("inf")]])
@@ -20,6 +20,20 @@ def test_stop_penalty_by_hand():
     assert relative.tolist() == [1.0, -6.0, -8.5]
     assert absolute.tolist() == [1.0, -8.0, -8.0]
     assert scores.tolist() == [1.0, 2.0, -0.5]
+
+
+def test_an_ensemble_by_hand():
+    # Means 3, 5 and 1; deviations (−2, 0, 2), none, (−3, 0, 3): standard deviations √(8/3), 0, √6.
+    members = torch.tensor([[1.0, 3.0, 5.0], [5.0, 5.0, 5.0], [-2.0, 1.0, 4.0]])
+    scores, spread = ensemble_scores(members, 0.5)
+    assert spread.tolist() == pytest.approx([1.6329932, 0.0, 2.4494897])
+    assert scores.tolist() == pytest.approx([3 - 0.8164966, 5.0, 1 - 1.2247449])
+    assert ensemble_scores(members, 0.0)[0].tolist() == [3.0, 5.0, 1.0]
+
+
+def test_the_order_of_reward_models_does_not_matter():
+    members = torch.tensor([[1.0, 3.0, 8.0], [2.0, -1.0, 0.5]])
+    assert torch.allclose(ensemble_scores(members, 0.7)[0], ensemble_scores(members.flip(1), 0.7)[0])
 
 
 def test_token_rewards_by_hand():

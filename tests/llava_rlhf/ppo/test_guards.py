@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llava_rlhf.ppo.actor_critic import ActorCritic
+from llava_rlhf.ppo.checkpoints import read_state
 from llava_rlhf.ppo.guards import LimitError, NonFiniteError
 from llava_rlhf.ppo.limits import GuardArguments, reward_drop
 from llava_rlhf.ppo.rollout import RolloutCollector
@@ -15,6 +16,7 @@ from llava_rlhf.ppo.update import PPOUpdater
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from tests.support.broken_models import with_broken_weight
 from tests.support.ppo_world import metrics_of, run_ppo, trained
+from tests.support.tiers import tiered
 from tests.support.tiny_data import ppo_command
 
 NAN = float("nan")
@@ -74,7 +76,7 @@ def run_until_it_stops(command, message):
         run_ppo(command)
 
 
-@pytest.mark.parametrize("name", ["scores", "values", "log_probs", "ref_log_probs"])
+@pytest.mark.parametrize("name", tiered(WHAT, quick=["scores"]))
 def test_a_bad_rollout_stops_the_run_before_any_weight_moves(command, tmp_path, monkeypatch, name):
     items = spoil_scores(monkeypatch, name)
     run_until_it_stops(command(), f"step 3: {WHAT[name]} is not finite")
@@ -91,6 +93,7 @@ def test_a_bad_rollout_stops_the_run_before_any_weight_moves(command, tmp_path, 
     assert [line["step"] for line in metrics_of(run)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_saved_state_is_the_one_before_the_step(command, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         spoil_scores(patch)
@@ -118,7 +121,7 @@ def test_an_existing_checkpoint_is_not_written_again(command, tmp_path, monkeypa
     assert all(path.stat().st_mtime_ns == time for path, time in marker.items()) and marker
 
 
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("gradient", tiered([False, True], quick=[True]))
 def test_a_bad_first_update_of_a_step_saves_the_state_before_it(command, tmp_path, monkeypatch, gradient):
     spoil_forward(monkeypatch, at_call=2 * KILL_STEP, gradient=gradient)  # two updates a step
     run_until_it_stops(command(), "step 3: the (loss|gradient)")
@@ -129,7 +132,18 @@ def test_a_bad_first_update_of_a_step_saves_the_state_before_it(command, tmp_pat
     assert not list(run.glob("stopped-in-step-*"))
 
 
-@pytest.mark.parametrize("gradient", [False, True])
+def test_a_bad_first_update_takes_the_critics_units_back(command, tmp_path, monkeypatch):
+    units = {"normalize_returns": True}
+    run_ppo(command(output_dir=tmp_path / "whole", save_steps=1, **units))
+    spoil_forward(monkeypatch, at_call=2 * KILL_STEP, gradient=False)
+    run_until_it_stops(command(**units), "step 3: the loss")
+    saved, expected = (tmp_path / run / "checkpoint-2" for run in ("run", "whole"))
+    weights, others = trained(saved), trained(expected)
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+    assert read_state(saved)["returns"] == read_state(expected)["returns"]
+
+
+@pytest.mark.parametrize("gradient", tiered([False, True], quick=[True]))
 def test_a_bad_later_update_keeps_the_weights_apart_from_checkpoints(
     command, tmp_path, monkeypatch, gradient
 ):
@@ -225,6 +239,7 @@ def test_a_warning_goes_on(command, tmp_path, caplog):
     assert len(list((tmp_path / "run").glob("limit-step*"))) == 1, "the rows are written once"
 
 
+@pytest.mark.slow
 def test_a_fall_of_the_reward_stops_the_run_also_after_a_resume(command, tmp_path):
     run_ppo(command(**LEARNS, output_dir=tmp_path / "free"))
     lines = metrics_of(tmp_path / "free")

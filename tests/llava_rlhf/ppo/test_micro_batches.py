@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llava_rlhf.ppo.gradients import Gradients
 from llava_rlhf.ppo.micro_batches import MicroBatches, micro_batches, split_into
 from llava_rlhf.runs.run_folder import read_json_lines
+from tests.support.ppo_settings import ANOTHER_LOSS
 from tests.support.ppo_world import assemble, largest_difference, metrics_of, run_ppo, trained
 from tests.support.tiny_data import ppo_command
 
@@ -98,10 +99,21 @@ GROUPINGS = {
 }
 
 
-@pytest.mark.parametrize("numerics", ["corrected", "published"])
-def test_no_number_depends_on_the_grouping(command, tmp_path, numerics):
+VARIANTS = {
+    "corrected": {},
+    "published": {"numerics": "published"},
+    "rewards by sentence": {"reward_placement": "sentence", "temperature": 2.0, "response_len": 24},
+    "another loss": {**ANOTHER_LOSS, "response_len": 4},
+    "a critic that sees facts": {"value_sees_facts": True},
+    "groups": {"advantage_estimator": "grpo", "samples_per_prompt": 4},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_number_depends_on_the_grouping(command, tmp_path, variant):
     for name, settings in GROUPINGS.items():
-        run_ppo(command(name, numerics=numerics, **settings))
+        run_ppo(command(name, **VARIANTS[variant], **settings))
     plain = tmp_path / "all at once"
     lengths = {line["length"] for line in _rollouts(plain)}
     assert len(lengths) > 1
@@ -157,3 +169,21 @@ def test_prompts_of_a_step_are_sampled_in_order_of_length_and_keep_their_places(
     for name in ("log_probs", "values"):
         torch.testing.assert_close(getattr(sorted_, name), getattr(plain, name), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sorted_.scores, plain.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_every_process_does_as_many_passes_as_the_one_with_most():
+    """Groups are cut smaller; where there are too few rows for that the last one is done again."""
+    done: list[list[int]] = []
+    MicroBatches(2, most=lambda groups: groups + 1).run([5, 4, 3, 2], done.append)
+    assert len(done) == 3 and sorted(row for group in done for row in group) == [0, 1, 2, 3]
+    done.clear()
+    MicroBatches(2, most=lambda groups: 5).run([5, 4, 3], done.append)
+    assert done == [[0], [1], [2], [2], [2]]
+
+
+def test_with_others_no_process_halves_its_groups_alone():
+    def work(group: list[int]) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        MicroBatches(4, most=lambda groups: groups).run([3, 2, 1], work)

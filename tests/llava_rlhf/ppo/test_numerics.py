@@ -78,7 +78,7 @@ def test_advantages_of_published_numerics_are_whitened_with_the_padding(command)
     parts = assemble(command("published", **PUBLISHED), spread=0.02)
     experience = parts.collect(list(range(8)))
     shaped = shape_rewards(experience, 6, parts.trainer.reward_arguments, kl_coef=0.1)
-    targets, metrics = parts.trainer._targets(experience, shaped)
+    targets, metrics = parts.trainer.target_maker.make(experience, shaped)
     rewards = (10 * shaped.rewards).tolist()
     values = experience.values.tolist()
     # γ = λ = 1: the return of a column is the sum of all later rewards, over padding too.

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llava_rlhf.ppo.checkpoints import PPOState, read_state
-from llava_rlhf.ppo.trainer import PPOTrainer
+from llava_rlhf.ppo.targets import TargetMaker
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from llava_rlhf.runs.random_state import random_state
 from llava_rlhf.runs.run_folder import write_rollouts
@@ -35,7 +35,7 @@ def uninterrupted(command, tmp_path_factory):
 
 def kill_in_step(monkeypatch, step):
     """The next run stops in PPO step `step` (from 0), after its rollouts, as a killed process would."""
-    shape = PPOTrainer._targets
+    shape = TargetMaker.make
     steps = []
 
     def counting(self, *args):
@@ -44,7 +44,7 @@ def kill_in_step(monkeypatch, step):
             raise KeyboardInterrupt
         return shape(self, *args)
 
-    monkeypatch.setattr(PPOTrainer, "_targets", counting)
+    monkeypatch.setattr(TargetMaker, "make", counting)
 
 
 def assert_same_run(folder, expected):
@@ -75,6 +75,31 @@ def test_killed_and_continued_equals_uninterrupted(command, uninterrupted, tmp_p
         assert all(torch.equal(value, saved[1]["state"][key][name]) for name, value in entry.items())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # So warm, some answers have several sentences.
+        {"reward_placement": "sentence", "temperature": 2.0, "response_len": 24, "lam": 0.9},
+        {"advantage_estimator": "rloo", "samples_per_prompt": 2, "normalize_returns": False},
+        {"recipe": "modern", "reward_placement": "sentence", "temperature": 2.0, "response_len": 24},
+    ],
+    ids=["rewards by sentence", "no critic", "the default recipe"],
+)
+def test_the_same_with_other_rewards_and_estimators(settings, command, tmp_path, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_ppo(command(whole, **settings))
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run_ppo(command(killed, **settings))
+    run_ppo(command(killed, **settings))
+    assert_same_run(killed, whole)
+    if "reward_placement" in settings:
+        assert max(metrics["response/sentences_mean"] for metrics in metrics_of(whole)) > 1
+
+
+@pytest.mark.slow
 def test_a_checkpoint_between_two_saves_is_made_again(command, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         kill_in_step(patch, 3)  # step 3 is done, but only step 2 is saved
@@ -107,6 +132,7 @@ def test_a_finished_run_says_so_and_changes_nothing(command, uninterrupted, caps
     assert before == {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_what_their_name_says(command, tmp_path, uninterrupted):
     run_ppo(command(tmp_path, save_steps=3, save_total_limit=1))
     assert [step_of(folder) for folder in complete_checkpoints(tmp_path)] == [4]  # always after the last step

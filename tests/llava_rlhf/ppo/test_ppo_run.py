@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llava_rlhf.ppo.actor_critic import Responses
-from llava_rlhf.ppo.rollout import Experience
+from llava_rlhf.ppo.experience import Experience
 from llava_rlhf.ppo.update import PPOUpdater
 from llava_rlhf.runs.metrics import MEANINGS
 from llava_rlhf.runs.run_folder import read_json_lines
@@ -21,9 +21,10 @@ from tests.support.ppo_world import (
     run_ppo,
     trained,
 )
+from tests.support.tiers import tiered
 from tests.support.tiny_data import ppo_command
 
-ONE_STEP = {"max_steps": 1, "noptepochs": 2, "learning_rate": 3e-4}
+ONE_STEP = {"max_steps": 1, "noptepochs": 2, "learning_rate": 3e-4, "samples_per_prompt": 2}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_every_logged_metric_has_a_sentence_and_every_sentence_a_metric(plain_ru
     assert set(line) - {"step"} == set(MEANINGS)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", tiered([False, True], quick=[False]))
 def test_before_the_first_update_kl_is_exactly_0_and_the_ratio_exactly_1(
     ppo_on_one_base, tmp_path, monkeypatch, checkpointing
 ):
@@ -47,9 +48,9 @@ def test_before_the_first_update_kl_is_exactly_0_and_the_ratio_exactly_1(
     backward = PPOUpdater._backward
 
     def recording(self, *arguments):
-        policy, value = backward(self, *arguments)
-        batches.append({name: float(total) for name, total in policy.stats.items()})
-        return policy, value
+        found = backward(self, *arguments)
+        batches.append({name: float(total) for name, total in found["policy"].stats.items()})
+        return found
 
     monkeypatch.setattr(PPOUpdater, "_backward", recording)
     seen = record_experience(monkeypatch)
@@ -68,17 +69,20 @@ def test_before_the_first_update_kl_is_exactly_0_and_the_ratio_exactly_1(
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"step_per_device_batch_size": 2},  # accumulation of 2 micro-batches
-        {"step_per_device_batch_size": 1},
-        {"logits_chunk_size": 3},
-        {"gradient_checkpointing": True},
-        {"reward_model_per_device_batch_size": 3},
-        {"rollout_per_device_batch_size": 8},
-        {"rollout_per_device_batch_size": 1},
-        {"dataloader_num_workers": 1},
-    ],
-    ids=str,
+    tiered(
+        [
+            {"step_per_device_batch_size": 2},  # accumulation of 2 micro-batches
+            {"step_per_device_batch_size": 1},
+            {"logits_chunk_size": 3},
+            {"gradient_checkpointing": True},
+            {"reward_model_per_device_batch_size": 3},
+            {"rollout_per_device_batch_size": 8},
+            {"rollout_per_device_batch_size": 1},
+            {"dataloader_num_workers": 1},
+        ],
+        quick=[str({"step_per_device_batch_size": 1}), str({"rollout_per_device_batch_size": 1})],
+        name=str,
+    ),
 )
 def test_settings_of_memory_and_speed_change_no_weight(ppo_on_one_base, plain_run, tmp_path, change):
     run_ppo(ppo_on_one_base(tmp_path, **{**ONE_STEP, **change}))
@@ -110,6 +114,7 @@ def test_the_same_base_under_two_paths_gives_the_same_run(
     assert largest_difference(trained(tmp_path / "run"), trained(plain_run)) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_reward_model_with_other_images_and_width_changes_no_number_of_the_policy(
     plain_run, tiny_data, tiny_base, policy_run, own_base_reward_run, tmp_path
 ):
@@ -153,6 +158,14 @@ def test_where_the_value_model_starts(ppo_on_one_base, tmp_path, from_reward):
     for name, value in roles.value.bank.parameters_of("lora_value").items():
         assert torch.equal(value, weights[name.replace("lora_value", source.adapter)])
     assert not roles.value.head.linear.weight.any() and not roles.value.head.linear.bias.any()
+
+
+def test_the_adaptive_controller_rests_while_the_policy_does(ppo_on_one_base, tmp_path):
+    """A KL of 0 says nothing of the weight where only the critic learns."""
+    adaptive = {"kl_controller": "adaptive", "kl_horizon": 40}
+    run_ppo(ppo_on_one_base(tmp_path, value_warmup_steps=2, max_steps=4, **adaptive))
+    coefficients = [line["objective/kl_coef"] for line in metrics_of(tmp_path)]
+    assert coefficients[:3] == [0.1, 0.1, 0.1] and coefficients[3] != 0.1
 
 
 def test_the_adaptive_controller_follows_the_kl_and_is_saved(ppo_on_one_base, tmp_path):

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.support.ppo_world import Assembled, assemble, record_experience
+from tests.support.tiers import tiered
 from tests.support.tiny_data import ppo_command
 
 CHUNK = 3
@@ -59,7 +60,7 @@ def one_step(parts: Assembled) -> None:
     parts.trainer.train(iter([parts.batch(rows) for rows in batches]), 0)
 
 
-@pytest.fixture(params=["one base", "two bases"])
+@pytest.fixture(params=tiered(["one base", "two bases"], quick=["one base"]))
 def parts(request, tiny_data, tiny_base, policy_run, reward_run, own_base_reward_run, tmp_path) -> Assembled:
     reward = reward_run if request.param == "one base" else own_base_reward_run
     settings = {

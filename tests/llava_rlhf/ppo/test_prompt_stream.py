@@ -47,6 +47,21 @@ def test_any_number_of_processes_makes_the_same_optimizer_batches(world_size):
         assert found == expected
 
 
+@pytest.mark.parametrize("samples", [2, 4, 16])
+def test_answers_to_one_prompt_stand_together_for_any_number_of_processes(samples):
+    grouped = replace(ONE, samples_per_prompt=samples)
+    assert grouped.steps_per_epoch == 35 // (16 // samples)
+    rows = grouped.rows(1)
+    groups = [set(rows[start : start + samples]) for start in range(0, 16, samples)]
+    assert all(len(group) == 1 for group in groups) and len(set(rows)) == 16 // samples
+    for world_size in (2, 4):
+        streams = [replace(grouped, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert in_global_order(streams, [stream.rows(1) for stream in streams]) == rows
+    whole = [row for step in range(grouped.steps_per_epoch) for row in grouped.rows(step)]
+    assert len(set(whole)) == len(whole) // samples, "a prompt comes once an epoch"
+    assert not torch.equal(*grouped.uniforms(1, 8)[:2]), "answers to one prompt would all be the same"
+
+
 def test_an_epoch_takes_each_prompt_at_most_once_and_leaves_out_the_rest():
     rows = ONE.rows(0) + ONE.rows(1)  # 35 prompts are two batches of 16
     assert len(set(rows)) == 32 and set(rows) <= set(range(35))

@@ -11,8 +11,9 @@ from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
 from llava_rlhf.assembly.image_features import ImageFeatures
 from llava_rlhf.ppo.arguments import RewardArguments
+from llava_rlhf.ppo.experience import Experience
+from llava_rlhf.ppo.loss_arguments import LossArguments
 from llava_rlhf.ppo.reward_shaping import shape_rewards
-from llava_rlhf.ppo.rollout import Experience
 
 RESPONSE_LEN = 8
 # Two responses: 4 tokens that end with a stop, 2 tokens cut off.
@@ -145,3 +146,21 @@ def test_all_terms_add_up():
     # score + stop + length + correctness + bias: 1 + 0 − 5 + 2 + 0.5 and −0.5 − 8 − 2.5 + 1 + 0.5
     close(shaped.score, [-1.5, -9.5])
     close(shaped.rewards, [[-0.05, 0, 0, -1.5], [0, -9.7, 0, 0]])
+
+
+def test_a_masked_response_is_not_penalised():
+    """The second response has 2 tokens and no stop: overlong where 2 are allowed, and only cut off where 3 are."""
+    settings, mask = RewardArguments(**{**OFF, "penalize_no_stop_token": True}), "mask"
+    for response_len, overlong, masked in ((2, mask, True), (3, mask, False), (2, "penalize", False)):
+        loss = LossArguments(overlong_responses=overlong)
+        shaped = shape_rewards(experience(), response_len, settings, 0.1, loss)
+        assert shaped.masked.tolist() == [False, masked]
+        assert shaped.stop_penalty.tolist() == [0.0, 0.0 if masked else -8.0]
+
+
+def test_a_kl_in_the_loss_is_none_in_the_reward():
+    settings, loss = RewardArguments(**OFF, kl_estimator="k1"), LossArguments(kl_placement="loss")
+    shaped = shape_rewards(experience(), RESPONSE_LEN, settings, 0.1, loss)
+    torch.testing.assert_close(shaped.kl, (LOG_PROBS - REF_LOG_PROBS) * MASK)  # still measured
+    assert shaped.non_score.abs().max() == 0
+    assert shaped.rewards.tolist() == [[0, 0, 0, 1.0], [0, -0.5, 0, 0]]

@@ -100,6 +100,28 @@ def test_the_four_roles_say_what_plain_hugging_face_models_say(world, request, t
             assert not torch.allclose(mine[0], its[0], atol=1e-2)
 
 
+def test_a_critic_that_sees_facts_reads_the_reward_prompt_before_the_response(command, tmp_path):
+    plain = assemble(command(), spread=0.05).collect(ROWS)
+    parts = assemble(command(value_sees_facts=True), spread=0.05)
+    seeing, value = parts.collect(ROWS), parts.roles.value
+    assert torch.equal(seeing.responses, plain.responses)
+    for name in ("log_probs", "ref_log_probs", "scores"):
+        torch.testing.assert_close(getattr(seeing, name), getattr(plain, name), rtol=1e-4, atol=1e-5)
+    value.bank.save(value.adapter, tmp_path / "value")
+    value.head.save(tmp_path / "head.safetensors")
+    base = value.bank.vlm.model.config._name_or_path
+    critic = PlainRole(base, tmp_path / "value", tmp_path / "head.safetensors")
+    lengths = []
+    for row, item in enumerate(seeing.items):
+        response, numbers = rows_of(seeing, row)
+        prompt = [*item.query_ids, *item.reward_prompt_ids]
+        with torch.no_grad():
+            expected = critic.response_values(prompt, response, parts.batch([item.row]).items[0].images)
+        torch.testing.assert_close(numbers["values"], expected, rtol=1e-4, atol=2e-5)
+        lengths.append(plain.sequence_lengths[row] + len(item.reward_prompt_ids))
+    assert seeing.sequence_lengths == lengths
+
+
 def test_the_image_token_is_never_sampled_and_takes_no_probability(parts):
     plain = parts.collect(ROWS)
     handle = favour(parts.roles.policy.bank.vlm, IMAGE)

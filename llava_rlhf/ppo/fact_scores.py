@@ -1,0 +1,111 @@
+"""What facts pay in a PPO step: amounts on the tokens that name things, and the coverage at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data_utils.datasets import PromptDataset
+from data_utils.fact_lists import FactList
+from data_utils.items import PromptItem
+from data_utils.schema import AnswerType
+from llava_rlhf.assembly.image_features import ImageFeatures
+from llava_rlhf.assembly.token_text import TokenText, at_tokens
+from llava_rlhf.fact_rewards.arguments import FactRewardArguments
+from llava_rlhf.fact_rewards.mentions import FactReward, MentionReward, truth, word_list
+from llava_rlhf.fact_rewards.object_words import ObjectWords
+from llava_rlhf.ppo.picture_questions import PictureQuestions
+
+LOOKED_AT = 2000  # prompts whose facts are counted before a run; more only while none names a thing
+
+
+@dataclass(frozen=True)
+class FactScores:
+    """Of R answers: their texts by tokens, and what each earned by what it says."""
+
+    texts: list[TokenText]
+    rewards: list[FactReward]
+
+    def on_mentions(self, columns: int) -> Tensor:
+        """float32[R, T]: each mention's reward on the token that ends it; T is `columns`."""
+        return at_tokens(self.texts, [reward.spans() for reward in self.rewards], columns)
+
+    def by_mentions(self) -> Tensor:
+        """float32[R]: sums over the mentions."""
+        return torch.tensor([reward.by_mentions for reward in self.rewards])
+
+    def coverage(self) -> Tensor:
+        """float32[R]: what the share of named facts earned."""
+        return torch.tensor([reward.coverage for reward in self.rewards])
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Metric → float32[R]: what was earned, mentions by what became of them, and things in the facts."""
+        counts = {
+            f"facts/{verdict}": [reward.count(verdict) for reward in self.rewards]
+            for verdict in ("right", "wrong", "repeated", "unmentioned", "unsaid")
+        }
+        counts["facts/there"] = [reward.there for reward in self.rewards]
+        counts["facts/named"] = [reward.named for reward in self.rewards]
+        counts["facts/silent"] = [
+            all(one.verdict == "unsaid" for one in reward.mentions) for reward in self.rewards
+        ]
+        earned = {"objective/fact_mentions": self.by_mentions(), "objective/fact_coverage": self.coverage()}
+        return earned | {name: torch.tensor(values, dtype=torch.float32) for name, values in counts.items()}
+
+
+@dataclass(frozen=True)
+class FactScorer:
+    """Pays answers by what they say.
+
+    Attributes:
+        reward: what is paid.
+        picture: is asked for what no fact names; None: nobody is.
+    """
+
+    reward: MentionReward
+    picture: PictureQuestions | None = None
+
+    def scores(
+        self, items: Sequence[PromptItem], texts: Sequence[TokenText], images: ImageFeatures
+    ) -> FactScores:
+        """What answers to prompts earn; `images` as the reward model's base sees them."""
+        seen: Sequence[Mapping[str, float]] = [{}] * len(items)
+        if self.picture is not None:
+            pairs = zip(items, texts, strict=True)
+            unknown = [self.reward.unmentioned(text.text, item.facts) for item, text in pairs]
+            seen = self.picture.probabilities(items, images, unknown)
+        found = [
+            self.reward.of(text.text, item.facts, item.answer_type is AnswerType.GENERAL, of_row)
+            for item, text, of_row in zip(items, texts, seen, strict=True)
+        ]
+        return FactScores(list(texts), found)
+
+
+def check_facts(arguments: FactRewardArguments, prompts: PromptDataset) -> str:
+    """What the facts of the first prompts name, as a line for a log; empty without a fact reward.
+
+    Raises:
+        ValueError: no fact of any prompt names a thing, or `--fact_synonyms` is bad.
+    """
+    if not arguments.on:
+        return ""
+    words = word_list(arguments)
+    counts = _things(prompts, words, range(min(LOOKED_AT, len(prompts))))
+    if not any(counts) and not any(_things(prompts, words, range(LOOKED_AT, len(prompts)))):
+        raise ValueError(
+            f"--fact_reward {arguments.fact_reward}, but no fact of the {len(prompts)} prompts names a thing of --fact_words "
+            f"{arguments.fact_words}; give captions (--image_to_caption_file) or other facts (--image_to_facts_file), or other "
+            "words (--fact_words, --fact_synonyms)"
+        )
+    known = sum(count > 0 for count in counts)
+    mean = sum(counts) / max(known, 1)
+    return f"fact rewards: facts of {known} of the first {len(counts)} prompts name things, {mean:.2g} each"
+
+
+def _things(prompts: PromptDataset, words: ObjectWords, rows: range) -> list[int]:
+    """How many things the facts of these prompts name."""
+    part = prompts.select(rows)
+    return [len(truth(FactList.of_rows(facts), words).there) for facts in part.column("facts")]
