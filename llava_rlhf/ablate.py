@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_rlhf.ablation.arguments import AblationArguments
-from llava_rlhf.ablation.design import Arm, make_arms
+from llava_rlhf.ablation.design import Arm, check_recipe, make_arms
 from llava_rlhf.ablation.figure import effects_figure
 from llava_rlhf.ablation.results import Numbers, read_numbers
 from llava_rlhf.ablation.scheduler import Scheduler, last_lines, locked, wait_for_children
@@ -41,6 +41,7 @@ def prepare(argv: Sequence[str]) -> AblationRun:
     arguments = StrictParser((AblationArguments,), description=__doc__).parse(argv)[0]
     output_dir, scripts = Path(arguments.output_dir).absolute(), Path(arguments.scripts).absolute()
     settings = settings_of(scripts)
+    check_recipe(arguments.factors, settings["variables"])
     if not arguments.allow_changed_arguments and not arguments.report_only:
         check_settings(output_dir, settings)
     arms = make_arms(arguments.design, arguments.factors)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llava_rlhf.engines.arguments import ServerArguments
 from llava_rlhf.evaluation.arguments import AnswerArguments
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
 from llava_rlhf.runs.parsing import StrictParser, run_program
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
 
 def prepare(argv: Sequence[str]) -> AnswerRun:
     """Parse and check prompts and adapter before a model is loaded. Raises ValueError for what a user can get wrong."""
-    arguments, data, model = StrictParser(
-        (AnswerArguments, DataArguments, ModelArguments), description=__doc__
-    ).parse(argv)
+    classes = (AnswerArguments, DataArguments, ModelArguments, ServerArguments)
+    parsed = StrictParser(classes, description=__doc__).parse(argv)
     from llava_rlhf.evaluation.answer_runs import prepare_answers
 
-    return prepare_answers(arguments, data, model)
+    return prepare_answers(*parsed)
 
 
 def run(prepared: AnswerRun) -> None:

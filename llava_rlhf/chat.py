@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_utils.conversation import TEMPLATES
 from data_utils.images import check_image
 from data_utils.schema import IMAGE_MARKER, Turn
 from llava_rlhf.interactive.arguments import GenerationArguments
 from llava_rlhf.runs.arguments import ModelArguments
 from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.runs.role_files import check_template
+from llava_rlhf.runs.role_files import check_pieces, check_template
 
 if TYPE_CHECKING:
     from llava_rlhf.interactive.answering_models import AnsweringModel, Checkpoint
@@ -35,7 +34,7 @@ class ChatArguments:
 
     _argument_group_name = "chat"
 
-    base_model_name: str = field(metadata={"help": "LLaVA directory in Hugging Face format, or its hub id."})
+    base_model_name: str = field(metadata={"help": "Model directory in Hugging Face format, or its hub id."})
     adapter: str | None = field(
         default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder, or its hub id."}
     )
@@ -58,15 +57,18 @@ def prepare(argv: Sequence[str]) -> ChatRun:
         (ChatArguments, GenerationArguments, ModelArguments), description=__doc__
     ).parse(argv)
     from llava_rlhf.assembly.conversations import check_conversation
+    from llava_rlhf.assembly.image_choices import check_limits
     from llava_rlhf.assembly.roles import load_text_side
     from llava_rlhf.interactive.answering_models import check_checkpoint
 
     start_logging(main_process=False)
     model.check_attention(generation.bf16, False, generation.use_cpu)
     checkpoint = check_checkpoint("model", arguments.base_model_name, arguments.adapter)
-    check_template(checkpoint.base, checkpoint.adapter, generation.version)
-    text = load_text_side(arguments.base_model_name, generation.image_aspect_ratio)
-    check_conversation(arguments.base_model_name, text.tokenizer, TEMPLATES[generation.version])
+    check_template(checkpoint.base, checkpoint.adapter, *generation.template)
+    text = load_text_side(checkpoint.base, generation.image_choices(), *generation.template)
+    check_limits(checkpoint.base, checkpoint.adapter, text.image_choices)
+    check_conversation(arguments.base_model_name, text.tokenizer, text.template)
+    check_pieces(checkpoint.base, checkpoint.adapter, text.template)
     if arguments.image is not None:
         reason = unusable(arguments.image)
         if reason:
@@ -83,8 +85,8 @@ def run(prepared: ChatRun) -> None:
         [prepared.checkpoint],
         None,
         generation.base_settings(prepared.model),
-        generation.version,
-        generation.image_aspect_ratio,
+        generation.template,
+        generation.image_choices(),
         generation.lengths,
     )
     chat = Chat(models.answering[0], generation.temperature, generation.seed)

@@ -20,8 +20,9 @@ from data_utils.schema import read_captions
 from llava_rlhf.collection.ai_annotator import AIAnnotator, read_prompt
 from llava_rlhf.collection.arguments import CollectArguments, CollectedDataArguments, PreferenceJudgeArguments
 from llava_rlhf.collection.assignments import AssignmentQueue
-from llava_rlhf.collection.folder import CollectionFolder
+from llava_rlhf.collection.folder import CollectionFolder, answered_rows
 from llava_rlhf.collection.pairs import Pair
+from llava_rlhf.engines.arguments import ServerArguments
 from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, JudgeError, ReplyCache
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.runs.arguments import ModelArguments
@@ -50,9 +51,15 @@ class CollectRun:
 
 def prepare(argv: Sequence[str]) -> CollectRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
-    arguments, data, judge, page, model = StrictParser(
-        (CollectArguments, CollectedDataArguments, PreferenceJudgeArguments, PageArguments, ModelArguments),
-        description=__doc__,
+    classes = (
+        CollectArguments,
+        CollectedDataArguments,
+        PreferenceJudgeArguments,
+        PageArguments,
+        ModelArguments,
+    )
+    arguments, data, judge, page, model, engine = StrictParser(
+        (*classes, ServerArguments), description=__doc__
     ).parse(argv)
     print(f"loading what is needed to collect into {arguments.output_dir} …", flush=True)
     from llava_rlhf.collection.sources import find_source
@@ -67,7 +74,8 @@ def prepare(argv: Sequence[str]) -> CollectRun:
         page.check_free()
     judge_prompt = read_prompt(judge.judge_prompt_file)
     facts = read_facts(arguments.image_to_caption_file)
-    source = find_source(arguments, data, model)
+    source = find_source(arguments, data, model, engine)
+    source.ask_servers(answered_rows(arguments.output_dir))
     folder = CollectionFolder(arguments.output_dir, source.identity())
     image_folder = Path(data.image_folder)
     return CollectRun(

@@ -28,7 +28,8 @@ from llava_rlhf.conversion.adapter_layouts import (
 )
 from llava_rlhf.runs.output_place import check_output
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.runs.role_files import POLICY, VALUE, RewardModelCard
+from llava_rlhf.runs.reward_card import RewardModelCard
+from llava_rlhf.runs.role_files import POLICY, VALUE
 from models.adapter_files import original_adapter_folders
 from models.base_fingerprint import base_fingerprint
 from models.base_kind import check_kind
@@ -235,6 +236,11 @@ def run(conversion: Conversion) -> None:
             print(
                 "(a run can't be continued from there: its optimizer state is not even restored by the original)"
             )
+    if isinstance(plan, AdapterConversion) and plan.units is not None and plan.units.sees_facts:
+        print(
+            "(its critic read the reward prompt with its facts before the response; the original's reads none, so that its values "
+            "mean little there)"
+        )
     print(f"next: {next_command(conversion)}")
 
 

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from data_utils.conversation import TEMPLATES
 from llava_rlhf.interactive.arguments import GenerationArguments
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.runs.arguments import ModelArguments
 from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.runs.role_files import check_template
+from llava_rlhf.runs.role_files import check_pieces, check_template
 
 if TYPE_CHECKING:
     from llava_rlhf.interactive.answering_models import Checkpoint, RewardCheckpoint
@@ -57,6 +56,7 @@ def prepare(argv: Sequence[str]) -> DemoRun:
         (DemoArguments, GenerationArguments, PageArguments, ModelArguments), description=__doc__
     ).parse(argv)
     from llava_rlhf.assembly.conversations import check_conversation
+    from llava_rlhf.assembly.image_choices import check_limits
     from llava_rlhf.assembly.roles import load_text_side
     from llava_rlhf.interactive.answering_models import find_reward_model, parse_checkpoint
 
@@ -67,10 +67,14 @@ def prepare(argv: Sequence[str]) -> DemoRun:
     if len(set(names)) < len(names):
         raise ValueError(f"--checkpoints: the names {', '.join(names)} are not all different")
     for checkpoint in checkpoints:
-        check_template(checkpoint.base, checkpoint.adapter, generation.version)
+        check_template(checkpoint.base, checkpoint.adapter, *generation.template)
     for base in {checkpoint.base for checkpoint in checkpoints}:
-        text = load_text_side(base, generation.image_aspect_ratio)
-        check_conversation(base, text.tokenizer, TEMPLATES[generation.version])
+        text = load_text_side(base, generation.image_choices(), *generation.template)
+        check_conversation(base, text.tokenizer, text.template)
+        for checkpoint in checkpoints:
+            if checkpoint.base == base:
+                check_limits(base, checkpoint.adapter, text.image_choices)
+                check_pieces(base, checkpoint.adapter, text.template)
     reward_model = None
     if arguments.reward_model_name_or_path is not None:
         reward_model = find_reward_model(
@@ -92,8 +96,8 @@ def run(prepared: DemoRun) -> None:
         prepared.checkpoints,
         prepared.reward_model,
         generation.base_settings(prepared.model),
-        generation.version,
-        generation.image_aspect_ratio,
+        generation.template,
+        generation.image_choices(),
         generation.lengths,
     )
 

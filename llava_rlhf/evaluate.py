@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from llava_rlhf.engines.arguments import ServerArguments
 from llava_rlhf.evaluation.answer_files import read_settings
 from llava_rlhf.evaluation.arguments import (
     AnswerArguments,
@@ -50,6 +51,7 @@ ARGUMENTS = {
         QuestionArguments,
         BenchmarkDataArguments,
         ModelArguments,
+        ServerArguments,
     ),
     "score": (BenchmarkArguments, ScoreArguments, JudgeArguments),
     "compare": (CompareArguments,),
@@ -96,6 +98,7 @@ def prepare_answer(
     questions: QuestionArguments,
     data: BenchmarkDataArguments,
     model: ModelArguments,
+    engine: ServerArguments,
 ) -> AnswerRun:
     """Write the prompts of the benchmark beside the answers, and check them like any file of prompts."""
     from llava_rlhf.evaluation.answer_runs import prepare_answers
@@ -104,7 +107,8 @@ def prepare_answer(
     prompts = Path(f"{arguments.output_file}.prompts.json")
     write_prompts(items, questions.question_suffix, prompts)
     values = {item.name: getattr(data, item.name) for item in fields(DataArguments)}
-    return prepare_answers(arguments, DataArguments(**(values | {"dataset_path": str(prompts)})), model)
+    data = DataArguments(**(values | {"dataset_path": str(prompts)}))
+    return prepare_answers(arguments, data, model, engine)
 
 
 def prepare_score(
@@ -156,7 +160,8 @@ def run_score(prepared: ScoreRun) -> None:
     file = ScoreFile(prepared.name, benchmark.metrics, arguments.answers, settings, scores)
     file.write(Path(arguments.output_file), table)
     print(format_summary(table))
-    print("".join(f"{name}: {count}\n" for name, count in scores.counts.items() if count), end="")
+    counts = {name: f"{n:.3f}" if isinstance(n, float) else n for name, n in scores.counts.items() if n}
+    print("".join(f"{name}: {count}\n" for name, count in counts.items()), end="")
     print(f"wrote {arguments.output_file}")
 
 

@@ -1,4 +1,4 @@
-"""Turn a policy adapter into a plain Hugging Face LLaVA directory, or into a PEFT folder that serving engines load.
+"""Turn a policy adapter into a plain Hugging Face model directory, or into a PEFT folder that serving engines load.
 
     python -m llava_rlhf.export_policy --base_model_name checkpoints/llava-7b-v1.5-224-sft --adapter runs/rl_model \\
         --output_dir runs/rl_model/merged
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from data_utils.conversation import TEMPLATES
+from data_utils.conversation import VERSIONS
 from llava_rlhf.hub.places import base_name
 from llava_rlhf.hub.uploads import check_upload, upload_folder
 from llava_rlhf.runs.checkpoints import new_folder
@@ -28,6 +28,7 @@ from models.adapter_files import (
 from models.adapter_names import on_language_model
 from models.adapter_shapes import read_layer_sizes
 from models.base_check import check_base
+from models.base_files import read_family
 from models.base_weights import weight_files
 from models.settings import DTYPE_NAMES
 
@@ -79,15 +80,22 @@ class ExportArguments:
         default=None,
         metadata={
             "help": "Conversation template of training, where the adapter has no record of it; default: v1.",
-            "choices": sorted(TEMPLATES),
+            "choices": sorted(VERSIONS),
         },
     )
     image_aspect_ratio: Literal["pad", "square"] | None = field(
         default=None,
         metadata={
-            "help": "How training made pictures square, where the adapter has no record of it; default: pad."
+            "help": "LLaVA: how training made pictures square, where the adapter has no record of it; default: pad."
         },
     )
+    min_pixels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Qwen: smallest size of a picture in training, where the adapter has no record of it."
+        },
+    )
+    max_pixels: int | None = field(default=None, metadata={"help": "The same of the largest."})
     results_file: str | None = field(
         default=None, metadata={"help": "Markdown table of results to put into the model card."}
     )
@@ -135,6 +143,8 @@ def prepare(argv: Sequence[str]) -> Export:
     print(f"loading what is needed to export {arguments.adapter} …", flush=True)
     if arguments.push_to_hub is not None:
         check_upload(f"--push_to_hub {arguments.push_to_hub}", arguments.push_to_hub, arguments.private)
+    from llava_rlhf.assembly.conversations import check_conversation
+    from llava_rlhf.assembly.roles import load_text_side
     from llava_rlhf.exporting.merging import check_plain, is_quantized
     from llava_rlhf.exporting.model_card import Origin
     from llava_rlhf.exporting.parity import read_check_prompts
@@ -145,8 +155,16 @@ def prepare(argv: Sequence[str]) -> Export:
     adapter = find_policy_adapter(arguments.adapter)
     check_adapter_fits(adapter, base)
     trained = read_trained(
-        Origin.of(adapter).arguments, Path(base), arguments.version, arguments.image_aspect_ratio
+        Origin.of(adapter).arguments,
+        Path(base),
+        arguments.version,
+        arguments.image_aspect_ratio,
+        arguments.min_pixels,
+        arguments.max_pixels,
     )
+    if not read_family(base).squares_pictures:  # its own chat template goes along
+        text = load_text_side(base, trained.image_choices, trained.version, trained.system_message)
+        check_conversation(base, text.tokenizer, text.template)
     if arguments.adapter_only:
         check_output(Path(arguments.output_dir), (adapter / ADAPTER_WEIGHTS).stat().st_size, "--output_dir")
         return Export(arguments, adapter, [], trained)
@@ -187,6 +205,7 @@ def run(prepared: Export) -> None:
             prepared.arguments.shown_base,
             Origin.of(prepared.adapter),
             prepared.trained,
+            read_family(prepared.arguments.base_model_name),
             prepared.arguments.adapter_only,
             parity,
             Path(results).read_text(encoding="utf-8").strip() if results else None,
@@ -216,7 +235,9 @@ def _write_adapter(prepared: Export, folder: Path) -> None:
         state = {name: tensor.to(prepared.dtype) for name, tensor in state.items()}
     base = Path(prepared.arguments.base_model_name)
     sizes = read_layer_sizes(base)
-    config = on_language_model(read_adapter_config(prepared.adapter), sizes.layers, sizes.widths)
+    config = on_language_model(
+        read_adapter_config(prepared.adapter), sizes.layers, sizes.widths, sizes.family
+    )
     save_adapter(state, config, folder, prepared.arguments.shown_base)
     # Beside the adapter too: those of the base may crop where training padded, or say nothing of our template.
     write_plain_files(folder, base, prepared.trained)

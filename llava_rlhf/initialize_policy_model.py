@@ -35,18 +35,20 @@ def prepare(argv: Sequence[str]) -> SupervisedRun | None:
     """
     training, data, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.building import build_dialogues
-    from data_utils.conversation import TEMPLATES
     from llava_rlhf.assembly.conversations import check_conversation
     from llava_rlhf.assembly.feature_cache import with_feature_cache
+    from llava_rlhf.assembly.image_choices import with_aspect_ratio
     from llava_rlhf.assembly.roles import load_text_side, row_settings
     from llava_rlhf.supervised.training import announce_and_split
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_base(training.model_name_or_path, not run.summary_only, "initialize_policy_model")
-    start = None if run.summary_only else find_start(training, data, model, run)
-    text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
-    check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
+    check_base(training.model_name_or_path, not run.summary_only)
+    base = training.model_name_or_path
+    data = with_aspect_ratio(data, base)
+    text = load_text_side(base, data.image_choices(), data.version, data.system_message)
+    start = None if run.summary_only else find_start(training, data, model, run, text.template)
+    check_conversation(base, text.tokenizer, text.template)
     dataset = build_dialogues(data.dataset_path, row_settings(data, text))
     cache = None if run.summary_only else run.feature_cache
     dataset, files = with_feature_cache(dataset, cache, training, model, text.pipeline)

@@ -9,14 +9,16 @@ counted, not measured (docs/memory.md says how well); rows are as long as the fl
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llava_rlhf.memory_planning.commands import command
 from llava_rlhf.memory_planning.launch_lines import LaunchLine, launch_lines
-from llava_rlhf.memory_planning.names import PROGRAMS, SHAPES
+from llava_rlhf.memory_planning.names import PICTURE_SIZE, PROGRAMS
 from llava_rlhf.memory_planning.plan import GIB, MemoryPlan
+from llava_rlhf.memory_planning.published import PUBLISHED
 from llava_rlhf.runs.parsing import ArgumentError, StrictParser, run_program
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ COUNTS = (
     "per_device_eval_batch_size rollout_batch_size step_batch_size rollout_per_device_batch_size "
     "reward_model_per_device_batch_size step_per_device_batch_size logits_chunk_size"
 ).split()
+WIDTH_X_HEIGHT = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}")
 
 
 @dataclass
@@ -44,10 +47,16 @@ class PlanArguments:
     )
     shape: str | None = field(
         default=None,
-        metadata={"help": f"Published base to plan with, wherever it lies: {', '.join(SHAPES)}."},
+        metadata={"help": f"Published base to plan with, wherever it lies: {', '.join(PUBLISHED)}."},
     )
     reward_shape: str | None = field(
         default=None, metadata={"help": "The same for the base of reward and value, if it is another one."}
+    )
+    picture: str = field(
+        default="{}x{}".format(*PICTURE_SIZE),
+        metadata={
+            "help": "WIDTHxHEIGHT of the largest pictures, where their size decides how many positions they take."
+        },
     )
 
     def __post_init__(self):
@@ -55,8 +64,16 @@ class PlanArguments:
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 0")
         for name in ("shape", "reward_shape"):
-            if getattr(self, name) not in (None, *SHAPES):
-                raise ValueError(f"--{name} {getattr(self, name)}: choose from {', '.join(SHAPES)}")
+            if getattr(self, name) not in (None, *PUBLISHED):
+                raise ValueError(f"--{name} {getattr(self, name)}: choose from {', '.join(PUBLISHED)}")
+        if not WIDTH_X_HEIGHT.fullmatch(self.picture):
+            raise ValueError(f"--picture {self.picture}: must be WIDTHxHEIGHT in pixels, such as 640x480")
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height."""
+        width, height = self.picture.split("x")
+        return int(width), int(height)
 
 
 @dataclass(frozen=True)
@@ -145,7 +162,8 @@ def _request(line: LaunchLine, plan: PlanArguments) -> "Request":
         if flags.get(name, 1) < 1:
             raise ValueError(f"--{name} {flags[name]}: must be at least 1")
     processes = plan.gpus or line.processes
-    return Request(line.program, flags, Lengths.allowed(flags), processes, plan.shape, plan.reward_shape)
+    lengths, shapes = Lengths.allowed(flags), (plan.shape, plan.reward_shape)
+    return Request(line.program, flags, lengths, processes, *shapes, plan.picture_size)
 
 
 if __name__ == "__main__":

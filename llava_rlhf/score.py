@@ -9,20 +9,20 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from data_utils.conversation import TEMPLATES
-from data_utils.facts import MissingCaptions, RewardPrompt
+from data_utils.conversation import VERSIONS
+from data_utils.facts import RewardPrompt
 from data_utils.schema import AnswerType
+from llava_rlhf.evaluation.score_arguments import ScoredDataArguments, ScoredFactArguments, ScoringArguments
 from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments
+from llava_rlhf.runs.ensemble_arguments import EnsembleArguments
 from llava_rlhf.runs.logs import announce, start_logging
-from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard, read_reward_card
+from llava_rlhf.runs.reward_card import RewardModelCard, read_reward_card
 from llava_rlhf.runs.run_folder import write_text_whole
-from models.adapter_files import check_adapter_fits
 from models.base_check import check_base
 from models.base_files import read_base_facts
 from models.base_place import why_absent
@@ -37,74 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class ScoringArguments:
-    """Who scores, and where the scores go."""
-
-    _argument_group_name = "scoring"
-
-    reward_model_name_or_path: str = field(
-        metadata={"help": "Reward model: a folder with reward_model.json, trained here or converted."}
-    )
-    output_file: str = field(
-        metadata={"help": "JSON Lines file of scores; the numbers go to OUTPUT_FILE.summary.json."}
-    )
-    base_model_name: str | None = field(
-        default=None, metadata={"help": "Base of the reward model (default: the one in reward_model.json)."}
-    )
-    batch_size: int = field(default=16, metadata={"help": "Pairs or answers at once."})
-    seed: int = field(default=42, metadata={"help": "Of the caption order; the one of training or PPO."})
-    bf16: bool = field(default=False, metadata={"help": "Weights and activations in bfloat16."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where CUDA is present."})
-
-    def __post_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"--batch_size {self.batch_size}: must be at least 1")
-        if Path(self.output_file).is_dir():
-            raise ValueError(f"--output_file {self.output_file} is a directory; name a file")
-        check_writable("--output_file", Path(self.output_file).parent)
-
-    @property
-    def summary_file(self) -> Path:
-        """Where the numbers go."""
-        return Path(f"{self.output_file}.summary.json")
-
-
-@dataclass
-class ScoredDataArguments(DataArguments):
-    """Pairs or answers to score; template and image mode are the reward model's."""
-
-    dataset_path: str = field(
-        metadata={"help": "Preference file (published format), or answers as answer_prompts.py writes them."}
-    )
-    version: str | None = field(
-        default=None,
-        metadata={
-            "help": "Conversation template; must be the reward model's (default: it is).",
-            "choices": sorted(TEMPLATES),
-        },
-    )
-    image_aspect_ratio: Literal["pad", "square"] | None = field(
-        default=None, metadata={"help": "How images are made square; as above."}
-    )
-
-
-@dataclass
-class ScoredFactArguments(FactArguments):
-    """What the reward model is told besides the image; the criteria are the reward model's."""
-
-    reward_prompt_file: str | None = field(
-        default=None, metadata={"help": "Criteria it reads; must be the reward model's (default: they are)."}
-    )
-    facts: bool | None = field(
-        default=None, metadata={"help": "Whether the reward model sees captions; must be as in training."}
-    )
-
-    def __post_init__(self):
-        self.missing_captions = MissingCaptions(self.missing_captions)
-
-
-ARGUMENTS = (ScoringArguments, ScoredDataArguments, ScoredFactArguments, ModelArguments)
+ARGUMENTS = (ScoringArguments, ScoredDataArguments, ScoredFactArguments, ModelArguments, EnsembleArguments)
 
 
 @dataclass(frozen=True)
@@ -113,6 +46,7 @@ class ScoreRun:
 
     arguments: ScoringArguments
     model: ModelArguments
+    ensemble: EnsembleArguments
     base: str
     text: "TextSide"
     dataset: "PreferenceDataset | AnswerDataset"
@@ -121,10 +55,11 @@ class ScoreRun:
 
 def prepare(argv: Sequence[str]) -> ScoreRun:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
-    arguments, data, facts, model = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    arguments, data, facts, model, ensemble = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
     from data_utils.answers import build_answers, file_kind
     from data_utils.building import build_preferences
     from llava_rlhf.assembly.conversations import check_conversation
+    from llava_rlhf.assembly.reward_models import check_members
     from llava_rlhf.assembly.roles import load_fact_book, load_text_side, row_settings
     from llava_rlhf.evaluation.score_records import describe_answers, describe_pairs
 
@@ -134,13 +69,18 @@ def prepare(argv: Sequence[str]) -> ScoreRun:
         raise ValueError(f"--output_file {arguments.output_file} is the file to be scored; choose another")
     card = read_reward_card(arguments.reward_model_name_or_path)
     check_conditions(arguments.reward_model_name_or_path, card, data, facts)
+    ensemble.check_with(arguments.reward_model_name_or_path)
     base = find_base(arguments, card)
-    text = load_text_side(base, card.image_aspect_ratio)
-    check_conversation(base, text.tokenizer, TEMPLATES[card.template])
+    check_members(
+        *(arguments.reward_model_name_or_path, card, ensemble.more_reward_models, base), "--base_model_name"
+    )
+    text = load_text_side(base, card.image_choices, card.template, card.system_message)
+    check_conversation(base, text.tokenizer, text.template)
+    card.check_pieces(arguments.reward_model_name_or_path, base, text.template)
     pairs = file_kind(data.dataset_path) == "pairs"
     dataset = (build_preferences if pairs else build_answers)(
         data.dataset_path,
-        row_settings(data, text, card.template),
+        row_settings(data, text),
         facts=load_fact_book(facts, data.skip_invalid),
         prompt=RewardPrompt(card.prompt),
         seed=arguments.seed,
@@ -148,25 +88,27 @@ def prepare(argv: Sequence[str]) -> ScoreRun:
     announce(dataset.report, main_process=True)
     describe = describe_pairs if pairs else describe_answers
     records = describe(data.dataset_path, dataset.column("row"))
-    return ScoreRun(arguments, model, base, text, dataset, records)
+    return ScoreRun(arguments, model, ensemble, base, text, dataset, records)
 
 
 def run(prepared: ScoreRun) -> None:
     """Load, score, write both files whole and print the numbers."""
     import torch
 
-    from data_utils.datasets import PreferenceDataset
-    from llava_rlhf.assembly.roles import trained_reward_model
+    from llava_rlhf.assembly.reward_models import trained_reward_models
     from llava_rlhf.evaluation.reward_scoring import score_dataset
-    from llava_rlhf.evaluation.score_records import json_line, with_answer_score, with_pair_scores
+    from llava_rlhf.evaluation.score_records import json_line
+    from llava_rlhf.functional.rewards import ensemble_scores
 
     arguments, report = prepared.arguments, prepared.dataset.report
     device = "cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu"
     base_settings = prepared.model.base_settings(arguments.bf16, False, device)
-    folder = Path(arguments.reward_model_name_or_path)
-    reward_model = trained_reward_model(prepared.base, base_settings, folder)
+    ensemble = prepared.ensemble
+    folder, *others = map(Path, (arguments.reward_model_name_or_path, *ensemble.more_reward_models))
+    reward_models = trained_reward_models(prepared.base, base_settings, [folder, *others])
     pad_id = prepared.text.tokenizer.pad_token_id
-    scores = score_dataset(reward_model, prepared.dataset, pad_id, arguments.batch_size)
+    members = score_dataset(reward_models, prepared.dataset, pad_id, arguments.batch_size)
+    scores, spread = ensemble_scores(members, ensemble.beta) if others else (members[..., 0], None)
     numbers, table = summarise(prepared, scores)
     rows = {"read": report.rows_read, "scored": report.rows_kept, "dropped": dict(report.dropped)}
     summary = {
@@ -176,14 +118,31 @@ def run(prepared: ScoreRun) -> None:
         "rows": rows,
         **numbers,
     }
-    add_scores = with_pair_scores if isinstance(prepared.dataset, PreferenceDataset) else with_answer_score
-    lines = [json_line(add_scores(*row)) for row in zip(prepared.records, scores.tolist(), strict=True)]
+    if others:
+        summary |= {
+            "more_reward_models": list(map(str, others)),
+            "ensemble_beta": ensemble.beta,
+            "reward_spread": float(spread.mean()),
+        }
     path = Path(arguments.output_file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, "".join(lines))
+    write_text_whole(path, "".join(map(json_line, scored_records(prepared, scores, members))))
     write_text_whole(arguments.summary_file, json.dumps(summary, indent=2) + "\n")
-    print(f"{report.rows_kept} of {report.rows_read} rows scored by {folder}\n{table}")
+    who = " and ".join(map(str, (folder, *others)))
+    print(f"{report.rows_kept} of {report.rows_read} rows scored by {who}\n{table}")
     print(f"wrote {path} and {arguments.summary_file}")
+
+
+def scored_records(prepared: ScoreRun, scores: "Tensor", members: "Tensor") -> list[dict[str, Any]]:
+    """The rows of the data set with their scores float32[N, k], and those of K reward models float32[N, k, K] if K > 1."""
+    from data_utils.datasets import PreferenceDataset
+    from llava_rlhf.evaluation.score_records import with_answer_score, with_members, with_pair_scores
+
+    add_scores = with_pair_scores if isinstance(prepared.dataset, PreferenceDataset) else with_answer_score
+    records = [add_scores(*row) for row in zip(prepared.records, scores.tolist(), strict=True)]
+    if members.shape[-1] == 1:
+        return records
+    return [with_members(*row) for row in zip(records, members.tolist(), strict=True)]
 
 
 def summarise(prepared: ScoreRun, scores: "Tensor") -> tuple[dict[str, Any], str]:
@@ -215,7 +174,7 @@ def check_conditions(folder: str, card: RewardModelCard, data: DataArguments, fa
 
     A flag that was not given (None) asks for nothing.
     """
-    if card.template not in TEMPLATES:
+    if card.template not in VERSIONS:
         raise ValueError(f"{folder}: reward_model.json names an unknown template {card.template!r}")
     prompt = RewardPrompt(card.prompt)
     if facts.reward_prompt_file is not None:
@@ -227,7 +186,8 @@ def check_conditions(folder: str, card: RewardModelCard, data: DataArguments, fa
         prompt=prompt.text,
         facts=prompt.uses_facts if facts.facts is None else facts.facts,
         template=data.version or card.template,
-        image_aspect_ratio=data.image_aspect_ratio or card.image_aspect_ratio,
+        **{name: value or getattr(card, name) for name, value in vars(data.image_choices()).items()},
+        system_message=card.system_message if data.system_message is None else data.system_message,
     )
     differences = card.differences(asked)
     if differences:
@@ -251,12 +211,10 @@ def find_base(arguments: ScoringArguments, card: RewardModelCard) -> str:
             f"the base of the reward model, {base}, is no directory (reward_model.json of {folder} names "
             f"{card.base_model}): {why_absent(base)}; name it with --base_model_name"
         )
-    from models.heads import check_head_fits
+    from llava_rlhf.assembly.reward_models import check_reward_files
 
-    check_base(base, program="score")
-    check_adapter_fits(Path(folder) / REWARD, base)
-    check_head_fits(Path(folder) / REWARD_HEAD, base)
-    card.check_base(folder, base, "--base_model_name")
+    check_base(base)
+    check_reward_files(folder, card, base, "--base_model_name")
     trained_on = Path(card.base_model)
     if trained_on.resolve() != Path(base).resolve():
         logger.warning("%s was trained on %s; the scores are taken on %s", folder, trained_on, base)

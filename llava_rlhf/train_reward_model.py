@@ -19,16 +19,20 @@ from llava_rlhf.memory_planning.names import REWARD_MODEL
 from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, FactArguments, RunArguments
 from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.parsing import StrictParser, run_program
-from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard
+from llava_rlhf.runs.reward_card import RewardModelCard
+from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, pieces_of
 from llava_rlhf.runs.training_flags import TrainingFlags
+from llava_rlhf.supervised.head_arguments import RewardHeadArguments
 from llava_rlhf.supervised.prepared import SupervisedRun, find_start
 from models.base_check import check_base
 from models.base_fingerprint import base_fingerprint
 
 if TYPE_CHECKING:
+    from data_utils.facts import RewardPrompt
+    from llava_rlhf.assembly.roles import TextSide
     from models.roles import RewardModel
 
-ARGUMENTS = (TrainingFlags, DataArguments, FactArguments, AdapterArguments, RunArguments)
+ARGUMENTS = (TrainingFlags, DataArguments, FactArguments, AdapterArguments, RunArguments, RewardHeadArguments)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class RewardRun(SupervisedRun):
     """A checked reward-model run, with what the model will be trained under."""
 
     facts: FactArguments
+    head: RewardHeadArguments
     card: RewardModelCard
 
 
@@ -44,20 +49,27 @@ def prepare(argv: Sequence[str]) -> RewardRun | None:
 
     Raises ValueError for what a user can get wrong.
     """
-    training, data, fact_arguments, model, run = StrictParser(ARGUMENTS, description=__doc__).parse(argv)
+    parser = StrictParser(ARGUMENTS, description=__doc__)
+    training, data, fact_arguments, model, run, head = parser.parse(argv)
     from data_utils.building import build_preferences
-    from data_utils.conversation import TEMPLATES
     from llava_rlhf.assembly.conversations import check_conversation
     from llava_rlhf.assembly.feature_cache import with_feature_cache
+    from llava_rlhf.assembly.image_choices import with_aspect_ratio
     from llava_rlhf.assembly.roles import load_facts, load_text_side, row_settings
     from llava_rlhf.supervised.training import announce_and_split
 
     start_logging(training.process_index == 0)
     model.check_attention(training.bf16, training.fp16, training.use_cpu)
-    check_base(training.model_name_or_path, not run.summary_only, "train_reward_model")
-    start = None if run.summary_only else find_start(training, data, model, run, fact_arguments)
-    text = load_text_side(training.model_name_or_path, data.image_aspect_ratio)
-    check_conversation(training.model_name_or_path, text.tokenizer, TEMPLATES[data.version])
+    check_base(training.model_name_or_path, not run.summary_only)
+    base = training.model_name_or_path
+    data = with_aspect_ratio(data, base)
+    text = load_text_side(base, data.image_choices(), data.version, data.system_message)
+    start = (
+        None
+        if run.summary_only
+        else find_start(training, data, model, run, text.template, fact_arguments, head)
+    )
+    check_conversation(base, text.tokenizer, text.template)
     facts, prompt = load_facts(fact_arguments, data.skip_invalid)
     rows = row_settings(data, text)
     dataset = build_preferences(data.dataset_path, rows, facts=facts, prompt=prompt, seed=training.seed)
@@ -66,14 +78,7 @@ def prepare(argv: Sequence[str]) -> RewardRun | None:
     train_set, eval_set, record = announce_and_split(dataset, training, run, start)
     if start is None:
         return None
-    card = RewardModelCard(
-        public_name(training.model_name_or_path),
-        prompt.text,
-        prompt.uses_facts,
-        data.version,
-        data.image_aspect_ratio,
-        base_fingerprint(training.model_name_or_path),
-    )
+    card = make_card(base, data, prompt, text, head)
     return RewardRun(
         training,
         data,
@@ -86,7 +91,27 @@ def prepare(argv: Sequence[str]) -> RewardRun | None:
         start[1],
         files,
         fact_arguments,
+        head,
         card,
+    )
+
+
+def make_card(
+    base: str, data: DataArguments, prompt: RewardPrompt, text: TextSide, head: RewardHeadArguments
+) -> RewardModelCard:
+    """What is to be known of the reward model by whoever uses it."""
+    return RewardModelCard(
+        public_name(base),
+        prompt.text,
+        prompt.uses_facts,
+        data.version,
+        text.image_choices.image_aspect_ratio,
+        base_fingerprint(base),
+        data.system_message,
+        pieces_of(text.template),
+        text.image_choices.min_pixels,
+        text.image_choices.max_pixels,
+        head.reward_head,
     )
 
 
@@ -95,7 +120,7 @@ def run(prepared: RewardRun | None) -> None:
     if prepared is None:
         return
     from data_utils.batches import PairCollator
-    from llava_rlhf.assembly.roles import new_reward_model
+    from llava_rlhf.assembly.reward_models import new_reward_model
     from llava_rlhf.memory_planning.programs import announce_plan
     from llava_rlhf.supervised.reward_trainer import PairScorer, RewardTrainer
     from llava_rlhf.supervised.training import begin_run, train_to_the_end, trainer_settings
@@ -104,13 +129,17 @@ def run(prepared: RewardRun | None) -> None:
     # 1. The model: seeded before its adapter and head are drawn.
     begin_run(training, prepared.record, prepared.checkpoint)
     if training.process_index == 0:
-        settings = (training, prepared.data, prepared.facts, prepared.model, prepared.run)
+        settings = (training, prepared.data, prepared.facts, prepared.model, prepared.run, prepared.head)
         announce_plan(
             REWARD_MODEL, settings, prepared.train_set, training.world_size, in_full=prepared.run.verbose
         )
     base_settings = prepared.model.base_settings(training.bf16, training.fp16, training.device)
     reward_model = new_reward_model(
-        training.model_name_or_path, base_settings, prepared.model, training.checkpoint_activations
+        training.model_name_or_path,
+        base_settings,
+        prepared.model,
+        training.checkpoint_activations,
+        prepared.head.reward_head,
     )
     # 2. Training.
     trainer = RewardTrainer(

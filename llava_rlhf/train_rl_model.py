@@ -14,11 +14,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llava_rlhf.engines.arguments import EngineArguments
+from llava_rlhf.fact_rewards.arguments import FactRewardArguments
 from llava_rlhf.memory_planning.names import PPO
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
+from llava_rlhf.ppo.estimator_arguments import EstimatorArguments
 from llava_rlhf.ppo.limits import GuardArguments
+from llava_rlhf.ppo.loss_arguments import LossArguments
 from llava_rlhf.runs.arguments import DataArguments, FactArguments, ModelArguments, RunArguments
 from llava_rlhf.runs.checkpoints import step_of
+from llava_rlhf.runs.ensemble_arguments import EnsembleArguments
 from llava_rlhf.runs.logs import announce_result
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.starting import mark_finished, open_run_folder
@@ -41,6 +46,11 @@ ARGUMENTS = (
     ModelArguments,
     RunArguments,
     GuardArguments,
+    EstimatorArguments,
+    LossArguments,
+    EnsembleArguments,
+    EngineArguments,
+    FactRewardArguments,
 )
 
 logger = logging.getLogger(__name__)
@@ -91,7 +101,7 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
             *(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.reward_base),
             in_full=settings.run.verbose,
         )
-    # 2. The four roles.
+    # 2. The roles.
     roles = roles_of(prepared, accelerator)
     # 3. The loop.
     trainer = trainer_of(prepared, accelerator, roles)
@@ -126,6 +136,8 @@ def roles_of(prepared: PPORun, accelerator: Accelerator) -> PPORoles:
         prepared.settings.model.base_settings(ppo.bf16, ppo.fp16, accelerator.device),
         ppo.init_value_with_reward,
         ppo.gradient_checkpointing,
+        prepared.settings.estimator.has_critic,
+        [Path(folder) for folder in prepared.settings.ensemble.more_reward_models],
     )
 
 
@@ -144,6 +156,7 @@ def trainer_of(prepared: PPORun, accelerator: Accelerator, roles: PPORoles) -> P
         prepared.learning_rate,
         prepared.record,
         prepared.caches,
+        prepared.prompts,
     )
 
 

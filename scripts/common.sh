@@ -62,6 +62,15 @@ start() {
     fi
 }
 
+# engine_flags: add to `flags` who answers prompts, and the servers that VLLM_SERVERS names, separated by commas.
+engine_flags() {
+    flags+=(--rollout_engine "$ROLLOUT_ENGINE")
+    if [ -z "$VLLM_SERVERS" ]; then return 0; fi
+    local servers=()
+    IFS=, read -r -a servers <<<"$VLLM_SERVERS"
+    flags+=(--vllm_servers "${servers[@]}")
+}
+
 # checked_for PROCESSES MODULE ARGUMENT...: let a program check settings, paths and data, alone and before anything is
 # started. Status 10: the processes may start; 0: there is nothing to do; else it has refused. It sees one GPU.
 checked_for() {

@@ -8,9 +8,11 @@
 # Every variable below can be set in the environment; flags on the command line are passed on and win.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/launch/training.sh"
 
 DATA_DIR="${DATA_DIR:-$ROOT/data}"
 REWARD_MODEL="${REWARD_MODEL:-$ROOT/runs/13b-v1.5-336/reward_model}"
+MORE_REWARD_MODELS="${MORE_REWARD_MODELS:-}" # of the same base, separated by commas: all score together; empty: none
 BASE_MODEL="${BASE_MODEL:-}" # empty: the one that reward_model.json names
 DATASET="${DATASET:-$DATA_DIR/llava_7b_v1_preference.json}" # or answers of answer_prompts
 CAPTIONS="${CAPTIONS-$DATA_DIR/image_to_caption.json}" # empty: captions come with the rows, or the reward model reads none
@@ -26,6 +28,9 @@ BITS="${BITS:-16}"
 BF16="${BF16:-True}"
 SEED="${SEED:-42}" # of the caption order; as in training
 
+flags=()
+more_reward_models
+
 start "$PYTHON" -m llava_rlhf.score \
     --reward_model_name_or_path "$REWARD_MODEL" \
     ${BASE_MODEL:+--base_model_name "$BASE_MODEL"} \
@@ -40,4 +45,5 @@ start "$PYTHON" -m llava_rlhf.score \
     --bits "$BITS" \
     --bf16 "$BF16" \
     --seed "$SEED" \
+    ${flags[@]+"${flags[@]}"} \
     "$@"

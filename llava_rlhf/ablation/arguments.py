@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from llava_rlhf.ablation.design import FACTORS
+from llava_rlhf.ablation.design import CHOICES, FACTORS, NOT_TOGETHER, OFFERED
 from llava_rlhf.ablation.study import ARM_SCRIPT, SEED_SCRIPT
 from llava_rlhf.runs.output_place import check_writable
 
@@ -28,7 +28,10 @@ class AblationArguments:
     )
     factors: list[str] = field(
         default_factory=lambda: list(FACTORS),
-        metadata={"help": f"Ingredients that vary: {', '.join(FACTORS)}; the others stay as in the recipe."},
+        metadata={
+            "help": f"Ingredients that vary: {', '.join(FACTORS)}; besides, what can be added: {', '.join(OFFERED)}. The others "
+            "stay as in the recipe."
+        },
     )
     seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; at least two for intervals."}
@@ -52,9 +55,15 @@ class AblationArguments:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"--{name} {' '.join(map(str, values))}: something is named twice")
-        unknown = [name for name in self.factors if name not in FACTORS]
+        unknown = [name for name in self.factors if name not in CHOICES]
         if unknown or not self.factors:
-            raise ValueError(f"--factors {' '.join(unknown)}: choose from {', '.join(FACTORS)}")
+            raise ValueError(f"--factors {' '.join(unknown)}: choose from {', '.join(CHOICES)}")
+        for pair, why in NOT_TOGETHER.items():
+            if self.design == "full" and set(pair) <= set(self.factors):
+                raise ValueError(
+                    f"--factors {' '.join(self.factors)}: {' and '.join(pair)} can't be combined ({why}); leave one of them out, "
+                    "or use --design one_off"
+                )
         if not self.seeds or min(self.seeds) < 0:
             raise ValueError(f"--seeds {' '.join(map(str, self.seeds))}: one or more numbers from 0 on")
         if self.jobs < 1:

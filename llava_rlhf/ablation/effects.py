@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from llava_rlhf.ablation.design import FACTORS, RECIPE, Arm
+from llava_rlhf.ablation.design import CHOICES, RECIPE, Arm
 
 CONFIDENCE = 0.95
 # seed → arm → measure → value; None where nothing says anything of a measure.
@@ -84,7 +84,7 @@ def contrasts(results: Results) -> list[Contrast]:
     seen = {arm for arms in results.values() for arm in arms}
     return [
         Contrast(title, name, high, low)
-        for name, factor in FACTORS.items()
+        for name, factor in CHOICES.items()
         for title, (high, low) in factor.contrasts.items()
         if {high, low} <= {arm.word(name) for arm in seen}
     ]

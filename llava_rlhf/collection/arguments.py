@@ -19,7 +19,7 @@ class CollectArguments:
 
     output_dir: str = field(metadata={"help": "Folder of the collection; started again, it goes on there."})
     base_model_name: str | None = field(
-        default=None, metadata={"help": "LLaVA directory that answers; not needed where answers are given."}
+        default=None, metadata={"help": "Model directory that answers; not needed where answers are given."}
     )
     adapter: str | None = field(
         default=None, metadata={"help": "Policy run folder, checkpoint or PEFT folder, or its hub id."}

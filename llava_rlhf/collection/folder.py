@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from llava_rlhf.collection.pairs import PairFile
 from llava_rlhf.collection.preference_file import PreferenceFile, summarise
 from llava_rlhf.runs.run_folder import write_text_whole
 
-SETTINGS = "collection.json"
+SETTINGS, PAIRS = "collection.json", "pairs.jsonl"
 
 
 class CollectionFolder:
@@ -41,7 +42,7 @@ class CollectionFolder:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         _check_source(self.path, source)
-        self.pairs = PairFile(self.path / "pairs.jsonl")
+        self.pairs = PairFile(self.path / PAIRS)
         try:
             write_text_whole(self.path / SETTINGS, json.dumps(source, indent=2) + "\n")
             self.journal = Journal(self.path / "judgements.jsonl")
@@ -70,6 +71,15 @@ class CollectionFolder:
         """Let another program open it."""
         self.journal.close()
         self.pairs.close()
+
+
+def answered_rows(path: str | Path) -> frozenset[int]:
+    """Rows that a collection, which need not be there, has answers to; nothing is made or locked, and nothing refused."""
+    file, rows = Path(path) / PAIRS, set()
+    for line in file.read_text("utf-8", errors="replace").splitlines() if file.is_file() else ():
+        with suppress(ValueError, KeyError, TypeError):  # whoever opens the file says what is wrong with it
+            rows.add(json.loads(line)["row"])
+    return frozenset(rows)
 
 
 def _check_source(path: Path, source: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_utils.fact_lists import NO_FACTS, FactList, fact_list
 from data_utils.schema import IMAGE_MARKER, AnswerType
 from llava_rlhf.runs.durable_lines import DurableLines
 
@@ -21,6 +22,7 @@ class Pair:
         batch: pairs are sampled and handed out batch by batch.
         id, images, question, captions, answer_type: the prompt's.
         outputs: the two answers, in the order of the preference file.
+        facts: the prompt's own, beside captions.
     """
 
     row: int
@@ -31,6 +33,7 @@ class Pair:
     captions: tuple[str, ...]
     answer_type: AnswerType
     outputs: tuple[str, str]
+    facts: FactList = NO_FACTS
 
 
 def two_different(answers: Iterable[str]) -> tuple[str, str] | None:
@@ -43,9 +46,8 @@ def pair_line(answers: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any
     """One line of the pairs file from all answers to one prompt, in the format of `answer_prompts.py`."""
     first = answers[0]
     chosen = two_different(record["answer"] for record in answers)
-    prompt = {
-        name: first[name] for name in ("id", "image", "question", "captions", "answer_type") if name in first
-    }
+    names = ("id", "image", "question", "captions", "facts", "answer_type")
+    prompt = {name: first[name] for name in names if name in first}
     outputs = {"outputs": list(chosen)} if chosen else {"unusable": "all answers are alike or empty"}
     return {"row": first["prompt_row"], "batch": batch, **prompt, **outputs}
 
@@ -134,4 +136,5 @@ def _pair(line: Mapping[str, Any]) -> Pair:
         captions=tuple(line.get("captions") or ()),
         answer_type=AnswerType[line.get("answer_type") or "GENERAL"],
         outputs=(first, second),
+        facts=fact_list(line["facts"], "facts") if line.get("facts") else NO_FACTS,
     )

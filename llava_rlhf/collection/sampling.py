@@ -15,7 +15,6 @@ from data_utils.schema import IMAGE_MARKER
 from llava_rlhf.assembly.roles import TextSide
 from llava_rlhf.collection.pairs import PairFile, pair_line
 from llava_rlhf.evaluation.answering import Answerer
-from models.generation import SamplingSettings
 
 LOOK_SECONDS = 0.25  # how often it is asked whether more pairs are needed
 
@@ -27,7 +26,6 @@ def sampled_batches(
     answerer: Answerer,
     prompts: PromptDataset,
     text: TextSide,
-    settings: SamplingSettings,
     samples: int,
     prompts_per_batch: int,
     seed: int,
@@ -39,7 +37,6 @@ def sampled_batches(
         answerer: the checkpoint.
         prompts: what is asked.
         text: tokenizer of the base.
-        settings: temperature and limits.
         samples: answers to a prompt, of which the first two different ones are taken.
         prompts_per_batch: prompts at once.
         seed: of sampling.
@@ -52,7 +49,7 @@ def sampled_batches(
             # Far apart, so that the numbers of neighbouring seeds have no batch in common.
             batch_seed = seed * 1_000_003 + batch
             size = len(chosen) * samples
-            (records,) = answerer.answers(prompts.select(chosen), text, settings, size, samples, batch_seed)
+            (records,) = answerer.answers(prompts.select(chosen), text, size, samples, batch_seed)
             lines = [
                 pair_line(list(answers), batch)
                 for _, answers in groupby(records, lambda one: one["prompt_row"])
@@ -89,6 +86,7 @@ def lines_from_answers(records: Sequence[AnswerRecord], prompts_per_batch: int) 
             "question": group[0].turns[0].text.replace(IMAGE_MARKER, "").strip(),
             "answer_type": group[0].answer_type.name,
             **({"captions": list(group[0].captions)} if group[0].captions else {}),
+            **group[0].facts.written(),
         }
         answers = [{**prompt, "answer": record.answer} for record in group]
         lines.append(pair_line(answers, number // prompts_per_batch))

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llava_rlhf.runs.reward_card import read_reward_card
 from llava_rlhf.runs.role_files import (
     POLICY,
     REWARD,
@@ -25,7 +26,6 @@ from llava_rlhf.runs.role_files import (
     VALUE,
     VALUE_HEAD,
     find_policy_adapter,
-    read_reward_card,
 )
 from models.adapter_files import (
     ADAPTER_CONFIG,
@@ -41,6 +41,7 @@ from models.adapter_files import (
 POLICY_KIND = "policy"
 REWARD_KIND = "reward model"
 PPO_KIND = "PPO checkpoint"
+LINEAR = "linear"  # the one head that the original knows (`models.heads`, which brings torch)
 
 # Names in the original's folders, by kind and by our name of the role.
 ORIGINAL_NAMES: Mapping[str, Mapping[str, str]] = {
@@ -109,14 +110,19 @@ def find_ours(source: Path) -> AdapterFiles:
     """The adapters of this repository in a folder: a run folder after its end, a checkpoint, or a policy's PEFT folder.
 
     Raises:
-        ValueError: none are there, some but not all parts of a reward model or PPO checkpoint, or a folder of the
-            original.
+        ValueError: none are there, some but not all parts of a reward model or PPO checkpoint, a head that the original
+            has no file for, or a folder of the original.
     """
     source = source.absolute()
     if any(map(is_original_adapter, original_adapter_folders(source))):
         raise ValueError(f"{source} is in the original layout already; use it as it is")
     if (source / REWARD_CARD).is_file() or (source / REWARD).is_dir():
-        read_reward_card(source)
+        head = read_reward_card(source).reward_head
+        if head != LINEAR:
+            raise ValueError(
+                f"{source} has a head of kind {head}, and the original code knows {LINEAR} ones alone; use the reward model here "
+                f"as it is, or train one with --reward_head {LINEAR}"
+            )
         return _ours(REWARD_KIND, source, {REWARD: source / REWARD})
     if (source / VALUE).is_dir() or (source / VALUE_HEAD).is_file():
         missing = [name for name in (POLICY, VALUE, VALUE_HEAD) if not (source / name).exists()]

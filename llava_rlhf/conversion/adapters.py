@@ -23,9 +23,11 @@ from llava_rlhf.conversion.adapter_weights import (
     save_pickle,
     weights_file,
 )
+from llava_rlhf.conversion.critic_units import CriticUnits, critic_units
 from llava_rlhf.conversion.original_files import open_weights
 from llava_rlhf.runs.checkpoints import new_folder
-from llava_rlhf.runs.role_files import REWARD, VALUE, RewardModelCard
+from llava_rlhf.runs.reward_card import RewardModelCard
+from llava_rlhf.runs.role_files import REWARD, VALUE
 from models.adapter_files import ORIGINAL_LAYERS, save_safetensors
 from models.adapter_names import HF_LAYERS
 from models.adapter_shapes import LayerSizes
@@ -42,6 +44,7 @@ class AdapterConversion:
         head: name of the head's file in the result, if there is a head.
         to_original: the direction.
         card: written beside a reward model in our layout.
+        units: of a value head that is written for the original.
     """
 
     files: AdapterFiles
@@ -50,6 +53,7 @@ class AdapterConversion:
     head: str | None
     to_original: bool
     card: RewardModelCard | None = None
+    units: CriticUnits | None = None
 
     @property
     def nbytes(self) -> int:
@@ -66,7 +70,8 @@ class AdapterConversion:
             for role, folder in self.files.adapters.items():
                 convert(folder, staged / self.names[role], self.bases[role])
             if self.head is not None:
-                save(read_weights(self.files.head), staged / self.head)
+                head = read_weights(self.files.head)
+                save(head if self.units is None else self.units.folded(head), staged / self.head)
             if self.card is not None:
                 self.card.save(staged)
 
@@ -99,7 +104,7 @@ def plan_to_original(files: AdapterFiles, bases: Mapping[str, str | None]) -> Ad
             not checked.
 
     Raises:
-        ValueError: an adapter or head is incomplete, or does not fit its base.
+        ValueError: an adapter or head is incomplete, or does not fit its base; the units of a value head are not known.
     """
     sizes = {
         role: read_base_sizes(base, allow_original=True) if base is not None else None
@@ -107,7 +112,10 @@ def plan_to_original(files: AdapterFiles, bases: Mapping[str, str | None]) -> Ad
     }
     _check(files, HF_LAYERS, sizes)
     kept = {role: bases[role] or recorded_base(folder) for role, folder in files.adapters.items()}
-    return AdapterConversion(files, ORIGINAL_NAMES[files.kind], kept, ORIGINAL_HEADS.get(files.kind), True)
+    units = critic_units(files.head.parent) if files.kind == PPO_KIND else None
+    return AdapterConversion(
+        files, ORIGINAL_NAMES[files.kind], kept, ORIGINAL_HEADS.get(files.kind), True, units=units
+    )
 
 
 def _check(files: AdapterFiles, layers_at: str, sizes: Mapping[str, LayerSizes | None]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import GenerationConfig, LlavaConfig, LlavaProcessor
 
 from data_utils.conversation import TEMPLATES
+from data_utils.image_choices import ImageChoices
 from data_utils.schema import IMAGE_MARKER
 from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.conversion.original_config import (
@@ -78,9 +79,9 @@ class BaseConversion:
             write_shards(self.weights, staged, max_shard_bytes)
             self.config.save_pretrained(staged)
             save_plain_files(staged, self.processor, self.generation_config)
-            text = load_text_side(staged, self.image_aspect_ratio)
+            text = load_text_side(staged, ImageChoices(self.image_aspect_ratio), VERSION)
             rows = self.config.text_config.vocab_size
-            questions_on_all_pictures(text, TEMPLATES[VERSION], staged, rows)
+            questions_on_all_pictures(text, text.template, staged, rows)
 
 
 def plan_base(source: Path, vision_tower: Path | None) -> BaseConversion:

@@ -7,7 +7,7 @@ the right tensors and the wrong pixels.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor, GenerationConfig, LlavaProcessor
+from transformers import AutoProcessor, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from data_utils.conversation import Template, query_segments
 from data_utils.images import open_picture
 from data_utils.schema import IMAGE_MARKER, Turn
+from llava_rlhf.assembly.chat_templates import picture_marks
 from llava_rlhf.assembly.roles import TextSide, unsampled_ids
+from models.families.base import Family
 
 SIDEWAYS = 6  # EXIF orientation: turn by 90 degrees
 QUESTIONS = ("What is in the image?", "Describe the image, please.")
@@ -38,7 +40,9 @@ class PlainInput:
         question: the text.
         query_ids: one image token an image.
         ids: the same with all positions of the image.
-        pixels: float32 [n, 3, H, W], n is 0 or 1.
+        pixels: float32 [P, …], of no picture or one.
+        grids: of each picture, as `data_utils.images.Pictures` has them.
+        tensors: all that the image processor makes of the picture, under the names by which plain transformers takes them.
     """
 
     name: str
@@ -47,6 +51,8 @@ class PlainInput:
     query_ids: list[int]
     ids: list[int]
     pixels: Tensor
+    grids: tuple[tuple[int, ...], ...] | None
+    tensors: Mapping[str, Tensor]
 
 
 def write_pictures(folder: Path) -> list[Path]:
@@ -83,9 +89,10 @@ def our_inputs(text: TextSide, template: Template, pictures: Sequence[Path]) -> 
     """What our programs make of a question on each picture, and of one on none."""
     inputs = []
     for number, picture in enumerate([*pictures, None]):
-        names = [] if picture is None else [picture.name]
+        folder, names = ("", []) if picture is None else (picture.parent, [picture.name])
         question = QUESTIONS[number % len(QUESTIONS)]
         turns = [Turn("human", f"{IMAGE_MARKER}\n" * len(names) + question)]
+        seen = text.pipeline(folder, names)
         query = list(text.encoder.encode(query_segments(template, turns, len(names))).ids)
         inputs.append(
             PlainInput(
@@ -93,20 +100,66 @@ def our_inputs(text: TextSide, template: Template, pictures: Sequence[Path]) -> 
                 picture,
                 question,
                 query,
-                text.expand(query, [()] * len(names)),
-                text.pipeline(picture.parent if picture else "", names).pixels,
+                text.expand(query, seen.grids or [()] * len(names)),
+                seen.pixels,
+                seen.grids,
+                _tensors(text.pipeline.tensors(folder, names)) if names else {},
             )
         )
     return inputs
 
 
-def plain_inputs(processor: LlavaProcessor, question: str, picture: Path | None) -> Mapping[str, Tensor]:
-    """What plain transformers makes of a question: messages, chat template, processor, as the model card says."""
+def _tensors(made: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Without lists that say how a picture was cut up, which no model takes."""
+    return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+
+
+def plain_reader(folder: Path, text: TextSide) -> Callable[[str, Path | None], Mapping[str, Tensor]]:
+    """What plain transformers makes of a question, with the files in `folder`: messages, chat template, processor.
+
+    Where pictures are made square by us, through the one processor of the folder, as the model card says. Processors of other
+    families want torchvision: there image processor and tokenizer are asked apart, and the positions of a picture written
+    in by its family.
+    """
+    if text.family.squares_pictures:
+        processor = AutoProcessor.from_pretrained(folder)
+
+        def read(question: str, picture: Path | None) -> Mapping[str, Tensor]:
+            prompt = processor.apply_chat_template(_messages(question, picture), add_generation_prompt=True)
+            images = {} if picture is None else {"images": open_picture(picture)}
+            return processor(text=prompt, return_tensors="pt", **images)
+
+        return read
+    family, tokenizer = text.family, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    images = family.load_image_processor(folder)
+
+    def read_apart(question: str, picture: Path | None) -> Mapping[str, Tensor]:
+        prompt = tokenizer.apply_chat_template(
+            _messages(question, picture), add_generation_prompt=True, tokenize=False
+        )
+        tensors = {} if picture is None else dict(images(images=[open_picture(picture)], return_tensors="pt"))
+        if tensors:
+            prompt = _with_positions(prompt, family, tokenizer, family.cut(tensors)[1][0])
+        begins = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
+        return {**tokenizer(prompt, return_tensors="pt", add_special_tokens=not begins), **tensors}
+
+    return read_apart
+
+
+def _messages(question: str, picture: Path | None) -> list[dict[str, Any]]:
     content = [{"type": "image"}] * (picture is not None) + [{"type": "text", "text": question}]
-    messages = [{"role": "user", "content": content}]
-    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-    images = {} if picture is None else {"images": open_picture(picture)}
-    return processor(text=prompt, return_tensors="pt", **images)
+    return [{"role": "user", "content": content}]
+
+
+def _with_positions(
+    prompt: str, family: Family, tokenizer: PreTrainedTokenizerBase, grid: tuple[int, ...]
+) -> str:
+    """The prompt with all positions of its picture, as the family's own processor writes it."""
+    mark = next((mark for mark in picture_marks(family, tokenizer) if mark in prompt), None)
+    if mark is None:
+        raise ValueError(f"its chat template writes no picture: {prompt!r}")
+    positions = tokenizer.decode(family.placeholder(grid), clean_up_tokenization_spaces=False)
+    return prompt.replace(mark, f"{family.beside_pictures}{positions}{family.beside_pictures}")
 
 
 def check_inputs(folder: Path, text: TextSide, inputs: Sequence[PlainInput], vocab_size: int) -> None:
@@ -121,10 +174,10 @@ def check_inputs(folder: Path, text: TextSide, inputs: Sequence[PlainInput], voc
     Raises:
         RuntimeError: ids or pixels differ in anything, or generation would not stop where our sampling does.
     """
-    processor = AutoProcessor.from_pretrained(folder)
+    read = plain_reader(folder, text)
     for ours in inputs:
         try:
-            theirs = plain_inputs(processor, ours.question, ours.picture)
+            theirs = read(ours.question, ours.picture)
         except Exception as error:  # of many types
             raise RuntimeError(f"{ours.name}: the processor in {folder} fails ({error!r})") from error
         ids = theirs["input_ids"][0].tolist()
@@ -137,14 +190,16 @@ def check_inputs(folder: Path, text: TextSide, inputs: Sequence[PlainInput], voc
                 f"{text.tokenizer.decode(ids)!r} ({len(ids)} ids) instead of {text.tokenizer.decode(ours.ids)!r} "
                 f"({len(ours.ids)})"
             )
-        pixels = theirs["pixel_values"] if ours.picture else ours.pixels
-        if not torch.equal(pixels, ours.pixels):
-            apart = (
-                f"{float((pixels - ours.pixels).abs().max()):.3g} apart"
-                if pixels.shape == ours.pixels.shape
-                else f"{list(pixels.shape)} instead of {list(ours.pixels.shape)}"
-            )
-            raise RuntimeError(f"{ours.name}: other pixels than ours from the files in {folder}, {apart}")
+        for name, expected in ours.tensors.items():
+            found = theirs[name]
+            if not torch.equal(found, expected):
+                apart = (
+                    f"{float((found - expected).abs().max()):.3g} apart"
+                    if found.shape == expected.shape
+                    else f"{list(found.shape)} instead of {list(expected.shape)}"
+                )
+                what = "pixels" if name == "pixel_values" else name
+                raise RuntimeError(f"{ours.name}: other {what} than ours from the files in {folder}, {apart}")
     _check_stops(folder, text, vocab_size)
 
 
@@ -164,7 +219,7 @@ def questions_on_all_pictures(
 def _check_stops(folder: Path, text: TextSide, vocab_size: int) -> None:
     written = GenerationConfig.from_pretrained(folder)
     expected = {
-        "eos_token_id": text.tokenizer.eos_token_id,
+        "eos_token_id": text.eos_token_id,
         "suppress_tokens": unsampled_ids(text, vocab_size).tolist(),
     }
     found = {name: getattr(written, name) for name in expected}

@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from llava_rlhf.conversion.published_names import module_name, publish_index, published_name
+from llava_rlhf.conversion.published_names import publish_index
 from models.adapter_files import read_adapter_config, read_adapter_tensors
 from models.adapter_names import HF_MODEL
 from models.base_files import read_family
 from models.base_weights import weight_files
+from models.families.base import Family
 
 CONFIG = "config.json"
 BUILD_RECORD = "build.json"  # how the bundled tiny base was made, which is nothing of what is made from it
@@ -77,7 +78,7 @@ class LoraUpdate:
 
 
 def merge_files(base: Path, adapter: Path, target: Path, dtype: torch.dtype | None) -> None:
-    """Write base + adapter to the folder `target`, in files as the base has them, under published names.
+    """Write base + adapter to the folder `target`, in files as the base has them, under names that every server reads.
 
     Args:
         base: model directory with unquantised safetensors files.
@@ -90,7 +91,7 @@ def merge_files(base: Path, adapter: Path, target: Path, dtype: torch.dtype | No
     """
     update = LoraUpdate.read(adapter)
     waiting, total = set(update.factors), 0
-    files = weight_files(base)
+    files, family = weight_files(base), read_family(base)
     with tqdm(
         total=sum(file.stat().st_size for file in files), unit="B", unit_scale=True, disable=None
     ) as progress:
@@ -98,33 +99,35 @@ def merge_files(base: Path, adapter: Path, target: Path, dtype: torch.dtype | No
         for file in files:
             tensors = {}
             for name, tensor in _tensors(file):
-                module = _module(name)
+                module = _module(name, family)
                 if module in waiting:
                     waiting.remove(module)
                     # Rounded once, after the sum.
                     tensor = update.add_to(module, tensor).to(dtype or tensor.dtype)
                 elif tensor.is_floating_point() and dtype is not None:
                     tensor = tensor.to(dtype)
-                tensors[published_name(name)] = tensor.contiguous()
+                tensors[family.published_name(name)] = tensor.contiguous()
             _save(tensors, target / file.name)
             total += sum(tensor.nbytes for tensor in tensors.values())
             progress.update(file.stat().st_size)
     if waiting:
         raise ValueError(f"{base} has no weights for {len(waiting)} modules of {adapter}: {min(waiting)}, …")
-    _copy_other_files(base, target, dtype, total)
+    _copy_other_files(base, target, dtype)
+    publish_index(base, target, total, family.published_name)
 
 
 def dequantize(base: Path, target: Path, dtype: torch.dtype) -> None:
     """Write a quantised base as an unquantised one: the rounded weights that its adapters were trained over."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = (
-        read_family(base)
-        .model_class()
-        .from_pretrained(base, device_map={"": device}, dtype=dtype, use_safetensors=True)
+    family = read_family(base)
+    model = family.model_class().from_pretrained(
+        base, device_map={"": device}, dtype=dtype, use_safetensors=True
     )
     model = model.dequantize(dtype=dtype)
     # Not `model.save_pretrained`: it would turn the way of loading around, which 4-bit files have no reverse of.
-    save_torch_state_dict({published_name(name): value for name, value in model.state_dict().items()}, target)
+    save_torch_state_dict(
+        {family.published_name(name): value for name, value in model.state_dict().items()}, target
+    )
     config = json.loads((base / CONFIG).read_text(encoding="utf-8"))
     del config["quantization_config"]
     (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -147,16 +150,17 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
             yield name, opened.get_tensor(name)
 
 
-def _module(name: str) -> str | None:
+def _module(name: str, family: Family) -> str | None:
     """The module in the model to which a stored weight belongs; files may use the older names. None: no weight matrix."""
-    return module_name(name).removesuffix(".weight") if name.endswith(".weight") else None
+    if not name.endswith(".weight"):
+        return None
+    return f"model.{family.present_name(name)}".removesuffix(".weight")
 
 
-def _copy_other_files(base: Path, target: Path, dtype: torch.dtype | None, total: int) -> None:
+def _copy_other_files(base: Path, target: Path, dtype: torch.dtype | None) -> None:
     for file in base.iterdir():
         if file.is_file() and file.name != BUILD_RECORD and not file.name.startswith(WEIGHT_FILES):
             shutil.copy2(file, target / file.name)
-    publish_index(base, target, total)
     if dtype is not None:
         config = json.loads((target / CONFIG).read_text(encoding="utf-8"))
         config.pop("torch_dtype", None)  # the older name

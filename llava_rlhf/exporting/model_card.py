@@ -19,6 +19,7 @@ from llava_rlhf.runs.metrics import MEANINGS
 from llava_rlhf.runs.role_files import EXPORTED_ARGUMENTS, POLICY
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.runs.run_record import ARGUMENTS_FILE
+from models.families.base import Family
 
 SHOWN_METRICS = (
     "objective/rewards",
@@ -72,6 +73,7 @@ def write_card(
     base: str,
     origin: Origin,
     trained: Trained,
+    family: Family,
     adapter_only: bool,
     parity: str | None,
     results: str | None,
@@ -84,6 +86,7 @@ def write_card(
         base: as the user named it.
         origin: of the adapter.
         trained: how the policy was asked.
+        family: of the base.
         adapter_only: whether the folder holds a PEFT adapter, not a model.
         parity: the comparison of merged model and adapter, if made.
         results: a Markdown table to put in, if any.
@@ -99,17 +102,10 @@ def write_card(
         base_model=base if repository is None else base_repository(base),
         library_name="peft" if adapter_only else "transformers",
         pipeline_tag="image-text-to-text",
-        tags=["llava", "rlhf", "lora", "arxiv:2309.14525"],
-    )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+        tags=[family.model_type, "rlhf", "lora", "arxiv:2309.14525"],
     )
     rank = _rank(folder) if adapter_only else None
-    card = environment.get_template("model_card.md.jinja").render(
+    card = _template().render(
         header=header.to_yaml(),
         base=base,
         here=repository or "PATH_OF_THIS_FOLDER",
@@ -117,6 +113,7 @@ def write_card(
         vllm_rank=vllm_rank(rank) if rank else None,
         origin=origin,
         trained=trained,
+        family=family,
         open_picture=inspect.getsource(open_picture).rstrip(),
         arguments_file=EXPORTED_ARGUMENTS,
         metrics=[
@@ -126,6 +123,17 @@ def write_card(
         results=results,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md.jinja")
 
 
 def base_repository(base: str) -> str | None:

@@ -30,7 +30,7 @@ from models.adapters import AdapterBank, AdapterSpec
 from models.base_files import read_family
 from models.generation import SamplingSettings
 from models.roles import Policy
-from models.vlm import BaseSettings, load_base
+from models.vlm import BaseSettings, VisionLanguageModel, load_base
 
 ANSWER_TOKENS = 16
 MAX_PROMPT_TOKENS = 2048
@@ -75,11 +75,11 @@ def read_check_prompts(
     with tempfile.TemporaryDirectory() as folder:
         if file is None:
             file, image_folder = str(_write_own_prompts(Path(folder))), folder
-        text = load_text_side(base, trained.image_aspect_ratio)
+        text = load_text_side(base, trained.image_choices, trained.version, trained.system_message)
         rows_read = RowSettings(
             image_folder=image_folder,
             encoder=text.encoder,
-            template=trained.template,
+            template=text.template,
             pipeline=text.pipeline,
             query_len=MAX_PROMPT_TOKENS,
             response_len=ANSWER_TOKENS,
@@ -122,12 +122,13 @@ def measure_parity(
         .to(device)
         .eval()
     )
+    vlm = VisionLanguageModel(model, dtype)  # prompts are kept as features want them: pixels and grids
     differences, agreements, largest = [], [], 0.0
     for item, ids, logits in zip(items, sequences, expected, strict=True):
-        pixels = item.images.to(device, dtype) if len(item.images) else None
+        features = encode_images(vlm, image_batch([(item.images, None, item.grids)]))
         with torch.no_grad():
-            output = model(input_ids=torch.tensor([ids], device=device), pixel_values=pixels).logits[0]
-        found = output[-len(logits) :].float().cpu()
+            hidden = vlm(torch.tensor([ids], device=device), None, features)[0, -len(logits) :]
+            found = vlm.project(hidden).float().cpu()
         differences.append((found - logits).abs().max())
         agreements.append(found.argmax(dim=-1) == logits.argmax(dim=-1))
         largest = max(largest, float(logits.abs().max()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from data_utils.batches import image_batch
+from llava_rlhf.assembly.image_features import encode_images
 from llava_rlhf.assembly.roles import TextSide, load_text_side, unsampled_ids
 from llava_rlhf.conversion.plain_inputs import PlainInput, questions_on_all_pictures
 from llava_rlhf.exporting.trained import Trained
@@ -34,9 +37,9 @@ class Questions:
 
         Raises RuntimeError where it does not.
         """
-        text = load_text_side(base, trained.image_aspect_ratio)
+        text = load_text_side(base, trained.image_choices, trained.version, trained.system_message)
         rows = read_base_config(base).get_text_config().vocab_size
-        return cls(questions_on_all_pictures(text, trained.template, folder, rows), text)
+        return cls(questions_on_all_pictures(text, text.template, folder, rows), text)
 
 
 def our_answers(policy: Policy, vlm: VisionLanguageModel, questions: Questions) -> list[list[int]]:
@@ -52,7 +55,7 @@ def our_answers(policy: Policy, vlm: VisionLanguageModel, questions: Questions) 
             banned_ids=tuple(unsampled_ids(questions.text, vlm.vocab_size).tolist()),
         )
         ids = torch.tensor([question.ids], device=vlm.device)
-        features = vlm.encode_images(question.pixels, torch.arange(len(question.pixels)))
+        features = encode_images(vlm, image_batch([(question.pixels, None, question.grids)]))
         answer = policy.sample(
             ids, torch.ones_like(ids, dtype=torch.bool), features, sampling, merge_adapter=False
         )
@@ -76,11 +79,10 @@ def check_answers(
     """
     for question, ours in zip(questions.inputs, answers, strict=True):
         ids = torch.tensor([question.ids], device=model.device)
-        images = {"pixel_values": question.pixels.to(model.device, model.dtype)} if question.picture else {}
         output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            **images,
+            **_native(model, ids, question),
             max_new_tokens=MAX_NEW_TOKENS,
             output_logits=True,
             return_dict_in_generate=True,
@@ -92,6 +94,18 @@ def check_answers(
                 f"{question.name}: plain transformers answers {question.question!r} with {decode(theirs)!r}, our sampling "
                 f"with {decode(ours)!r}"
             )
+
+
+def _native(model: PreTrainedModel, ids: Tensor, question: PlainInput) -> dict[str, Tensor]:
+    """What the model's own `forward` takes besides ids and mask, of what its processor would hand it."""
+    tensors = {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in question.tensors.items()
+    }
+    pictures = (ids == model.config.image_token_id).int()
+    given = {"mm_token_type_ids": pictures, "token_type_ids": pictures, **tensors}
+    taken = inspect.signature(model.forward).parameters
+    return {name: tensor for name, tensor in given.items() if name in taken}
 
 
 def _tied(theirs: Sequence[int], ours: Sequence[int], logits: Sequence[Tensor], limit: float) -> bool:

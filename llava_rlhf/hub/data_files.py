@@ -29,6 +29,20 @@ def fetch_data(what: str, place: HubPlace) -> str:
     Raises:
         ValueError: it can't be had; no file is named and there is none, or more than one; rows that JSON can't hold.
     """
+    snapshot, names = _downloaded(what, place)
+    if names[0].endswith(_PARQUET):
+        return _as_json_lines(what, place, snapshot, names)
+    return str(snapshot / names[0])
+
+
+def fetch_tables(what: str, place: HubPlace) -> list[str]:
+    """The file of rows as it is, or every shard of the table, in the cache. Raises ValueError as `fetch_data` does."""
+    snapshot, names = _downloaded(what, place)
+    return [str(snapshot / name) for name in names]
+
+
+def _downloaded(what: str, place: HubPlace) -> tuple[Path, list[str]]:
+    """(folder in the cache, names of the files in it)."""
     names = [place.inside] if place.inside else _only_file(what, place)
     snapshot = download(what, place, DATASET, names)
     missing = [name for name in names if not (snapshot / name).is_file()]
@@ -36,9 +50,7 @@ def fetch_data(what: str, place: HubPlace) -> str:
         there = _data_files(list_files(what, place, DATASET))
         listed = f"its data files: {', '.join(there[:20])}" if there else "it has no data files"
         raise ValueError(f"{what}: the data set {place.repo} has no file {missing[0]}; {listed}")
-    if names[0].endswith(_PARQUET):
-        return _as_json_lines(what, place, snapshot, names)
-    return str(snapshot / names[0])
+    return snapshot, names
 
 
 def _only_file(what: str, place: HubPlace) -> list[str]:

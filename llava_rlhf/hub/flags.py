@@ -13,11 +13,11 @@ from llava_rlhf.hub.places import HubPlace, hub_place, is_first_of_machine, plac
 # Bases, adapters and reward models: a folder of safetensors.
 MODEL_FLAGS = frozenset(
     "model_name_or_path base_model_name base_model value_base_model reward_base_model_name judge_model_path "
-    "adapter policy_model_name_or_path reward_model_name_or_path".split()
+    "adapter policy_model_name_or_path reward_model_name_or_path more_reward_models".split()
 )
 # Rows, captions and questions: one file each.
 DATA_FLAGS = frozenset(
-    "dataset_path image_to_caption_file preferences_file check_prompts benchmark_files".split()
+    "dataset_path image_to_caption_file image_to_facts_file fact_synonyms preferences_file check_prompts benchmark_files".split()
 )
 CHECKPOINTS = "checkpoints"  # NAME=BASE,ADAPTER
 
@@ -29,24 +29,24 @@ def fetch_flags(
 
     Args:
         flags: by name; changed.
-        recorded: flag → place with its commit, in the run that the command line continues: an id without a revision then
-            means that commit, not a newer one.
+        recorded: of `places_of`, in the run that the command line continues: an id without a revision then means that
+            commit, not a newer one.
         configurations: whether of models all but the weights will do.
 
     Raises:
         ValueError: something is not to be had.
     """
     for name in sorted(flags.keys() & (MODEL_FLAGS | DATA_FLAGS | {CHECKPOINTS})):
-        flags[name] = _fetched(name, flags[name], recorded.get(name), configurations)
+        flags[name] = _fetched(name, flags[name], recorded, configurations)
 
 
 def places_of(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Flag → repository and commit, for every flag whose value lies in the download cache."""
-    places = {
-        name: place_of_download(value)
-        for name, value in settings.items()
-        if name in MODEL_FLAGS | DATA_FLAGS and isinstance(value, str)
-    }
+    """Flag → repository and commit, for every flag whose value lies in the download cache; of a list `flag.0`, `flag.1`, …"""
+    values = {name: value for name, value in settings.items() if name in MODEL_FLAGS | DATA_FLAGS}
+    for name in MODEL_FLAGS & values.keys():
+        if isinstance(values[name], list):
+            values |= {_numbered(name, number): value for number, value in enumerate(values[name])}
+    places = {name: place_of_download(value) for name, value in values.items() if isinstance(value, str)}
     return {name: str(place) for name, place in places.items() if place is not None}
 
 
@@ -66,16 +66,23 @@ def fetch_named_model(what: str, path: str, configurations: bool = False) -> str
     return fetch_model(what, place, CONFIGURATIONS if configurations else MODEL_FILES)
 
 
-def _fetched(name: str, value: Any, recorded: str | None, configurations: bool) -> Any:
+def _numbered(name: str, number: int) -> str:
+    return f"{name}.{number}"
+
+
+def _fetched(name: str, value: Any, recorded: Mapping[str, str | None], configurations: bool) -> Any:
     if isinstance(value, list):
-        return [_fetched(name, item, None, configurations) for item in value]
+        return [
+            _fetched(name, item, {name: recorded.get(_numbered(name, number))}, configurations)
+            for number, item in enumerate(value)
+        ]
     if not isinstance(value, str):
         return value
     if name == CHECKPOINTS:
         label, equals, paths = value.partition("=")
         found = [_fetched_text(name, path, None, configurations) for path in paths.split(",")]
         return label + equals + ",".join(found)
-    return _fetched_text(name, value, recorded, configurations)
+    return _fetched_text(name, value, recorded.get(name), configurations)
 
 
 def _fetched_text(name: str, text: str, recorded: str | None, configurations: bool) -> str:

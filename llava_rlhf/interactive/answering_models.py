@@ -11,27 +11,23 @@ import torch
 
 from data_utils.answers import AnswerItem, answer_segments
 from data_utils.batches import image_batch
-from data_utils.conversation import TEMPLATES, Template, query_segments
+from data_utils.conversation import VERSIONS, query_segments
 from data_utils.facts import RewardPrompt
+from data_utils.image_choices import ImageChoices
+from data_utils.images import Pictures
 from data_utils.schema import Turn
-from llava_rlhf.assembly.image_features import encode_images
+from llava_rlhf.assembly.image_features import encode_images, padded_queries
+from llava_rlhf.assembly.reward_models import check_reward_files, on_bank
 from llava_rlhf.assembly.roles import TextSide, load_text_side, unsampled_ids
 from llava_rlhf.evaluation.reward_scoring import score_items
 from llava_rlhf.interactive.streaming import GrowingText, stream
-from llava_rlhf.ppo.actor_critic import expanded_queries
-from llava_rlhf.runs.role_files import (
-    REWARD,
-    REWARD_HEAD,
-    RewardModelCard,
-    find_policy_adapter,
-    read_reward_card,
-)
+from llava_rlhf.runs.reward_card import RewardModelCard, read_reward_card
+from llava_rlhf.runs.role_files import REWARD, find_policy_adapter
 from models.adapter_files import check_adapter_fits
 from models.adapters import AdapterBank, AdapterSpec
 from models.base_check import check_base
 from models.base_place import why_absent
 from models.generation import SamplingSettings
-from models.heads import ScalarHead
 from models.roles import Policy, RewardModel
 from models.settings import LoraSettings
 from models.vlm import BaseSettings, load_base
@@ -85,11 +81,13 @@ def find_reward_model(folder: str, base: str | None, base_flag: str) -> RewardCh
             f"the base of the reward model {folder}, {base}, is no directory: {why_absent(base)}; name it with "
             f"{base_flag}"
         )
-    if card.template not in TEMPLATES:
+    if card.template not in VERSIONS:
         raise ValueError(f"{folder}: reward_model.json names an unknown template {card.template!r}")
     check_base(base)
-    check_adapter_fits(Path(folder) / REWARD, base)
-    card.check_base(folder, base, base_flag)
+    check_reward_files(folder, card, base, base_flag)
+    if card.template_pieces is not None:
+        text = load_text_side(base, card.image_choices, card.template, card.system_message)
+        card.check_pieces(folder, base, text.template)
     return RewardCheckpoint(Path(folder), card, base)
 
 
@@ -108,10 +106,9 @@ class AnsweringModel:
     Args:
         name: shown.
         policy: the role.
-        text: tokenizer and image pipeline of its base.
-        template: how dialogues are written.
+        text: tokenizer, image pipeline and conversation template of its base.
         lock: of its base: one answer at a time, since one adapter is in use at a time.
-        lengths: longest answer, and longest dialogue with it, in tokens (an image counts as one).
+        lengths: longest answer, and longest dialogue with it, in tokens (a LLaVA's image counts as one).
     """
 
     def __init__(
@@ -119,21 +116,25 @@ class AnsweringModel:
         name: str,
         policy: Policy,
         text: TextSide,
-        template: Template,
         lock: threading.Lock,
         lengths: tuple[int, int],
     ):
         self.name = name
-        self._policy, self._text, self._template, self._lock = policy, text, template, lock
+        self._policy, self._text, self._lock = policy, text, lock
         self._response_len, self._max_length = lengths
         self._banned = tuple(unsampled_ids(text, policy.bank.vlm.vocab_size).tolist())
 
-    def query_ids(self, turns: Sequence[Turn], n_images: int) -> list[int]:
-        """Ids of a dialogue that waits for an answer. Raises ValueError when it leaves no room for one."""
-        ids = list(self._text.encoder.encode(query_segments(self._template, turns, n_images)).ids)
-        if len(ids) + self._response_len > self._max_length:
+    def query_ids(self, turns: Sequence[Turn], seen: Pictures | None) -> list[int]:
+        """Ids of a dialogue that waits for an answer, about a picture or none.
+
+        Raises ValueError when it leaves no room for one, counted as in training: positions of a picture in its own shape too.
+        """
+        segments = query_segments(self._text.template, turns, int(seen is not None))
+        ids = list(self._text.encoder.encode(segments).ids)
+        counted = self._text.expand(ids, seen.grids) if seen is not None and seen.grids else ids
+        if len(counted) + self._response_len > self._max_length:
             raise ValueError(
-                f"the conversation has {len(ids)} tokens; with an answer of up to {self._response_len} that is more than "
+                f"the conversation has {len(counted)} tokens; with an answer of up to {self._response_len} that is more than "
                 f"--model_max_length {self._max_length}: ask for less, or start anew"
             )
         return ids
@@ -152,8 +153,8 @@ class AnsweringModel:
         Raises:
             ValueError: no room for an answer, or the image can't be decoded.
         """
-        ids = self.query_ids(turns, int(image is not None))
         seen = self._text.pipeline(image.parent, [image.name]) if image is not None else None
+        ids = self.query_ids(turns, seen)
         stops, pad = self._text.stop_ids, self._text.tokenizer.pad_token_id
         settings = SamplingSettings(self._response_len, stops, pad, temperature, self._banned)
         uniforms = torch.rand(1, self._response_len, generator=torch.Generator().manual_seed(seed))
@@ -167,7 +168,7 @@ class AnsweringModel:
                     if seen is None
                     else encode_images(vlm, image_batch([(seen.pixels, None, seen.grids)]))
                 )
-                query = expanded_queries([ids], features, vlm, pad)
+                query = padded_queries([ids], features, vlm, pad)
                 # One answer does not pay for a merged copy of the weights.
                 self._policy.sample(*query, features, settings, uniforms, False, on_tokens=on_tokens)
 
@@ -182,30 +183,30 @@ class Scorer:
     Args:
         model: the reward model, in inference.
         card: the conditions it was trained under.
-        text: tokenizer and image pipeline of its base.
+        text: tokenizer, image pipeline and conversation template of its base.
         lock: of its base.
     """
 
     def __init__(self, model: RewardModel, card: RewardModelCard, text: TextSide, lock: threading.Lock):
         self._model, self._text, self._lock = model, text, lock
-        self._prompt, self._template = RewardPrompt(card.prompt), TEMPLATES[card.template]
+        self._prompt = RewardPrompt(card.prompt)
         self.uses_facts = self._prompt.uses_facts
 
     def score(
         self, turns: Sequence[Turn], image: Path | None, answer: Answer, captions: Sequence[str]
     ) -> float:
         """Score of an answer to a dialogue; the reward model reads `captions` in their order."""
-        encoder = self._text.encoder
-        segments = query_segments(self._template, turns, int(image is not None))
-        segments += answer_segments(answer.text, answer.stopped, self._template)
-        reward_prompt = encoder.encode_behind(self._template.reward_prompt(self._prompt.render(captions)))
+        encoder, template = self._text.encoder, self._text.template
+        segments = query_segments(template, turns, int(image is not None))
+        segments += answer_segments(answer.text, answer.stopped, template)
+        reward_prompt = encoder.encode_behind(template.reward_prompt(self._prompt.render(captions)))
         folder, names = (image.parent, [image.name]) if image is not None else ("", [])
         pictures = self._text.pipeline(folder, names)
         ids = [*encoder.encode(segments).ids, *reward_prompt]
         item = AnswerItem((ids,), pictures.pixels, pictures.grids)
         with self._lock:
-            scores = score_items(self._model, [item], self._text.tokenizer.pad_token_id)
-        return float(scores[0, 0])
+            scores = score_items([self._model], [item], self._text.tokenizer.pad_token_id)
+        return float(scores[0, 0, 0])
 
 
 @dataclass(frozen=True)
@@ -220,8 +221,8 @@ def load_models(
     checkpoints: Sequence[Checkpoint],
     reward_model: RewardCheckpoint | None,
     settings: BaseSettings,
-    version: str,
-    image_aspect_ratio: str,
+    template: tuple[str, str | None],
+    choices: ImageChoices,
     lengths: tuple[int, int],
 ) -> LoadedModels:
     """Load every base once, with the adapters of all who stand on it.
@@ -230,8 +231,8 @@ def load_models(
         checkpoints: who answers; their names differ.
         reward_model: the reward model, or None.
         settings: how to load the bases.
-        version: name of the conversation template.
-        image_aspect_ratio: how images are made square for those who answer; the reward model's way is on its card.
+        template: name of the conversation template of those who answer, and the system message in it.
+        choices: how images become pixels for those who answer; the reward model's way is on its card.
         lengths: longest answer, and longest dialogue with it, in tokens.
     """
     wanted: dict[Path, dict[str, AdapterSpec]] = {}
@@ -246,16 +247,13 @@ def load_models(
     answering = []
     for number, checkpoint in enumerate(checkpoints):
         base = Path(checkpoint.base).resolve()
-        text = load_text_side(base, image_aspect_ratio)
+        text = load_text_side(base, choices, *template)
         policy = Policy(banks[base], f"policy_{number}")
-        answering.append(
-            AnsweringModel(checkpoint.name, policy, text, TEMPLATES[version], locks[base], lengths)
-        )
+        answering.append(AnsweringModel(checkpoint.name, policy, text, locks[base], lengths))
     if reward_model is None:
         return LoadedModels(answering, None)
     base = Path(reward_model.base).resolve()
-    head = ScalarHead(banks[base].vlm.hidden_size).to(banks[base].vlm.device)
-    head.load(reward_model.folder / REWARD_HEAD)
-    model = RewardModel(banks[base], REWARD, head.requires_grad_(False))
-    text = load_text_side(base, reward_model.card.image_aspect_ratio)
-    return LoadedModels(answering, Scorer(model, reward_model.card, text, locks[base]))
+    model = on_bank(banks[base], REWARD, reward_model.folder)
+    card = reward_model.card
+    text = load_text_side(base, card.image_choices, card.template, card.system_message)
+    return LoadedModels(answering, Scorer(model, card, text, locks[base]))

@@ -16,6 +16,7 @@ from PIL import Image
 from data_utils.images import check_image
 from data_utils.schema import Turn
 from llava_rlhf.assembly.conversations import check_conversation
+from llava_rlhf.assembly.image_choices import check_limits
 from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.exporting.model_card import Origin
 from llava_rlhf.exporting.trained import read_trained
@@ -68,7 +69,7 @@ class RewardModel:
         found = find_reward_model(fetch_named_model(f"folder {folder}", str(folder)), base, "base_model")
         settings = _base_settings(bits, bf16, device)
         scorer = load_models(
-            (), found, settings, found.card.template, found.card.image_aspect_ratio, (1, 2)
+            (), found, settings, (found.card.template, None), found.card.image_choices, (1, 2)
         ).scorer
         return cls(scorer)
 
@@ -138,6 +139,8 @@ class Policy:
         *,
         version: str | None = None,
         image_aspect_ratio: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         bits: int = 16,
         bf16: bool = False,
         device: str | None = None,
@@ -147,12 +150,12 @@ class Policy:
         """Load a policy.
 
         Args:
-            base_model: LLaVA directory in Hugging Face format, or a hub id.
+            base_model: directory of a base in Hugging Face format, or a hub id.
             adapter: run folder, checkpoint or PEFT folder of a policy, or a hub id; None: the base alone.
-            version, image_aspect_ratio: how it is asked; default: as it was trained.
+            version, image_aspect_ratio, min_pixels, max_pixels: how it is asked; default: as it was trained.
             bits, bf16, device: as for `RewardModel.load`.
             response_len: longest answer in tokens.
-            model_max_length: longest dialogue with its answer, in tokens (one image = one).
+            model_max_length: longest dialogue with its answer, in tokens (one image of a LLaVA = one).
 
         Raises:
             ValueError: no such base or adapter, they do not fit each other, or it was trained to be asked otherwise.
@@ -161,15 +164,18 @@ class Policy:
         folder = fetch_named_model(f"adapter {adapter}", str(adapter)) if adapter else None
         checkpoint = check_checkpoint("policy", base, folder)
         record = Origin.of(checkpoint.adapter).arguments if checkpoint.adapter else None
-        trained = read_trained(record, Path(checkpoint.base), version, image_aspect_ratio)
-        text = load_text_side(checkpoint.base, trained.image_aspect_ratio)
-        check_conversation(checkpoint.base, text.tokenizer, trained.template)
+        trained = read_trained(
+            record, Path(checkpoint.base), version, image_aspect_ratio, min_pixels, max_pixels
+        )
+        text = load_text_side(checkpoint.base, trained.image_choices, trained.version, trained.system_message)
+        check_limits(checkpoint.base, checkpoint.adapter, text.image_choices)
+        check_conversation(checkpoint.base, text.tokenizer, text.template)
         loaded = load_models(
             [checkpoint],
             None,
             _base_settings(bits, bf16, device),
-            trained.version,
-            trained.image_aspect_ratio,
+            (trained.version, trained.system_message),
+            trained.image_choices,
             (response_len, model_max_length),
         )
         return cls(loaded.answering[0])

@@ -9,9 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from llava_rlhf.memory_planning.names import PPO
-from llava_rlhf.memory_planning.ppo import BUDGET, MERGE, SAMPLED, SCORED, STEPPED, longest_row, shares_base
+from llava_rlhf.memory_planning.ppo import (
+    BUDGET,
+    MERGE,
+    SAMPLED,
+    SCORED,
+    STEPPED,
+    longest_row,
+    shares_base,
+)
 from llava_rlhf.memory_planning.request import Request
-from llava_rlhf.memory_planning.settings import Lengths, checkpoints_activations
+from llava_rlhf.memory_planning.settings import Lengths, checkpoints_activations, samples_here
 from llava_rlhf.memory_planning.trainers import EVAL_ROWS, TRAIN_ROWS
 from llava_rlhf.ppo.batch_plan import plan_batches
 
@@ -70,8 +78,9 @@ def _ppo_knobs(request: Request) -> list[tuple[str, list[dict]]]:
     rows, longest = flags[SAMPLED], longest_row(request)
     present = flags[BUDGET] or rows * longest
     budgets = [level for level in _halves(BUDGET, rows * longest) if longest <= level[BUDGET] < present]
-    merged = [{MERGE: False}] if flags[MERGE] and flags["bits"] > 8 else []
-    one_base = [] if shares_base(request) else [_one_base(flags)]
+    merged = [{MERGE: False}] if flags[MERGE] and flags["bits"] > 8 and samples_here(flags) else []
+    # A whole ensemble would have to be trained anew: that is no small change.
+    one_base = [] if shares_base(request) or flags["more_reward_models"] else [_one_base(flags)]
     return [
         ("nothing: fewer rollouts a backward pass", _halves(STEPPED, flags[STEPPED])),
         ("nothing: fewer rows at once for the reward model", _halves(SCORED, flags[SCORED])),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llava_rlhf.functional.log_probs import head_log_probs
 from llava_rlhf.memory_planning.bases import ONLY, BaseSpec, meta_bank, meta_model
-from llava_rlhf.memory_planning.tracing import LiveBytes, at_depth, fake_weights
+from llava_rlhf.memory_planning.tracing import KnownContents, LiveBytes, at_depth, fake_weights
 from models.decoding_cache import GROWTH, DecodingCache
-from models.heads import ScalarHead
+from models.heads import LINEAR, new_head
 from models.packed_features import pack
 from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
@@ -26,11 +27,17 @@ TRACED_CHUNKS = 3  # chunks of the vocabulary projection are alike
 
 
 class Bank(NamedTuple):
-    """A base with one adapter; `checkpointing`: whether training recomputes its layers."""
+    """A base with one adapter and a head; `checkpointing`: whether training recomputes its layers."""
 
     base: BaseSpec
     lora: LoraSettings
     checkpointing: bool = False
+    head: str = LINEAR
+
+    @property
+    def shallow(self) -> int:
+        """Layers from which on all are alike, and what each kind of them needs is there."""
+        return max(1 + self.base.deeper, self.base.family.layer_kinds)
 
 
 class Head(NamedTuple):
@@ -82,26 +89,31 @@ class TrainingBytes(NamedTuple):
         return max(self.peak, self.last_layer + fresh)
 
 
-@lru_cache(maxsize=256)
 def image_encoding(base: BaseSpec, images: int) -> int:
     """Encoding so many images, features included; nothing for rows of text alone."""
-    if not images:
-        return 0
-    vision = base.llava.vision_config
+    # Nothing that is made of one serves another; towers are never quantised.
+    return images * picture_encoding(replace(base, name="", bits=16)) if images else 0
+
+
+@lru_cache(maxsize=64)
+def picture_encoding(base: BaseSpec) -> int:
+    """Encoding one picture, features included."""
+    # Features are those of the last layer but one, or of as many as there are `deeper` ones besides.
+    shallow, picture = max(2, 1 + base.deeper), base.cut_picture
 
     def measure(depth: int) -> tuple[int]:
         vlm = VisionLanguageModel(meta_model(base, 1, depth), base.dtype)
-        with FakeTensorMode() as fakes:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fakes:
             fake_weights(vlm)
-            pixels = torch.empty(images, vision.num_channels, vision.image_size, vision.image_size)
+            pixels = torch.empty(picture.pixels)
             live = LiveBytes([*vlm.parameters(), *vlm.buffers(), pixels], fakes)
-        with live:
-            grids = [()] * images
+        with live, KnownContents():
+            grids = [picture.grid]
             features = pack(vlm.encode_pictures(pixels, grids), grids)
-            assert features.table.shape == (images * base.positions, base.hidden)
+            assert features.table.shape == (base.features, vlm.family.feature_width)
         return (live.peak,)
 
-    return at_depth(measure, base.vision_layers, shallow=2)[0]  # features are those of the last layer but one
+    return at_depth(measure, base.vision_layers, shallow)[0]
 
 
 @lru_cache(maxsize=256)
@@ -114,7 +126,7 @@ def scoring(bank: Bank, work: Pass) -> int:
             traced.forward(work, training=False)
         return (live.peak,)
 
-    return at_depth(measure, bank.base.layers)[0] + dequantised(bank.base)
+    return at_depth(measure, bank.base.layers, bank.shallow)[0] + dequantised(bank.base)
 
 
 @lru_cache(maxsize=256)
@@ -130,7 +142,7 @@ def training(bank: Bank, work: Pass) -> TrainingBytes:
             result.backward()
         return live.peak, saved
 
-    peak, saved = at_depth(measure, bank.base.layers)
+    peak, saved = at_depth(measure, bank.base.layers, bank.shallow)
     unpacked = dequantised(bank.base)
     return TrainingBytes(peak + unpacked, saved, at_depth(measure, 1)[0] + unpacked)
 
@@ -149,7 +161,7 @@ def prefill(bank: Bank, rows: int, length: int, merge: bool) -> int:
             traced.hidden_states(rows, length, masked=True, cache=DecodingCache())
         return (live.peak,)
 
-    return at_depth(measure, bank.base.layers)[0] + dequantised(bank.base)
+    return at_depth(measure, bank.base.layers, bank.shallow)[0] + dequantised(bank.base)
 
 
 @lru_cache(maxsize=256)
@@ -174,14 +186,18 @@ def decoding(bank: Bank, rows: int, prompt: int, response: int, merge: bool) -> 
         return (live.peak,)
 
     before_growth = 0 if response <= GROWTH else rows * (columns - 1 - GROWTH) * base.cache_width
-    return at_depth(measure, base.layers)[0] + before_growth * base.dtype.itemsize + dequantised(base)
+    return (
+        at_depth(measure, base.layers, bank.shallow)[0]
+        + before_growth * base.dtype.itemsize
+        + dequantised(base)
+    )
 
 
 def dequantised(base: BaseSpec) -> int:
     """The one weight of a quantised base that is unpacked at a time."""
     if not base.quantised:
         return 0
-    text = base.llava.get_text_config()
+    text = base.configuration.get_text_config()
     return text.hidden_size * text.intermediate_size * base.dtype.itemsize
 
 
@@ -194,10 +210,10 @@ class _TracedBank:
     """A base without contents, cut to `depth` layers, with its adapter, a scalar head, and gradients that are there."""
 
     def __init__(self, bank: Bank, depth: int):
-        self.dtype = bank.base.dtype
+        self.base, self.dtype, self.picture = bank.base, bank.base.dtype, bank.base.cut_picture
         self.bank = meta_bank(bank.base, bank.lora, depth, bank.checkpointing)
         with torch.device("meta"):
-            self.head = ScalarHead(bank.base.hidden)
+            self.head = new_head(bank.head, bank.base.hidden)
         modules = nn.ModuleList([self.bank, self.head])
         with FakeTensorMode() as self._fakes:
             fake_weights(modules)
@@ -229,25 +245,27 @@ class _TracedBank:
         Written out, because tensors without contents can't be asked where their images are or whether they are padded.
         The features that are put in are the caller's: they do not count.
         """
-        vlm, model = self.bank.vlm, self.bank.vlm.language_model
+        vlm, model, prompts = self.bank.vlm, self.bank.vlm.language_model, length > 1
         ids = torch.empty(rows, length, dtype=torch.long)
         places = torch.empty(rows, length, 1, dtype=torch.bool)
-        positions = len(vlm.family.placeholder(()))
-        features = torch.empty(1, dtype=self.dtype).expand(rows * positions, vlm.hidden_size)
+        features = torch.empty(1, dtype=self.dtype).expand(rows * self.base.features, vlm.hidden_size)
         hidden = vlm.model.get_input_embeddings()(ids)
         hidden = hidden.masked_scatter(places, features.to(hidden.dtype))
         positions = torch.arange(length).unsqueeze(0)
+        if prompts and vlm.family.place(self.picture.grid) is not None:
+            positions = torch.empty(3, rows, length, dtype=torch.long)
         mask = torch.empty(rows, 1, length, length, dtype=torch.bool) if masked else None
-        rotary = model.rotary_emb(hidden, positions)
-        for layer in model.layers:
-            hidden = layer(
+        inputs = vlm.family.layer_inputs(model, hidden, positions, mask)
+        for number, layer in enumerate(model.layers):
+            # What a model binds to a name lives as long as the next layer runs.
+            output = layer(
                 hidden,
-                attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=cache is not None,
-                position_embeddings=rotary,
+                **inputs[number % len(inputs)],  # all kinds take the same room, whichever layer is of which
             )
+            hidden = _with_features(output, features) if prompts and number < self.base.deeper else output
         return model.norm(hidden)
 
     def _log_probs(self, states: Tensor, head: Head) -> Tensor:
@@ -259,3 +277,11 @@ class _TracedBank:
         log_probs, _ = head_log_probs(traced, ids, self.bank.vlm.project, *numbers)
         weight = torch.empty(1, dtype=others.dtype).expand(others.shape[1])
         return log_probs.sum() + (others @ weight).sum()
+
+
+def _with_features(hidden: Tensor, features: Tensor) -> Tensor:
+    """Hidden states [B, L, D] with features [N, D] added at the places of images."""
+    places = torch.empty(len(features), dtype=torch.long), torch.empty(len(features), dtype=torch.long)
+    hidden = hidden.clone()
+    hidden[places] = hidden[places] + features
+    return hidden

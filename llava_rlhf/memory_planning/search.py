@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llava_rlhf.memory_planning.bases import PUBLISHED, BaseSpec, weight_shapes
+from llava_rlhf.memory_planning.bases import BaseSpec, weight_shapes
 from llava_rlhf.memory_planning.knobs import Knob, changed, knobs_of
 from llava_rlhf.memory_planning.names import PPO, REWARD_MODEL
 from llava_rlhf.memory_planning.plan import GIB, MemoryPlan
 from llava_rlhf.memory_planning.ppo import bases_of
 from llava_rlhf.memory_planning.programs import plan_for
+from llava_rlhf.memory_planning.published import PUBLISHED
 from llava_rlhf.memory_planning.request import Request
-from llava_rlhf.memory_planning.settings import base_of
+
+SIZE = re.compile(r"(?:^|-)([\d.]+[bm])(?:-|$)")  # in weights, as the name of a published shape says
 
 
 @dataclass(frozen=True)
@@ -76,21 +79,33 @@ def _too_large(request: Request, least: Request, gpu_bytes: float) -> str:
     """Why a request does not fit although `least` is all that can be changed."""
     plan = plan_for(least)
     base, role = _largest(least)
-    text = f"the {_billions(base)}B {role} takes {plan.held_bytes / GIB:.1f} GiB before any work"
+    text = f"the {_size(base)} {role} takes {plan.held_bytes / GIB:.1f} GiB before any work"
     if plan.held_bytes + plan.context <= gpu_bytes:
         text += f", and the least work {plan.widest.size / GIB:.1f} ({plan.widest.name})"
-    smaller = sorted({name for name in PUBLISHED if _numbers(_published(name, base)) < 0.9 * _numbers(base)})
-    for name in smaller:
+    for name in _smaller(base):
         other = replace(least, shape=name, reward_shape=None)
         if plan_for(other).total <= gpu_bytes:
-            return f"{text}: name a {_billions(_published(name, base))}B one"
+            (size,) = SIZE.findall(name)
+            return f"{text}: name a {size.upper()} one"
     return f"{text}: no published base is small enough"
+
+
+def _smaller(base: BaseSpec) -> list[str]:
+    """Published shapes of its family that are smaller, the largest first."""
+    found = {}
+    for name in PUBLISHED:
+        other = BaseSpec.published(name, dtype=base.dtype)
+        if other.family.model_type == base.family.model_type:
+            found[name] = _numbers(other)
+    return sorted(
+        (name for name in found if found[name] < 0.9 * _numbers(base)), key=lambda name: -found[name]
+    )
 
 
 def _largest(request: Request) -> tuple[BaseSpec, str]:
     """The larger base, and what it is for."""
     if request.program != PPO:
-        base = base_of(request.flags, request.flags["model_name_or_path"], request.shape)
+        base = request.base(request.flags["model_name_or_path"], request.shape)
         return base, "reward model" if request.program == REWARD_MODEL else "policy"
     policy, reward = bases_of(request)
     if policy == reward:
@@ -98,13 +113,10 @@ def _largest(request: Request) -> tuple[BaseSpec, str]:
     return (reward, "reward model") if _numbers(reward) > _numbers(policy) else (policy, "policy")
 
 
-def _published(name: str, like: BaseSpec) -> BaseSpec:
-    return BaseSpec.of(name, PUBLISHED[name], dtype=like.dtype)
-
-
 def _numbers(base: BaseSpec) -> int:
     return sum(shape.numel() * count for shape, count in weight_shapes(base).values())
 
 
-def _billions(base: BaseSpec) -> int:
-    return round(_numbers(base) / 1e9)
+def _size(base: BaseSpec) -> str:
+    numbers = _numbers(base)
+    return f"{numbers / 1e9:.0f}B" if numbers >= 1e9 else f"{numbers / 1e6:.0f}M"

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 class LiveBytes(TorchDispatchMode):
@@ -65,6 +65,21 @@ class LiveBytes(TorchDispatchMode):
     def _forget(self, address: int, size: int) -> None:
         self._storages.discard(address)
         self.live -= size
+
+
+class KnownContents(TorchDispatchMode):
+    """Operations on real tensors alone keep their contents inside this context, a `FakeTensorMode` notwithstanding.
+
+    How a picture is cut up decides what a tower does, and so is never without contents; pixels and weights are.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Run one operation."""
+        tensors = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
+        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            return func(*args, **(kwargs or {}))
+        with unset_fake_temporarily():
+            return func(*args, **(kwargs or {}))
 
 
 def fake_weights(model: nn.Module) -> None:

@@ -6,15 +6,18 @@ from llava_rlhf.memory_planning.names import REWARD_MODEL
 from llava_rlhf.memory_planning.passes import Bank, Head, Pass, image_encoding, scoring, training
 from llava_rlhf.memory_planning.plan import MemoryPlan, Part, Phase
 from llava_rlhf.memory_planning.request import Request
-from llava_rlhf.memory_planning.settings import base_of, checkpoints_activations, new_lora, zero_of
+from llava_rlhf.memory_planning.settings import checkpoints_activations, new_lora, zero_of
 from llava_rlhf.memory_planning.weights import (
     FLOAT,
     Trained,
     adapter_numbers,
     base_parts,
     gathered_parts,
+    head_numbers,
+    shares_of,
 )
 from llava_rlhf.supervised.sft_trainer import CHUNK_SIZE
+from models.heads import LINEAR
 
 TRAIN_ROWS, EVAL_ROWS = "per_device_train_batch_size", "per_device_eval_batch_size"
 
@@ -31,12 +34,13 @@ class _TrainerPlan:
         flags = request.flags
         self.request, self.flags, self.lengths = request, flags, request.lengths
         self.pairs = request.program == REWARD_MODEL
-        self.base = base_of(flags, flags["model_name_or_path"], request.shape)
-        self.bank = Bank(self.base, new_lora(flags), checkpoints_activations(flags))
+        self.base = request.base(flags["model_name_or_path"], request.shape)
+        head = flags["reward_head"] if self.pairs else LINEAR
+        self.bank = Bank(self.base, new_lora(flags), checkpoints_activations(flags), head)
         self.zero = zero_of(flags)
         numbers = adapter_numbers(self.base, self.bank.lora)
         self.trained = Trained(
-            groups=(numbers + ((self.base.hidden, 1) if self.pairs else ()),),
+            groups=(numbers + (head_numbers(head, self.base) if self.pairs else ()),),
             optim=str(getattr(flags["optim"], "value", flags["optim"])),
             dtype=self.base.dtype,
             processes=request.processes,
@@ -49,20 +53,18 @@ class _TrainerPlan:
         """Everything put together."""
         title = f"{self.request.program}, {self.base.name}"
         request = self.request
-        return MemoryPlan(title, self._held(), self._phases(), request.context, request.notes(self.trained))
-
-    @property
-    def _shares(self) -> int:
-        """Into how many parts the weights are cut."""
-        return self.request.processes if self.zero is not None and self.zero.stage == 3 else 1
+        return MemoryPlan(
+            title, self._held(), self._phases(), request.context, request.notes(self.base, self.trained)
+        )
 
     def _held(self) -> tuple[Part, ...]:
         weight = FLOAT if self.zero is None else self.base.dtype.itemsize
+        shares = shares_of(self.zero, self.request.processes)
         name = "adapter and head" if self.pairs else "adapter"
         return (
-            *base_parts(self.base, self._shares),
-            *gathered_parts(self.base, self.zero),
-            Part(name, self.trained.numbers * weight // self._shares),
+            *base_parts(self.base, shares),
+            *gathered_parts([self.base], self.zero),
+            Part(name, self.trained.numbers * weight // shares),
             *self.trained.held(),
         )
 
@@ -89,8 +91,8 @@ class _TrainerPlan:
         return tuple(phases)
 
     def _work(self, items: int) -> Pass:
-        text = self.lengths.total - self.lengths.images
-        length = text + self.lengths.images * self.base.positions
+        length = self.request.longest(self.base)
+        text = max(0, length - self.lengths.images * self.base.positions)
         rows = 2 * items if self.pairs else items
         tokens = rows * min(text, self.lengths.supervised)
         head = Head(rows) if self.pairs else Head(tokens, CHUNK_SIZE)
@@ -102,7 +104,7 @@ class _TrainerPlan:
     def _features(self, items: int) -> int:
         """Of every image slot: those of a pair stand in two rows."""
         slots = items * self.lengths.images * (2 if self.pairs else 1)
-        return slots * self.base.positions * self.base.hidden * self.base.dtype.itemsize
+        return slots * self.base.feature_bytes
 
     def _encoding(self, items: int) -> int:
         return image_encoding(self.base, items * self.lengths.images) + self._features(items)

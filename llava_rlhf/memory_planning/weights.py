@@ -13,6 +13,7 @@ import torch
 
 from llava_rlhf.memory_planning.bases import BaseSpec, weight_shapes
 from llava_rlhf.memory_planning.plan import Part
+from models.heads import head_shapes
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
 
 FLOAT = 4  # bytes; adapters, heads, gradients and moments are float32
@@ -121,11 +122,16 @@ def base_parts(base: BaseSpec, processes: int = 1) -> tuple[Part, ...]:
     return tuple(Part(f"{base.name}: {kind}", math.ceil(size / processes)) for kind, size in sizes.items())
 
 
+def shares_of(zero: Zero | None, processes: int) -> int:
+    """Into how many parts all weights are divided, the frozen ones too."""
+    return processes if zero is not None and zero.stage == 3 else 1
+
+
 def merged_bytes(base: BaseSpec, lora: LoraSettings) -> int:
     """A copy of the layers that have an adapter, as `AdapterBank.use_for_sampling` makes it."""
-    layers = re.compile(rf"language_model.*\.({'|'.join(lora.layers)})\.weight$")
+    layers = re.compile(rf"{base.family.lora_pattern(lora.layers)}\.weight")
     weights = weight_shapes(base).items()
-    numbers = sum(shape.numel() * count for name, (shape, count) in weights if layers.search(name))
+    numbers = sum(shape.numel() * count for name, (shape, count) in weights if layers.fullmatch(name))
     return numbers * base.dtype.itemsize
 
 
@@ -147,6 +153,11 @@ def adapter_numbers(base: BaseSpec, lora: LoraSettings) -> tuple[int, ...]:
     return tuple(shape.numel() for shape, count in weight_shapes(base, lora).values() for _ in range(count))
 
 
+def head_numbers(kind: str, base: BaseSpec) -> tuple[int, ...]:
+    """Numbers in each weight of a head."""
+    return tuple(map(math.prod, head_shapes(kind, base.hidden).values()))
+
+
 def optimizer_bytes(optim: str, groups: Sequence[Sequence[int]]) -> int:
     """Two Adam moments for weights of so many numbers each: float32, or 8 bits and a constant for each block."""
     eight_bits = optim.endswith("8bit")
@@ -166,9 +177,15 @@ def paged_bytes(optim: str, groups: Sequence[Sequence[int]]) -> int:
     return optimizer_bytes(optim, [[n for n in group if n >= PAGED_STATE] for group in groups])
 
 
-def gathered_parts(base: BaseSpec, zero: Zero | None) -> tuple[Part, ...]:
-    """Weights of other processes that ZeRO-3 fetches to work with."""
+def gathered_parts(bases: Sequence[BaseSpec], zero: Zero | None, kept: bool = False) -> tuple[Part, ...]:
+    """Weights of other processes that ZeRO-3 fetches to work with: at least the largest one is whole.
+
+    `kept`: until the optimizer step none of them is let go.
+    """
     if zero is None or zero.stage < 3:
         return ()
-    numbers = sum(shape.numel() * count for shape, count in weight_shapes(base).values())
-    return (Part("weights fetched for use (ZeRO-3)", min(zero.live, numbers) * base.dtype.itemsize),)
+    weights = [weight for base in bases for weight in weight_shapes(base).values()]
+    numbers = sum(shape.numel() * count for shape, count in weights)
+    live = max(zero.live, max(shape.numel() for shape, _ in weights))
+    size = numbers if kept else min(live, numbers)
+    return (Part("weights fetched for use (ZeRO-3)", size * bases[0].dtype.itemsize),)

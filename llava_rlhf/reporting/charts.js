@@ -70,7 +70,7 @@ class Chart {
         y1: this.y(value), y2: this.y(value) }));
       picture.append(shape("text", { x: MARGIN.left - 6, y: this.y(value) + 4, "text-anchor": "end" }, brief(value)));
     }
-    for (const value of ticks(first - pad, last + pad, Math.max(2, inside.x / 70), !this.bars)) {
+    for (const value of ticks(first - pad, last + pad, Math.max(2, inside.x / 70), !this.bars && !this.figure.continuous)) {
       picture.append(shape("text", { x: this.x(value), y: this.height - 20, "text-anchor": "middle" }, brief(value)));
     }
     picture.append(shape("text", { x: MARGIN.left + inside.x / 2, y: this.height - 4, "text-anchor": "middle" },

@@ -9,6 +9,7 @@ import numpy as np
 
 BLUE = "#2563eb"
 BINS = 24
+DECILES, RIGHT = 10, "if every value were right"
 DIGITS = 6  # of the numbers in the page
 
 Figure = dict[str, Any]
@@ -25,6 +26,21 @@ def curves(
         for label, (steps, values) in series.items()
     ]
     return {"kind": "lines", "xlabel": xlabel, "series": lines}
+
+
+def calibration(values: Sequence[float], returns: Sequence[float]) -> Figure | None:
+    """Mean return over mean value in ten equal parts of the rollouts, by value, beside the diagonal of a critic that is right.
+
+    None for fewer than ten rollouts, or values without any spread.
+    """
+    order = np.argsort(values, kind="stable")
+    if len(order) < DECILES or values[order[0]] == values[order[-1]]:
+        return None
+    parts = np.array_split(order, DECILES)
+    expected, earned = ([float(np.mean(np.asarray(of)[part])) for part in parts] for of in (values, returns))
+    figure = curves({"mean return": (rounded(expected), earned)}, "mean value of a tenth of the rollouts")
+    right = {"label": RIGHT, "x": rounded(expected), "y": rounded(expected), "dashed": True}
+    return {**figure, "series": [*figure["series"], right], "continuous": True}
 
 
 def bands(steps: Sequence[int], values: Sequence[Sequence[float]]) -> Figure:

@@ -13,8 +13,11 @@ from statistics import fmean, stdev
 
 from llava_rlhf.reporting.changes import Measured, short
 from llava_rlhf.reporting.run_data import RunData
+from llava_rlhf.runs.metrics import ENGINE_KL, NOTABLE_ENGINE_KL
 
 MIN_EXPLAINED_VARIANCE = 0.1  # of the returns; 0 is what a constant explains
+MAX_VALUE_CLIP = 0.3  # of the tokens
+MAX_WITHOUT_SPREAD = 0.5  # of the groups
 MAX_KL = 20.0  # nats a response
 MAX_KL_PER_TOKEN = 0.5  # nats
 MIN_KL = 0.01  # nats a response
@@ -23,6 +26,7 @@ MIN_LENGTH_RATIO = 0.5  # last quarter to first quarter
 MIN_STEPS_FOR_TRENDS = 4
 REWARD_RISE = 2.0  # standard errors of the difference between the quarters
 
+IN_GROUPS = ("rloo", "grpo")  # estimators that measure an answer against others to its prompt
 OK, FLAG, UNKNOWN = "fine", "look", "not checked"
 
 
@@ -49,7 +53,12 @@ def health(run: RunData, held_out: Measured | None) -> list[Check]:
     """Every check of a PPO run, flags first; none of a run of another program."""
     if not run.series("objective/rewards")[1]:
         return []
-    checks = [_critic(run), _kl(run), _stop_rate(run), _reward_alone(run, held_out), _length(run)]
+    checks = [_kl(run), _stop_rate(run), _reward_alone(run, held_out), _length(run), *_engine(run)]
+    estimator = run.arguments.get("EstimatorArguments", {}).get("advantage_estimator", "gae")
+    if estimator == "gae":
+        checks = [_critic(run), *_value_clip(run), *checks]
+    elif estimator in IN_GROUPS:
+        checks += _groups(run)
     return sorted(checks, key=lambda check: (FLAG, OK, UNKNOWN).index(check.state))
 
 
@@ -96,9 +105,45 @@ def _critic(run: RunData) -> Check:
         f"The critic {worse}: explained variance {shown} (1 is perfect, 0 a constant, "
         f"below {MIN_EXPLAINED_VARIANCE} is flagged).",
         "Advantages are then returns less a constant: right on average, but noisy, so that learning is slow.",
-        "Compare ppo/val/error with ppo/returns/var below. If returns are much larger than --cliprange_value, values cannot "
-        "reach them: raise it, lower --reward_scale or set --whiten_rewards True. Or raise --vf_coef.",
+        "Compare ppo/val/error with ppo/returns/var below. Where returns are far from 0 or much larger than 1, set "
+        "--normalize_returns True, lower --reward_scale or set --whiten_rewards True. Where the reward model sees facts, let "
+        "the critic see them: --value_sees_facts True. Or raise --value_learning_rate.",
     )
+
+
+def _value_clip(run: RunData) -> list[Check]:
+    name, clipped = "value clip", _level(run, "ppo/val/clipfrac")
+    if clipped is None:
+        return []
+    if clipped <= MAX_VALUE_CLIP:
+        return [Check(name, OK, f"{clipped:.0%} of the values are held back by their clip.")]
+    return [
+        Check(
+            name,
+            FLAG,
+            f"The clip holds {clipped:.0%} of the values back (above {MAX_VALUE_CLIP:.0%} is flagged).",
+            "A value that is clipped learns nothing more in this PPO step: the critic lags behind the returns.",
+            "Set --normalize_returns True, which puts the clip in units of the returns' spread, or raise --cliprange_value.",
+        )
+    ]
+
+
+def _groups(run: RunData) -> list[Check]:
+    name, alike = "groups", _level(run, "ppo/groups/without_spread")
+    if alike is None:
+        return []
+    if alike <= MAX_WITHOUT_SPREAD:
+        return [Check(name, OK, f"In {1 - alike:.0%} of the groups answers to one prompt earn differently.")]
+    return [
+        Check(
+            name,
+            FLAG,
+            f"In {alike:.0%} of the groups all answers to a prompt earn the same (above {MAX_WITHOUT_SPREAD:.0%} is flagged).",
+            "Where nothing differs, an answer is neither better nor worse than the others, and nothing is learned from the group.",
+            "Raise --samples_per_prompt or --temperature, take prompts that are neither trivial nor hopeless, or use "
+            "--advantage_estimator reinforce.",
+        )
+    ]
 
 
 def _kl(run: RunData) -> Check:
@@ -192,3 +237,27 @@ def _length(run: RunData) -> Check:
         "A short answer makes few mistakes and says little: fewer hallucinations may be fewer statements. Look at recall.",
         "Bring --length_bonus_score nearer to 0 or above it, raise --kl_coef, and read the rollouts below.",
     )
+
+
+def _engine(run: RunData) -> list[Check]:
+    name, kl = "engine", _level(run, ENGINE_KL)
+    if kl is None:
+        return []
+    if kl <= NOTABLE_ENGINE_KL:
+        return [
+            Check(
+                name, OK, f"The engine that samples is {kl:.2g} nats a token (KL) from the model that trains."
+            )
+        ]
+    off = _level(run, "engine/tokens_off") or 0.0
+    return [
+        Check(
+            name,
+            FLAG,
+            f"The engine that samples answers otherwise than the model that trains: KL {kl:.2g} nats a token (above "
+            f"{NOTABLE_ENGINE_KL} is flagged), {off:.0%} of the tokens more than 10 % likelier or unlikelier.",
+            "The policy learns from answers that another policy gave: its gradient is biased, and may lead nowhere.",
+            "See that the engine serves each step's adapter on the same base, quantised no other way, at the same --temperature; "
+            "against what is left use --importance_correction truncated.",
+        )
+    ]

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from data_utils.images import browser_copy
 from llava_rlhf.reporting.changes import Measured
-from llava_rlhf.reporting.figures import Figure, bands, curves, histograms
+from llava_rlhf.reporting.figures import Figure, bands, calibration, curves, histograms
 from llava_rlhf.reporting.health import health
 from llava_rlhf.reporting.provenance import Link, differing_settings, origin
 from llava_rlhf.reporting.rendering import Figures, render
@@ -30,11 +30,16 @@ DECOMPOSITION = {
     SCORE: "objective/rewards",
     TOTAL: "objective/shaped_rewards",
 }
+FACT_TERMS = {"things named": "objective/fact_mentions", "facts covered": "objective/fact_coverage"}
 DISTRIBUTION_LABELS = {
     "length": "response length in tokens",
     "kl": "KL estimate summed over a response (nats)",
     "score": "score with all terms",
 }
+CALIBRATION = (
+    "What answers earned (scaled) over what the critic expected before their first token: the rollouts of the last half of the "
+    "steps in ten equal parts, by value. On the dashed line it is right; a flat curve says that it can't tell answers apart."
+)
 NOT_HELD_OUT = "in training; no held-out scores were given: --scores BEFORE.json AFTER.json"
 
 
@@ -60,6 +65,7 @@ def run_page(
     headline, subline = _first_line(names, held_out, training)
     rows = alone.rows if alone else []
     terms = decomposition(alone) if alone else None
+    critic = critics_calibration(alone) if alone else None
     return render(
         "reporting/run_report.html.jinja",
         {"rows": rows, "images": thumbnails, "figures": figures.all},
@@ -74,11 +80,14 @@ def run_page(
         ],
         settings_that_differ=differing_settings([run.arguments for run in runs]),
         decomposition=None if terms is None else figures.add(terms),
+        critic=None if critic is None else figures.add(critic),
+        critic_meaning=CALIBRATION,
         distributions=_numbered(distributions(alone), figures) if alone else [],
         curves=_numbered(metric_curves(runs, names), figures),
         settings=json.dumps(alone.arguments, indent=1, ensure_ascii=False) if alone else "",
         notes=_notes(runs, names),
         steps=sorted({row["step"] for row in rows}),
+        has_facts=any(row["fact_mentions"] is not None for row in rows),
         answer_types=sorted({row["answer_type"] for row in rows}),
     )
 
@@ -116,9 +125,17 @@ def _numbered(found: Iterable[Mapping[str, Any]], figures: Figures) -> list[dict
 
 def decomposition(run: RunData) -> Figure | None:
     """Mean of every reward term over the steps; None where the metrics have none of them."""
-    series = {label: run.series(name) for label, name in DECOMPOSITION.items()}
+    series = {label: run.series(name) for label, name in (DECOMPOSITION | FACT_TERMS).items()}
     series = {label: points for label, points in series.items() if points[0]}
     return curves(series, "PPO step", dashed=(SCORE, TOTAL)) if series else None
+
+
+def critics_calibration(run: RunData) -> Figure | None:
+    """What answers earned beside what the critic expected, over the last half of the steps; None where it says nothing."""
+    steps = sorted(step for step, pairs in run.valued.items() if pairs)
+    pairs = [pair for step in steps[len(steps) // 2 :] for pair in run.valued[step]]
+    values, returns = ([pair[side] for pair in pairs] for side in (0, 1))
+    return calibration(values, returns)
 
 
 def distributions(run: RunData) -> list[dict[str, Any]]:

@@ -24,7 +24,9 @@ TERMS = (
     "kl_penalty",
     "penalized",
 )
-NUMBERS = (*TERMS, "kl", "length")
+FACT_TERMS = ("fact_mentions", "fact_coverage")  # of runs with a fact reward
+NUMBERS = (*TERMS, *FACT_TERMS, "kl", "length")
+VERDICTS = ("right", "wrong", "repeated", "unmentioned", "unsaid")  # of what a response names
 WORDS = ("id", "answer_type", "question", "response", "stop_reason")
 LISTS = ("image", "captions")
 DISTRIBUTIONS = ("length", "kl", "score")
@@ -40,8 +42,9 @@ class RunData:
         metrics: lines of `metrics.jsonl`, each with its `step`, in order of steps.
         arguments: content of `arguments.json`; empty where there is none.
         values: step → name (of DISTRIBUTIONS) → the finite numbers of that step's rollouts.
-        rows: the rollouts to show, most telling first; keys: `step`, WORDS, LISTS and NUMBERS
-            (None: not known).
+        valued: step → (value, return) before the first token of that step's rollouts; of runs with a critic.
+        rows: the rollouts to show, most telling first; keys: `step`, WORDS, LISTS, NUMBERS
+            (None: not known) and `mentions` (start, end, verdict) of the response.
         rollouts: how many there are in all.
         left_out: which rollouts are not shown, as a sentence; empty where all are.
         notes: what is missing, as sentences.
@@ -51,6 +54,7 @@ class RunData:
     metrics: list[dict[str, Any]]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     values: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    valued: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     rollouts: int = 0
     left_out: str = ""
@@ -103,6 +107,8 @@ def read_run(folder: Path, bounds: Bounds) -> RunData:
     weights = {line["step"]: _number(line.get(KL_COEF)) for line in run.metrics}
     selection = Selection(bounds)
     for step, rows in _steps(folder / "rollouts"):
+        pairs = [(_number(row.get("value")), _number(row.get("return"))) for row in rows]
+        run.valued[step] = [pair for pair in pairs if all(map(math.isfinite, pair))]
         rows = [_row(step, row, weights.get(step, math.nan)) for row in rows]
         run.rollouts += len(rows)
         run.values[step] = {
@@ -175,7 +181,18 @@ def _row(step: int, row: Mapping[str, Any], kl_coef: float) -> dict[str, Any]:
     finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
     words = {name: str(row.get(name, "")) for name in WORDS}
     lists = {name: [str(item) for item in row.get(name) or []] for name in LISTS}
-    return {"step": step, **words, **lists, **finite}
+    return {"step": step, **words, **lists, **finite, "mentions": _mentions(row, words["response"])}
+
+
+def _mentions(row: Mapping[str, Any], response: str) -> list[tuple[int, int, str]]:
+    """Those that lie in the response, in order, none across another."""
+    found, last = [], 0
+    for one in row.get("mentions") or []:
+        start, end, verdict = (one.get(name) for name in ("start", "end", "verdict"))
+        if type(start) is type(end) is int and last <= start < end <= len(response) and verdict in VERDICTS:
+            found.append((start, end, verdict))
+            last = end
+    return found
 
 
 def _rollout_notes(run: RunData) -> list[str]:

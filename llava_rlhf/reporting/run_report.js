@@ -3,7 +3,7 @@
 const { rows, images } = page;
 const PAGE = 20;
 const TERMS = [["reward model", "reward_model"], ["stop penalty", "stop_penalty"], ["length bonus", "length_bonus"],
-  ["correct bonus", "correct_bonus"], ["KL", "kl"], ["KL penalty", "kl_penalty"], ["score plus KL penalty", "penalized"]];
+  ["correct bonus", "correct_bonus"], ["things named", "fact_mentions"], ["facts covered", "fact_coverage"], ["KL", "kl"], ["KL penalty", "kl_penalty"], ["score plus KL penalty", "penalized"]];
 const words = rows.map((row) =>
   [row.question, row.response, row.id, ...row.captions, ...row.image].join("\n").toLowerCase());
 let turned = 0;
@@ -36,12 +36,27 @@ function pictures(row) {
   return cell;
 }
 
+// The response, each thing that it names in the colour of what became of it. Places count characters, not UTF-16 units.
+function marked(row) {
+  const letters = Array.from(row.response), made = element("p", "", "words response");
+  let last = 0;
+  for (const [start, end, verdict] of row.mentions) {
+    const thing = element("span", letters.slice(start, end).join(""), verdict);
+    thing.title = verdict;
+    made.append(letters.slice(last, start).join(""), thing);
+    last = end;
+  }
+  made.append(letters.slice(last).join(""));
+  return made;
+}
+
 function texts(row) {
   const cell = element("td");
   for (const [label, text, kind] of [["question", row.question, "question"],
     ["captions the reward model saw", row.captions.join("\n"), "captions"], ["response", row.response, "response"]]) {
     if (text || kind === "response") {
-      cell.append(element("span", label, "label"), element("p", text, `words ${kind}`));
+      const shown = kind === "response" ? marked(row) : element("p", text, `words ${kind}`);
+      cell.append(element("span", label, "label"), shown);
     }
   }
   return cell;
@@ -58,6 +73,7 @@ function end(row) {
 function terms(row) {
   const cell = element("td"), list = element("dl");
   for (const [label, key] of TERMS) {
+    if (key.startsWith("fact_") && row[key] === null) continue;
     list.append(element("dt", label), element("dd", number(row[key]), row[key] < 0 && key !== "kl" ? "below" : ""));
   }
   cell.append(list);

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from data_utils.conversation import TEMPLATES
+from data_utils.conversation import CHAT, TEMPLATES, VERSIONS
 from data_utils.facts import MissingCaptions
+from data_utils.image_choices import ImageChoices
 from data_utils.images import ImageChecks
+from llava_rlhf.runs.help_texts import ASPECT_HELP, MAX_PIXELS_HELP, MIN_PIXELS_HELP
 from llava_rlhf.runs.missing_paths import require_file, require_folder
 from models.settings import LANGUAGE_MODEL_LINEAR_LAYERS, LoraSettings
 
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
     import torch
 
     from models.vlm import BaseSettings
+
+
+VERSION_HELP = (
+    f"Conversation template: {', '.join(TEMPLATES)}, or {CHAT}: the chat template that the base itself has."
+)
+SYSTEM_HELP = (
+    f"With --version {CHAT}: system message (default: what the template writes where none is given)."
+)
 
 
 @dataclass
@@ -106,20 +116,18 @@ class DataArguments:
     image_folder: str = field(metadata={"help": "Folder that the `image` fields are relative to."})
     version: str = field(
         default="v1",
-        metadata={"help": f"Conversation template: {', '.join(TEMPLATES)}.", "choices": sorted(TEMPLATES)},
+        metadata={"help": VERSION_HELP, "choices": sorted(VERSIONS)},
     )
-    image_aspect_ratio: Literal["pad", "square"] = field(
-        default="pad",
-        metadata={
-            "help": "pad: to a square with the mean colour; square: resize and crop as the processor does."
-        },
-    )
+    system_message: str | None = field(default=None, metadata={"help": SYSTEM_HELP})
+    image_aspect_ratio: Literal["pad", "square"] | None = field(default=None, metadata={"help": ASPECT_HELP})
+    min_pixels: int | None = field(default=None, metadata={"help": MIN_PIXELS_HELP})
+    max_pixels: int | None = field(default=None, metadata={"help": MAX_PIXELS_HELP})
     query_len: int = field(
         default=1280, metadata={"help": "Longest query in tokens (one image = one token)."}
     )
     response_len: int = field(default=768, metadata={"help": "Longest response in tokens."})
     model_max_length: int = field(
-        default=2048, metadata={"help": "Longest whole sequence in tokens (one image = one)."}
+        default=2048, metadata={"help": "Longest whole sequence in tokens (an image of a LLaVA = one)."}
     )
     skip_invalid: bool = field(
         default=False, metadata={"help": "Drop and count invalid rows instead of refusing."}
@@ -135,11 +143,17 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        check_system_message(self.version, self.system_message)
         require_file("--dataset_path", self.dataset_path)
         require_folder("--image_folder", self.image_folder)
         for name in ("query_len", "response_len", "model_max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+        self.image_choices()
+
+    def image_choices(self) -> ImageChoices:
+        """How pictures become pixels. Raises ValueError for what is none."""
+        return ImageChoices(self.image_aspect_ratio, self.min_pixels, self.max_pixels)
 
     def image_checks(self) -> ImageChecks:
         """How images are checked before a model is loaded."""
@@ -160,6 +174,13 @@ class FactArguments:
     image_to_caption_file: str | None = field(
         default=None, metadata={"help": "JSON object: image file name → list of captions."}
     )
+    image_to_facts_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object: image file name → list of facts beside captions, of detectors and others (docs/facts.md); or "
+            "COCO's instances_*.json."
+        },
+    )
     missing_captions: MissingCaptions = field(
         default=MissingCaptions.ERROR,
         metadata={
@@ -175,6 +196,8 @@ class FactArguments:
         require_file("--reward_prompt_file", self.reward_prompt_file)
         if self.image_to_caption_file is not None:
             require_file("--image_to_caption_file", self.image_to_caption_file)
+        if self.image_to_facts_file is not None:
+            require_file("--image_to_facts_file", self.image_to_facts_file)
         self.missing_captions = MissingCaptions(self.missing_captions)
 
 
@@ -217,6 +240,15 @@ class RunArguments:
     def shows_all(self) -> bool:
         """Whether the summary of the data has all its examples."""
         return self.verbose or self.summary_only
+
+
+def check_system_message(version: str | None, system_message: str | None) -> None:
+    """Raise ValueError for a system message that the template of this name has no place for; None: named elsewhere."""
+    if system_message is not None and version not in (None, CHAT):
+        raise ValueError(
+            f"--system_message {system_message!r}: --version {version} has a system message of its own or none; use "
+            f"--version {CHAT} or leave it out"
+        )
 
 
 def cuda_is_available() -> bool:

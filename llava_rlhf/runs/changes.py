@@ -7,23 +7,25 @@ from typing import Any, NamedTuple
 
 from llava_rlhf.runs.run_record import ENVIRONMENT, GLOBAL_BATCH, INPUTS, LOWERED, PROCESSES
 
-# No weight depends on these: where things are written, what is shown, how often is saved, who loads the images.
+# No weight depends on these: where things are written, what is shown, how often is saved, who loads the images, which recipe
+# named the defaults (they are recorded themselves).
 NEVER_MATTERS = frozenset(
-    "output_dir resume resume_from_checkpoint allow_changed_arguments summary_only verbose "
+    "output_dir resume resume_from_checkpoint allow_changed_arguments summary_only verbose recipe "
     "report_to rollout_table_steps run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
     "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision "
     "disable_tqdm log_level log_level_replica log_on_each_node skip_memory_metrics "
     "logging_steps logging_strategy logging_first_step logging_nan_inf_filter "
     "save_steps save_strategy save_total_limit save_on_each_node enable_jit_checkpoint "
     "dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor dataloader_persistent_workers "
-    "dataloader_multiprocessing_context do_train do_eval do_predict local_rank ddp_timeout max_kl max_reward_drop guard_action".split()
+    "dataloader_multiprocessing_context do_train do_eval do_predict local_rank ddp_timeout max_kl max_reward_drop guard_action "
+    "vllm_servers vllm_adapter_folder vllm_request_timeout vllm_step_timeout vllm_requests_in_flight".split()
 )
 # Recorded beside the settings that they follow from.
 DERIVED = frozenset(("train_batch_size", "eval_batch_size"))
 # Files and folders: their content is compared (under `inputs`), so that they may move.
 COMPARED_BY_CONTENT = frozenset(
-    "dataset_path image_to_caption_file reward_prompt_file deepspeed model_name_or_path base_model_name "
-    "policy_model_name_or_path reward_model_name_or_path reward_base_model_name".split()
+    "dataset_path image_to_caption_file image_to_facts_file fact_synonyms reward_prompt_file deepspeed model_name_or_path base_model_name "
+    "policy_model_name_or_path reward_model_name_or_path reward_base_model_name more_reward_models".split()
 )
 # The same sums in another order, or over other processes: the run goes on, equal up to rounding, and says so. (A different
 # global batch is refused, whatever it is made of. The reward model's centring term, an absolute value for each

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # folders are written by programs that have no use for torch,
     from torch import nn
 
 COMPLETE = "COMPLETE"
+STATE = "state.json"  # of a PPO checkpoint: steps done, the KL controller, the critic's units
 STAGING = ".incomplete"
 _NAME = re.compile(r"checkpoint-(\d+)")
 

@@ -6,6 +6,17 @@ import argparse
 import enum
 from typing import Any
 
+ASPECT_HELP = (
+    "LLaVA: how pictures are made square. pad: with the mean colour (what is done where nothing is named); square: resize "
+    "and crop as the processor does."
+)
+MIN_PIXELS_HELP = (
+    "Qwen: smallest size of a picture in pixels (default: shortest_edge of the base's image processor)."
+)
+MAX_PIXELS_HELP = (
+    "Qwen: largest size of a picture in pixels, by which it takes positions (default: longest_edge there)."
+)
+
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
 
 

@@ -24,7 +24,7 @@ MEANINGS = {
     "response/length_p50": "median response length in tokens",
     "response/length_p95": "95th percentile of the response length in tokens",
     "response/stop_rate": "share of responses that end with the stop token",
-    "ppo/loss/policy": "clipped policy loss per token, mean over the step's updates",
+    "ppo/loss/policy": "clipped policy loss per token with all its terms, mean over the step's updates",
     "ppo/loss/value": "clipped value loss per token (without vf_coef), mean over the step's updates",
     "ppo/loss/grad_norm": "gradient norm over all trained weights before clipping, mean over the step's updates",
     "ppo/loss/grad_norm_policy": "gradient norm of the policy adapter before clipping",
@@ -32,7 +32,10 @@ MEANINGS = {
     "ppo/policy/entropy": "entropy of the policy while it is updated, per token (nats)",
     "ppo/policy/approxkl": "half the squared log-ratio to the sampling policy, per token",
     "ppo/policy/clipfrac": "share of tokens whose probability ratio is clipped",
-    "ppo/returns/mean": "mean return per token",
+    "ppo/groups/spread_within": "standard deviation of what answers to one prompt earn, over all prompts (scaled)",
+    "ppo/groups/spread_across": "standard deviation of the prompts' mean earnings (scaled)",
+    "ppo/groups/without_spread": "share of prompts whose answers all score the same: of them a group estimator learns nothing but their KL",
+    "ppo/returns/mean": "mean return per token; without a critic: what an answer earns",
     "ppo/returns/var": "variance of the returns",
     "ppo/val/vpred": "mean value predicted while it is updated",
     "ppo/val/error": "mean squared error of the value while it is updated",
@@ -42,6 +45,38 @@ MEANINGS = {
     "ppo/val/explained_variance": "1 − Var(return − value) / Var(return) at rollout; 1 is perfect, 0 a constant",
     "time/rollout": "seconds spent on sampling and scoring",
     "time/update": "seconds spent on optimizer steps",
+}
+ENGINE_KL = "engine/kl"
+# Nats a token: twice what bfloat16 makes where the base is the same (3e-5 to 9e-4), a fifth of what 4 bits make (1e-2).
+NOTABLE_ENGINE_KL = 2e-3
+# What PPO logs with some settings only. Of engines other than the model that trains p is the probability of a token there, q
+# that of the engine that drew it.
+MEANINGS_BY_SETTING = {
+    "engine/log_ratio": "log p − log q, mean over tokens; p: model that trains, q: engine that drew the token (nats)",
+    ENGINE_KL: f"KL of the engine that samples to the model that trains, k3 estimate per token (nats); above {NOTABLE_ENGINE_KL:g} is warned of",
+    "engine/difference_p99": "99th percentile over tokens of |log p − log q| between engine and model (nats)",
+    "engine/difference_max": "largest |log p − log q| of a token between engine and model (nats)",
+    "engine/tokens_off": "share of tokens whose p / q is outside of 0.9 to 1.1",
+    "engine/rows_off": "share of responses whose p / q, over all their tokens together, is outside of 0.9 to 1.1",
+    "engine/weight_mean": "mean weight of a token (--importance_correction truncated)",
+    "engine/weight_capped": "share of tokens whose weight was cut off at --importance_cap",
+    "response/sentences_mean": "sentences that earn rewards of their own, mean over responses (--reward_placement sentence)",
+    "response/masked": "share of responses that nothing is learned from, as they never stopped",
+    "ppo/loss/kl": "KL to the reference as a term of the policy's loss, per token, before its weight (nats)",
+    "ppo/optimizer_steps": "optimizer steps that were taken before --update_kl_limit ended the PPO step",
+    "ppo/advantages/clipfrac": "share of tokens whose advantage was cut off by --advantage_clip",
+    "ppo/policy/dual_clipfrac": "share of tokens whose loss is at the bound of --dual_clip",
+    "objective/fact_mentions": "what things that answers name earn (--fact_reward mentions), mean over responses",
+    "objective/fact_coverage": "what the share of the facts' things that answers name earns, mean over responses",
+    "facts/right": "things named that the facts name, each once a response, mean over responses",
+    "facts/wrong": "things named that are not there, each once a response, mean over responses",
+    "facts/repeated": "mentions of things named before, mean over responses",
+    "facts/unmentioned": "things named of which no fact says whether they are there, mean over responses",
+    "facts/unsaid": "things that are denied or asked for, mean over responses",
+    "facts/there": "things in the facts, mean over responses",
+    "facts/named": "things in the facts that are named, mean over responses",
+    "facts/silent": "share of responses that name no thing at all",
+    "objective/reward_spread": "standard deviation between the reward models of an ensemble, mean over responses",
 }
 # What `train_reward_model` and `sft_trainer` log; MEASURED says on which rows.
 TRAINER_MEANINGS = {
@@ -66,8 +101,9 @@ MEASURED = {
 
 def meaning_of(name: str) -> str | None:
     """One sentence on a metric of any training program, or None for one that is not ours."""
-    if name in MEANINGS:
-        return MEANINGS[name]
+    for known in (MEANINGS, MEANINGS_BY_SETTING):
+        if name in known:
+            return known[name]
     for prefix, where in MEASURED.items():
         if name.startswith(prefix) and name.removeprefix(prefix) in TRAINER_MEANINGS:
             return f"{TRAINER_MEANINGS[name.removeprefix(prefix)]}, {where}"
@@ -86,5 +122,7 @@ def one_line(step: int, total: int, metrics: Mapping[str, float]) -> str:
         "rollout s": "time/rollout",
         "update s": "time/update",
     }
-    numbers = [f"{label} {metrics[name]:.3f}" for label, name in shown.items()]
+    if metrics.get(ENGINE_KL, 0.0) > NOTABLE_ENGINE_KL:
+        shown["engine KL"] = ENGINE_KL
+    numbers = [f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics]
     return "  ".join([f"step {step}/{total}", *numbers, f"lr {metrics['objective/lr']:.2e}"])

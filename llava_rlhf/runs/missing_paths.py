@@ -9,12 +9,19 @@ from typing import Any
 from llava_rlhf.hub.places import hub_place
 from models.base_place import local_hint
 
-_FILES = ("dataset_path", "image_to_caption_file", "reward_prompt_file", "deepspeed")
+_FILES = (
+    "dataset_path",
+    "image_to_caption_file",
+    "image_to_facts_file",
+    "fact_synonyms",
+    "reward_prompt_file",
+    "deepspeed",
+)
 _FOLDERS = ("image_folder",)
 # Read from the Hub, too: only what can't be the id of a model there is a folder for certain.
 _MODELS = (
     *("model_name_or_path", "base_model_name", "reward_base_model_name"),
-    *("policy_model_name_or_path", "reward_model_name_or_path"),
+    *("policy_model_name_or_path", "reward_model_name_or_path", "more_reward_models"),
 )
 
 
@@ -50,15 +57,19 @@ def refuse_missing(values: Mapping[str, Any]) -> None:
         **dict.fromkeys((*_FOLDERS, *_MODELS), require_folder),
     }
     found: dict[str, str] = {}  # a path that several flags name is told once
-    for name, check in checks.items():
-        path = values.get(name)
+    named = [(name, path) for name in checks for path in _paths(values.get(name))]
+    for name, path in named:
         if not path or path in found or (name in _MODELS and hub_place(path) is not None):
             continue
         try:
-            check(f"--{name}", path)
+            checks[name](f"--{name}", path)
         except MissingPathError as error:
             found[path] = f"\n  {error}"
     if len(found) > 1:
         raise MissingPathError(
             f"{len(found)} things that the command line names are not there:{''.join(found.values())}"
         )
+
+
+def _paths(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from transformers import HfArgumentParser
 
+from data_utils.problems import DataError
 from llava_rlhf.hub.flags import fetch_flags
 from llava_rlhf.runs.checking import READY, end_after_summary, planned_processes, refuse
 from llava_rlhf.runs.help_texts import HelpFormatter, tidy
@@ -20,6 +21,7 @@ from llava_rlhf.runs.logs import leave_bars_out_of_files
 from llava_rlhf.runs.missing_paths import MissingPathError, refuse_missing
 from llava_rlhf.runs.run_record import recorded_places
 from llava_rlhf.runs.save_errors import SaveError
+from llava_rlhf.runs.stopping import EngineError
 from llava_rlhf.runs.summary_only import asks_for_summary, for_any_machine
 
 T = TypeVar("T")
@@ -32,7 +34,8 @@ class ArgumentError(ValueError):
 class StrictParser(HfArgumentParser):
     """`HfArgumentParser` without abbreviations, with a hint for unknown flags.
 
-    A class with `complete()` stands in `--help` for the one that it returns, which is loaded when flags are parsed.
+    A class with `complete()` stands in `--help` for the one that it returns, which is loaded when flags are parsed. One with
+    `defaults_for(said)` names the defaults, of any class's flags, that follow from what was said.
     """
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
@@ -64,6 +67,7 @@ class StrictParser(HfArgumentParser):
         """
         if "--help_all" in argv or "--help" in argv or "-h" in argv:
             shown = self.complete() if "--help_all" in argv else self
+            shown._follow(argv)
             tidy(shown)
             shown.print_help()
             raise SystemExit(0)
@@ -71,6 +75,7 @@ class StrictParser(HfArgumentParser):
 
     def _parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         self._refuse_unknown_flags(argv)
+        self._follow(argv)
         summary = "--summary_only" in self._option_string_actions and asks_for_summary(argv)
         if summary:
             argv = for_any_machine(argv, self._option_string_actions)
@@ -96,9 +101,22 @@ class StrictParser(HfArgumentParser):
 
     def _parse_values(self, argv: Sequence[str]) -> dict[str, Any]:
         self._refuse_unknown_flags(argv)
+        self._follow(argv)
         for action in self._actions:
             action.required = False
         return vars(self.parse_args(list(argv)))
+
+    def _follow(self, argv: Sequence[str]) -> None:
+        """Set the defaults that follow from other flags."""
+        words = [word.partition("=") for word in argv]
+        said = {
+            name.removeprefix("--"): value if equals else following
+            for (name, equals, value), following in zip(words, [*argv[1:], ""], strict=False)
+            if name.startswith("--")
+        }
+        for cls in self.dataclass_types:
+            if hasattr(cls, "defaults_for"):
+                self.set_defaults(**cls.defaults_for(said))
 
     def _refuse_unknown_flags(self, argv: Sequence[str]) -> None:
         # Before argparse complains of missing ones: a misspelt required flag should be called misspelt.
@@ -141,7 +159,8 @@ def run_program(prepare: Callable[[Sequence[str]], T | None], run: Callable[[T],
         prepare: command line → everything checked and ready; None where that is all that was asked for. A ValueError here
             is a user's mistake, which is printed without a traceback and exits with status 2.
         run: the work; its exceptions are ours and keep their traceback, but for a file system that does not take what is
-            written: one message, and status 1.
+            written and for servers that do not answer (one message, and status 1), and data that only the work itself reads
+            to their end (as `prepare`).
     """
     leave_bars_out_of_files()
     try:
@@ -154,8 +173,10 @@ def run_program(prepare: Callable[[Sequence[str]], T | None], run: Callable[[T],
         faulthandler.enable()  # a crash in foreign code says where it was
     try:
         _recorded(run)(prepared)
-    except SaveError as error:
+    except (SaveError, EngineError) as error:
         refuse(error, 1)
+    except DataError as error:
+        refuse(error, 2)
     if prepared is None:
         print("data and settings are fine; nothing was started")
         end_after_summary()

@@ -24,3 +24,20 @@ def global_sums(accelerator: Accelerator, sums: Mapping[str, Tensor | float]) ->
         [float(sums[name]) for name in names], dtype=torch.float64, device=accelerator.device
     )
     return dict(zip(names, accelerator.reduce(packed, reduction="sum").tolist(), strict=True))
+
+
+def global_max(accelerator: Accelerator, number: int) -> int:
+    """The largest of the numbers that the processes give."""
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+
+
+def global_rows(accelerator: Accelerator, rows: Tensor) -> Tensor:
+    """Rows of all processes, as float[R · processes, …] in their global order: position g is row g // processes of process g % processes."""
+    return (
+        accelerator.gather(rows).unflatten(0, (accelerator.num_processes, -1)).transpose(0, 1).flatten(0, 1)
+    )
+
+
+def own_rows(accelerator: Accelerator, rows: Tensor) -> Tensor:
+    """This process's rows of those that `global_rows` gives."""
+    return rows[accelerator.process_index :: accelerator.num_processes]

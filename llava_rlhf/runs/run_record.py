@@ -48,6 +48,21 @@ def run_record(
     return json.loads(record_text(record))  # as it will be read back
 
 
+def with_defaults(record: Mapping[str, Any], settings: Iterable[Any]) -> dict[str, Any]:
+    """A record of an earlier version, with what it lacks at its default: without a choice, that is what was done.
+
+    Args:
+        record: as it was read.
+        settings: the argument objects of now. Those of transformers, whose defaults change with its version, add nothing.
+    """
+    completed = dict(record)
+    for item in settings:
+        if hasattr(item, "_argument_group_name") and not hasattr(item, "to_sanitized_dict"):
+            name = type(item).__name__
+            completed[name] = {**_defaults(item), **record.get(name, {})}
+    return completed
+
+
 def recorded_places(flags: Mapping[str, Any]) -> dict[str, str]:
     """Flag → repository and commit, of the run that these flags continue; empty where they start one.
 
@@ -116,3 +131,13 @@ def _plain(item: Any) -> dict[str, Any]:
         key: value.value if isinstance(value, enum.Enum) else value
         for key, value in dataclasses.asdict(item).items()
     }
+
+
+def _defaults(item: Any) -> dict[str, Any]:
+    defaults = {}
+    for one in dataclasses.fields(item):
+        if one.default is not dataclasses.MISSING:
+            defaults[one.name] = one.default.value if isinstance(one.default, enum.Enum) else one.default
+        elif one.default_factory is not dataclasses.MISSING:
+            defaults[one.name] = one.default_factory()
+    return defaults

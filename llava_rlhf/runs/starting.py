@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ from llava_rlhf.runs.arguments import RunArguments
 from llava_rlhf.runs.changes import differences, lowered_differences
 from llava_rlhf.runs.checkpoints import resume_folder, staging_folder
 from llava_rlhf.runs.run_folder import write_arguments, write_text_whole
-from llava_rlhf.runs.run_record import ARGUMENTS_FILE, FINISHED, LOWERED
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE, FINISHED, LOWERED, with_defaults
 
 logger = logging.getLogger(__name__)
 
 
 def starting_point(
-    run: RunArguments, output_dir: str | Path, record: Mapping[str, Any], main_process: bool
+    run: RunArguments,
+    output_dir: str | Path,
+    record: Mapping[str, Any],
+    settings: Iterable[Any],
+    main_process: bool,
 ) -> Path | None:
     """The checkpoint to continue from, or None to start afresh.
 
@@ -27,6 +31,7 @@ def starting_point(
         run: `--resume` and `--allow_changed_arguments`.
         output_dir: the run folder.
         record: of this run (`run_record`).
+        settings: the argument objects of which it was made.
         main_process: whether to print.
 
     Raises:
@@ -42,8 +47,9 @@ def starting_point(
         from llava_rlhf.runs.tensor_files import check_engine_files  # brings torch
 
         check_engine_files(checkpoint)
+    then = with_defaults(_read_record(checkpoint or Path(output_dir)), settings)
     unchanged = _check_unchanged(
-        checkpoint or Path(output_dir), record, run.allow_changed_arguments, main_process
+        checkpoint or Path(output_dir), then, record, run.allow_changed_arguments, main_process
     )
     if over and unchanged:
         if main_process:
@@ -90,14 +96,20 @@ def open_run_folder(output_dir: str | Path, record: Mapping[str, Any]) -> None:
     shutil.rmtree(staging_folder(output_dir), ignore_errors=True)
 
 
-def _check_unchanged(folder: Path, record: Mapping[str, Any], allowed: bool, main_process: bool) -> bool:
-    """Compare with the record in `folder`; whether nothing that matters differs. Raises ValueError unless allowed."""
+def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / ARGUMENTS_FILE
     if not path.is_file():
         raise ValueError(
             f"{folder} holds no {ARGUMENTS_FILE}: it can't be told under which settings it was made"
         )
-    found = differences(json.loads(path.read_text(encoding="utf-8")), record)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _check_unchanged(
+    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], allowed: bool, main_process: bool
+) -> bool:
+    """Compare with the record `then` of `folder`; whether nothing that matters differs. Raises ValueError unless allowed."""
+    found = differences(then, now)
     serious = [difference for difference in found if difference.serious]
     if serious and not allowed:
         lines = "".join(f"\n  {difference}" for difference in serious)

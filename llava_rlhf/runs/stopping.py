@@ -136,6 +136,10 @@ class LimitError(GuardError):
     """The policy went past a limit that the user set. It is whole, but no checkpoint is made of it."""
 
 
+class EngineError(RuntimeError):
+    """Who answers prompts can't be asked any more, or answered something else than it was asked. The message says what to do."""
+
+
 class Alarm:
     """What guards tell the other processes, and write down.
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_utils.conversation import ChatTemplate, Template
 from llava_rlhf.runs.arguments import AdapterArguments, DataArguments, FactArguments, RunArguments
 from llava_rlhf.runs.output_place import check_writable
 from llava_rlhf.runs.run_record import base_identity, file_identity, run_record
 from llava_rlhf.runs.starting import starting_point
+from llava_rlhf.supervised.head_arguments import RewardHeadArguments
 
 if TYPE_CHECKING:
     from data_utils.datasets import ExampleDataset
@@ -40,7 +42,9 @@ def find_start(
     data: DataArguments,
     model: AdapterArguments,
     run: RunArguments,
+    template: Template,
     facts: FactArguments | None = None,
+    head: RewardHeadArguments | None = None,
 ) -> tuple[Mapping[str, Any], Path | None]:
     """The run's record, and the checkpoint that it continues from, if any.
 
@@ -53,11 +57,16 @@ def find_start(
         "model_name_or_path": base_identity(training.model_name_or_path),
     }
     settings = [training, data, model, run]
+    if isinstance(template, ChatTemplate):  # a base's own, which its files may say otherwise one day
+        settings.append(template)
     if facts is not None:
         settings.append(facts)
         inputs["image_to_caption_file"] = file_identity(facts.image_to_caption_file)
+        inputs["image_to_facts_file"] = file_identity(facts.image_to_facts_file)
         inputs["reward_prompt_file"] = file_identity(facts.reward_prompt_file)
+    if head is not None:
+        settings.append(head)
     record = run_record(settings, inputs, training.world_size, training.rows_per_step)
-    checkpoint = starting_point(run, training.output_dir, record, training.process_index == 0)
+    checkpoint = starting_point(run, training.output_dir, record, settings, training.process_index == 0)
     check_writable("--output_dir", training.output_dir)
     return record, checkpoint

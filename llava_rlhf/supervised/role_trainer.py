@@ -8,8 +8,7 @@ and `arguments.json`. The order of rows is a function of seed and epoch, their p
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from accelerate.utils import DeepSpeedSchedulerWrapper
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava_rlhf.runs.checkpoints import (
     checkpoint_folder,
@@ -33,6 +31,7 @@ from llava_rlhf.runs.stopping import shield_workers_from_signals
 from llava_rlhf.runs.tensor_files import load_tree, save_tree
 from llava_rlhf.supervised.step_lines import show_steps
 from llava_rlhf.supervised.trainer_hooks import MetricsFile, RestoreSums, SavesAndStops, TrainerGuard
+from models.divided_weights import whole
 
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -92,7 +91,7 @@ class RoleTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the role's files (not the frozen base) to `output_dir`, whole or not at all."""
         folder = Path(output_dir or self.args.output_dir)
-        with _gathered(self.model):
+        with whole(_trained(self.model)):
             if not self.args.should_save:
                 return
             if self._staging is not None:
@@ -215,18 +214,9 @@ class RoleTrainer(Trainer):
         self.load_role(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        with _gathered(self.model, modifier_rank=0):
+        with whole(_trained(self.model), written=True):
             self.load_role(Path(self.state.best_model_checkpoint))
 
 
-@contextmanager
-def _gathered(model: nn.Module, modifier_rank: int | None = None) -> Iterator[None]:
-    """Under ZeRO-3, make the trained weights whole for reading (and writing, from `modifier_rank`)."""
-    if not is_deepspeed_zero3_enabled():
-        yield
-        return
-    import deepspeed
-
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with deepspeed.zero.GatheredParameters(trained, modifier_rank=modifier_rank), torch.no_grad():
-        yield
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

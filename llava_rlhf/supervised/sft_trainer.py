@@ -10,6 +10,7 @@ from transformers import EvalPrediction
 
 from data_utils.batches import ROWS, ImageBatch
 from data_utils.feature_files import FeatureFiles
+from llava_rlhf.assembly.equal_chunks import equal_chunks
 from llava_rlhf.assembly.image_features import encode_images
 from llava_rlhf.functional.log_probs import head_log_probs
 from llava_rlhf.supervised.role_trainer import RoleTrainer
@@ -58,7 +59,7 @@ class DialogueLoss(nn.Module):
         hidden = self.policy.hidden_states(input_ids, None, features, training=self.training)
         predicts = labels[:, 1:] != IGNORE  # the state at t predicts the token at t + 1
         places = predicts.flatten().nonzero().squeeze(1)
-        chunk_size, fill = self._equal_chunks(len(places))
+        chunk_size, fill = equal_chunks(len(places), self.chunk_size, self.policy.bank.vlm)
         chosen = torch.cat([places, places.new_zeros(fill)])
         log_probs, _ = head_log_probs(
             hidden[:, :-1].flatten(0, 1)[chosen],
@@ -74,19 +75,6 @@ class DialogueLoss(nn.Module):
         log_probs = log_probs.masked_fill(~counts, 0.0)
         sums = log_probs.new_zeros(predicts.numel()).index_add(0, chosen, log_probs)
         return -sums.view(predicts.shape).sum(dim=1)
-
-    def _equal_chunks(self, tokens: int) -> tuple[int, int]:
-        """Tokens of a chunk, and how many must be added so that every process has as many chunks.
-
-        Only ZeRO-3 needs it: all processes put the vocabulary projection together anew for each chunk.
-        """
-        if not hasattr(self.policy.bank.vlm.model.lm_head.weight, "ds_id"):
-            return self.chunk_size, 0
-        most = torch.tensor(tokens, device=self.banned_ids.device)
-        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-        chunks = max(-(-int(most) // self.chunk_size), 1)
-        size = max(-(-tokens // chunks), 1)
-        return size, chunks * size - tokens
 
 
 class SFTTrainer(RoleTrainer):

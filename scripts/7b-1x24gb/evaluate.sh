@@ -34,6 +34,10 @@ BITS="${BITS:-4}" # as it was trained; 16 in evaluate.sh of the large sizes
 BF16="${BF16:-True}"
 SEED="${SEED:-0}"
 
+# Who answers: the model itself, or servers (vllm; scripts/serve_policy.sh) that VLLM_SERVERS names, separated by commas
+ROLLOUT_ENGINE="${ROLLOUT_ENGINE:-local}"
+VLLM_SERVERS="${VLLM_SERVERS:-}"
+
 # Scores
 IMAGES="${IMAGES:-500}" # chair: of these, drawn at random
 SYNONYMS="${SYNONYMS:-}" # chair: published synonyms.txt; empty: our own list
@@ -45,5 +49,6 @@ JUDGE_REPEATS="${JUDGE_REPEATS:-1}"
 # Fixed, whatever the environment says
 VERSION=v1 # template of the prompts
 IMAGE_ASPECT_RATIO=pad
+MIN_PIXELS="" MAX_PIXELS="" # of pictures that keep their shape
 
 evaluate_benchmark "$@"

@@ -17,6 +17,7 @@ BASE_MODEL="${BASE_MODEL:-$ROOT/checkpoints/llava-7b-v1.5-224-sft}"
 REWARD_BASE_MODEL="${REWARD_BASE_MODEL:-$BASE_MODEL}" # another one would be loaded besides: its GiB do not fit
 POLICY_MODEL="${POLICY_MODEL:-$ROOT/runs/7b-1x24gb/policy_init}"
 REWARD_MODEL="${REWARD_MODEL:-$ROOT/runs/7b-1x24gb/reward_model}"
+MORE_REWARD_MODELS="${MORE_REWARD_MODELS:-}" # of the same base, separated by commas: all score together; empty: none
 PROMPTS="${PROMPTS:-$DATA_DIR/llava_ppo50k-aokvqa12k-vqa10k.json}"
 CAPTIONS="${CAPTIONS:-$DATA_DIR/image_to_caption.json}"
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
@@ -26,7 +27,7 @@ OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/7b-1x24gb/rl_model}"
 # Processes
 NUM_PROCESSES="${NUM_GPUS:-1}"
 
-# Batches: prompts per PPO step and rollouts per optimizer step (all processes), and what one GPU does at once.
+# Batches: rollouts per PPO step and rollouts per optimizer step (all processes), and what one GPU does at once.
 # Published: 512, 256, 64, 16, 16 on 8 GPUs, so 64 rollouts a GPU. A step of 512 would take one card eight times as long as
 # theirs: here it is 128, with as many optimizer steps a pass (2). 512 and 256 fit, too (17.7 GiB planned).
 # What it does at once is what fits; the result does not depend on it.
@@ -39,7 +40,14 @@ REWARD_MODEL_PER_DEVICE_BATCH_SIZE="${REWARD_MODEL_PER_DEVICE_BATCH_SIZE:-4}"
 STEP_PER_DEVICE_BATCH_SIZE="${STEP_PER_DEVICE_BATCH_SIZE:-2}"
 NOPTEPOCHS="${NOPTEPOCHS:-2}"
 
-# Optimisation
+# Who answers prompts: the policy itself, or servers (vllm; scripts/serve_policy.sh) that VLLM_SERVERS names, separated by commas
+ROLLOUT_ENGINE="${ROLLOUT_ENGINE:-local}"
+VLLM_SERVERS="${VLLM_SERVERS:-}"
+
+# Optimisation: how advantages are estimated (gae: a critic; rloo, grpo, reinforce: none is loaded), and the rest
+RECIPE="${RECIPE:-modern}" # published: the critic as in 2023; docs/optimisers.md
+ADVANTAGE_ESTIMATOR="${ADVANTAGE_ESTIMATOR:-gae}"
+SAMPLES_PER_PROMPT="${SAMPLES_PER_PROMPT:-1}" # rloo and grpo need several
 LEARNING_RATE="${LEARNING_RATE:-3e-5}"
 LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
 WARMUP_STEPS="${WARMUP_STEPS:-5}"
@@ -56,6 +64,10 @@ KL_COEF="${KL_COEF:-0.1}"
 PENALTY="${PENALTY:--8.0}" # no stop token
 LENGTH_BONUS="${LENGTH_BONUS:--10.0}" # times length / RESPONSE_LEN
 CORRECT_BONUS="${CORRECT_BONUS:-2.0}"
+FACT_REWARD="${FACT_REWARD:-none}" # mentions: things that an answer names are paid by the facts (docs/facts.md), as the next two say
+FACT_WORDS="${FACT_WORDS:-coco}"
+UNMENTIONED="${UNMENTIONED:-neutral}" # a thing that no fact names; penalise: it is not there
+PICTURE_QUESTION="${PICTURE_QUESTION:-}" # of UNMENTIONED=ask_picture; empty: the program's default
 TEMPERATURE="${TEMPERATURE:-1.0}"
 
 # Lengths in tokens, one image = one token
@@ -77,6 +89,7 @@ DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, fo
 # Fixed, whatever the environment says
 VERSION=v1 # template of the prompts
 IMAGE_ASPECT_RATIO=pad
+MIN_PIXELS="" MAX_PIXELS="" # of pictures that keep their shape
 FACTS="" USE_CPU="" # empty: the program's default
 
 train_rl_model "$@"

@@ -51,6 +51,7 @@ DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, fo
 # Fixed, whatever the environment says
 VERSION=v1 # template of the prompts
 IMAGE_ASPECT_RATIO=pad
+MIN_PIXELS="" MAX_PIXELS="" # of pictures that keep their shape
 SAVE_STRATEGY=epoch
 SAVE_TOTAL_LIMIT=1
 MAX_GRAD_NORM="" LOGGING_STEPS="" USE_CPU="" # empty: the program's default

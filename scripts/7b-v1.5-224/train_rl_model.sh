@@ -5,6 +5,7 @@
 # Time: about 2 days for all 4 epochs (estimated); a checkpoint every 10 steps, and a rerun continues from the newest.
 # Before it: initialize_policy_model.sh here and ../13b-v1.5-336/train_reward_model.sh; REWARD_MODEL may also name a
 # checkpoint of it, such as the published checkpoint-200.
+# The paper's run has another critic: RECIPE=published bash scripts/7b-v1.5-224/train_rl_model.sh passes its every hyper-parameter.
 # Several nodes: run it on every node with NNODES=2 NODE_RANK=0 (1, ...) MASTER_ADDR=<address of node 0>.
 # Variables written as "${NAME:-value}" can be set in the environment; flags on the command line are passed on and win.
 set -euo pipefail
@@ -18,6 +19,7 @@ BASE_MODEL="${BASE_MODEL:-$ROOT/checkpoints/llava-7b-v1.5-224-sft}"
 REWARD_BASE_MODEL="${REWARD_BASE_MODEL:-$ROOT/checkpoints/llava-13b-v1.5-336-sft}"
 POLICY_MODEL="${POLICY_MODEL:-$ROOT/runs/7b-v1.5-224/policy_init}"
 REWARD_MODEL="${REWARD_MODEL:-$ROOT/runs/13b-v1.5-336/reward_model}"
+MORE_REWARD_MODELS="${MORE_REWARD_MODELS:-}" # of the same base, separated by commas: all score together; empty: none
 PROMPTS="${PROMPTS:-$DATA_DIR/llava_ppo50k-aokvqa12k-vqa10k.json}"
 CAPTIONS="${CAPTIONS:-$DATA_DIR/image_to_caption.json}"
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
@@ -27,7 +29,7 @@ OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/7b-v1.5-224/rl_model}"
 # Processes
 NUM_PROCESSES="${NUM_GPUS:-8}"
 
-# Batches: prompts per PPO step and rollouts per optimizer step (all processes), and what one GPU does at once
+# Batches: rollouts per PPO step and rollouts per optimizer step (all processes), and what one GPU does at once
 EPOCHS="${EPOCHS:-4}"
 MAX_STEPS="${MAX_STEPS:--1}" # -1: as EPOCHS says
 ROLLOUT_BATCH_SIZE="${ROLLOUT_BATCH_SIZE:-512}"
@@ -37,7 +39,14 @@ REWARD_MODEL_PER_DEVICE_BATCH_SIZE="${REWARD_MODEL_PER_DEVICE_BATCH_SIZE:-16}"
 STEP_PER_DEVICE_BATCH_SIZE="${STEP_PER_DEVICE_BATCH_SIZE:-16}"
 NOPTEPOCHS="${NOPTEPOCHS:-2}"
 
-# Optimisation
+# Who answers prompts: the policy itself, or servers (vllm; scripts/serve_policy.sh) that VLLM_SERVERS names, separated by commas
+ROLLOUT_ENGINE="${ROLLOUT_ENGINE:-local}"
+VLLM_SERVERS="${VLLM_SERVERS:-}"
+
+# Optimisation: how advantages are estimated (gae: a critic; rloo, grpo, reinforce: none is loaded), and the rest
+RECIPE="${RECIPE:-modern}" # published: the critic as in 2023; docs/optimisers.md
+ADVANTAGE_ESTIMATOR="${ADVANTAGE_ESTIMATOR:-gae}"
+SAMPLES_PER_PROMPT="${SAMPLES_PER_PROMPT:-1}" # rloo and grpo need several
 LEARNING_RATE="${LEARNING_RATE:-3e-5}"
 LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
 WARMUP_STEPS="${WARMUP_STEPS:-5}"
@@ -54,6 +63,10 @@ KL_COEF="${KL_COEF:-0.1}"
 PENALTY="${PENALTY:--8.0}" # no stop token
 LENGTH_BONUS="${LENGTH_BONUS:--10.0}" # times length / RESPONSE_LEN
 CORRECT_BONUS="${CORRECT_BONUS:-2.0}"
+FACT_REWARD="${FACT_REWARD:-none}" # mentions: things that an answer names are paid by the facts (docs/facts.md), as the next two say
+FACT_WORDS="${FACT_WORDS:-coco}"
+UNMENTIONED="${UNMENTIONED:-neutral}" # a thing that no fact names; penalise: it is not there
+PICTURE_QUESTION="${PICTURE_QUESTION:-}" # of UNMENTIONED=ask_picture; empty: the program's default
 TEMPERATURE="${TEMPERATURE:-1.0}"
 
 # Lengths in tokens, one image = one token
@@ -74,6 +87,7 @@ DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, fo
 # Fixed, whatever the environment says
 VERSION=v1 # template of the prompts
 IMAGE_ASPECT_RATIO=pad
+MIN_PIXELS="" MAX_PIXELS="" # of pictures that keep their shape
 FACTS="" SAVE_TOTAL_LIMIT="" USE_CPU="" # empty: the program's default
 
 train_rl_model "$@"

@@ -11,7 +11,7 @@ policy_name() {
 evaluate_benchmark() {
     if [ "$ADAPTER" = none ]; then ADAPTER=; fi
     absolute BASE_MODEL ADAPTER OUTPUT_DIR POPE_DIR MMHAL_DIR COCO_DIR IMAGE_FOLDER SYNONYMS JUDGE_MODEL_PATH
-    local files pictures
+    local files pictures aspect_ratio="$IMAGE_ASPECT_RATIO" min_pixels="$MIN_PIXELS" max_pixels="$MAX_PIXELS"
     case "$BENCHMARK" in
         pope)
             files=("$POPE_DIR"/coco_pope_{random,popular,adversarial}.json)
@@ -34,6 +34,8 @@ evaluate_benchmark() {
         ${SYNONYMS:+--synonyms_file "$SYNONYMS"}
     )
 
+    local flags=()
+    engine_flags
     start "$PYTHON" -m llava_rlhf.evaluate answer \
         "${questions[@]}" \
         --base_model_name "$BASE_MODEL" \
@@ -41,7 +43,9 @@ evaluate_benchmark() {
         --image_folder "${IMAGE_FOLDER:-$pictures}" \
         --output_file "$OUTPUT_DIR/$BENCHMARK.jsonl" \
         --version "$VERSION" \
-        --image_aspect_ratio "$IMAGE_ASPECT_RATIO" \
+        ${aspect_ratio:+--image_aspect_ratio "$aspect_ratio"} \
+        ${min_pixels:+--min_pixels "$min_pixels"} \
+        ${max_pixels:+--max_pixels "$max_pixels"} \
         --question_suffix "$QUESTION_SUFFIX" \
         --temperature "$TEMPERATURE" \
         --samples "$SAMPLES" \
@@ -52,6 +56,7 @@ evaluate_benchmark() {
         --bits "$BITS" \
         --bf16 "$BF16" \
         --seed "$SEED" \
+        "${flags[@]}" \
         "$@"
 
     if [ "$BENCHMARK" = mmhal ] && [ -z "$JUDGE_URL$JUDGE_MODEL_PATH" ]; then

@@ -25,6 +25,8 @@ shared_flags() {
         --seed "$SEED"
     )
     given --image_aspect_ratio "$IMAGE_ASPECT_RATIO"
+    given --min_pixels "$MIN_PIXELS"
+    given --max_pixels "$MAX_PIXELS"
     given --bf16 "$BF16"
     given --gradient_checkpointing "$GRADIENT_CHECKPOINTING"
     given --max_grad_norm "$MAX_GRAD_NORM"
@@ -65,8 +67,8 @@ next_script() {
         echo "next: evaluation on data of your own, see step 8 of $ROOT/docs/walkthrough.md"
         return 0
     fi
-    for name in DATA_DIR RUN_DIR WORLD_DIR SFT_MODEL NUM_GPUS NUM_PROCESSES "${@:3}"; do
-        if is_given "$name"; then words+="$name=$(printf %q "${!name}") "; fi
+    for name in DATA_DIR RUN_DIR WORLD_DIR SFT_MODEL NUM_GPUS NUM_PROCESSES MIN_PIXELS MAX_PIXELS "${@:3}"; do
+        if is_given "$name" && [ -n "${!name}" ]; then words+="$name=$(printf %q "${!name}") "; fi
     done
     if [ -n "$2" ]; then words+="$2=$(printf %q "$OUTPUT_DIR") "; fi
     if is_given BASE_MODEL; then missing=" BASE_MODEL"; fi # a reward model may have another
@@ -115,12 +117,30 @@ initialize_policy_model() {
     if [ "$(basename -- "$0")" = initialize_policy_model.sh ]; then next_script train_rl_model POLICY_MODEL PROMPTS CAPTIONS IMAGE_FOLDER; fi
 }
 
+# more_reward_models: add to `flags` the reward models that MORE_REWARD_MODELS names, separated by commas.
+more_reward_models() {
+    if [ -z "$MORE_REWARD_MODELS" ]; then return 0; fi
+    local MEMBER_MODEL members=()
+    IFS=, read -r -a members <<<"$MORE_REWARD_MODELS"
+    flags+=(--more_reward_models)
+    for MEMBER_MODEL in "${members[@]}"; do
+        absolute MEMBER_MODEL
+        flags+=("$MEMBER_MODEL")
+    done
+}
+
 train_rl_model() {
     absolute BASE_MODEL REWARD_BASE_MODEL POLICY_MODEL REWARD_MODEL PROMPTS CAPTIONS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
     local flags=()
     shared_flags
     given --reward_base_model_name "$REWARD_BASE_MODEL"
+    more_reward_models
+    engine_flags
     given --facts "$FACTS"
+    if [ "$FACT_REWARD" != none ]; then
+        flags+=(--fact_reward "$FACT_REWARD" --fact_words "$FACT_WORDS" --unmentioned "$UNMENTIONED")
+        given --picture_question "$PICTURE_QUESTION"
+    fi
 
     launch llava_rlhf.train_rl_model \
         --base_model_name "$BASE_MODEL" \
@@ -130,6 +150,9 @@ train_rl_model() {
         --image_to_caption_file "$CAPTIONS" \
         --reward_prompt_file "$REWARD_PROMPT" \
         --total_epochs "$EPOCHS" \
+        --recipe "$RECIPE" \
+        --advantage_estimator "$ADVANTAGE_ESTIMATOR" \
+        --samples_per_prompt "$SAMPLES_PER_PROMPT" \
         --rollout_batch_size "$ROLLOUT_BATCH_SIZE" \
         --step_batch_size "$STEP_BATCH_SIZE" \
         --rollout_per_device_batch_size "$ROLLOUT_PER_DEVICE_BATCH_SIZE" \

@@ -2,18 +2,19 @@
 # Sourced by the scripts of the tiny world, not run: everything on the CPU, one thread a process, one run folder.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
+source "$ROOT/scripts/launch/tiny_world.sh" # FAMILY
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" DS_ACCELERATOR=cpu TOKENIZERS_PARALLELISM=false
 NUM_PROCESSES="${NUM_PROCESSES:-1}"
 if [ "$NUM_PROCESSES" = 1 ] && [ "${NNODES:-1}" = 1 ]; then LAUNCHER="${LAUNCHER:-none}"; fi
 
-RUN_DIR="${RUN_DIR:-$ROOT/runs/tiny}"
+RUN_DIR="${RUN_DIR:-$ROOT/runs/tiny$RUN_SUFFIX}"
 absolute RUN_DIR
 
 # In every stage, whatever the environment says
-VERSION=tiny # template of the prompts
 USE_CPU=True
-IMAGE_ASPECT_RATIO="" BF16="" REPORT_TO="" DATALOADER_WORKERS="" # empty: the program's default
+IMAGE_ASPECT_RATIO="" MIN_PIXELS="" MAX_PIXELS="" # empty: the program's default
+BF16="" REPORT_TO="" DATALOADER_WORKERS=""
 
 # tool MODULE ARGUMENT...: run a program that needs no launcher.
 tool() { start "$PYTHON" -m "$@"; }

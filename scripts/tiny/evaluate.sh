@@ -22,7 +22,13 @@ BATCH_SIZE="${BATCH_SIZE:-256}"
 QUERY_LEN="${QUERY_LEN:-40}"
 RESPONSE_LEN="${RESPONSE_LEN:-28}"
 
-answer eval.json "$@"
+# Who answers: the model itself, or servers (vllm; scripts/serve_policy.sh) that VLLM_SERVERS names, separated by commas
+ROLLOUT_ENGINE="${ROLLOUT_ENGINE:-local}"
+VLLM_SERVERS="${VLLM_SERVERS:-}"
+
+flags=()
+engine_flags
+answer eval.json "${flags[@]}" "$@"
 
 tool llava_rlhf.evaluate score \
     --benchmark tiny_world \

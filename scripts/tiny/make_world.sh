@@ -23,6 +23,7 @@ absolute WORLD_DIR
 tool llava_rlhf.tiny_world.make_world \
     --output_dir "$WORLD_DIR" \
     --seed "$SEED" \
+    --pictures "$PICTURES" \
     --noise "$NOISE" \
     --false_object "$FALSE_OBJECT" \
     --wrong_yes "$WRONG_YES" \

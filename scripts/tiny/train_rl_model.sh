@@ -16,6 +16,7 @@ WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"
 BASE_MODEL="${BASE_MODEL:-${SFT_MODEL:-$RUN_DIR/sft/merged}}"
 POLICY_MODEL="${POLICY_MODEL:-$RUN_DIR/policy_init}"
 REWARD_MODEL="${REWARD_MODEL:-$RUN_DIR/${KIND}reward_model}"
+MORE_REWARD_MODELS="${MORE_REWARD_MODELS:-}" # of the same base, separated by commas: all score together; empty: none
 PROMPTS="${PROMPTS:-$WORLD_DIR/prompts.json}"
 CAPTIONS="${CAPTIONS:-$WORLD_DIR/image_to_caption.json}"
 IMAGE_FOLDER="${IMAGE_FOLDER:-$WORLD_DIR/images}"
@@ -23,7 +24,7 @@ REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/tiny_${KIND}reward_prompt.txt}"
 OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/${KIND}rl_model}"
 SEED="${SEED:-0}"
 
-# Batches: prompts per PPO step and rollouts per optimizer step (all processes), and what one process does at once
+# Batches: rollouts per PPO step and rollouts per optimizer step (all processes), and what one process does at once
 EPOCHS="${EPOCHS:-4}"
 MAX_STEPS="${MAX_STEPS:-24}"
 ROLLOUT_BATCH_SIZE="${ROLLOUT_BATCH_SIZE:-64}"
@@ -33,8 +34,17 @@ REWARD_MODEL_PER_DEVICE_BATCH_SIZE="${REWARD_MODEL_PER_DEVICE_BATCH_SIZE:-64}"
 STEP_PER_DEVICE_BATCH_SIZE="${STEP_PER_DEVICE_BATCH_SIZE:-32}"
 NOPTEPOCHS="${NOPTEPOCHS:-2}"
 
-# Optimisation
-LEARNING_RATE="${LEARNING_RATE:-5e-4}"
+# Who answers prompts: the policy itself, or servers (vllm; scripts/serve_policy.sh) that VLLM_SERVERS names, separated by commas
+ROLLOUT_ENGINE="${ROLLOUT_ENGINE:-local}"
+VLLM_SERVERS="${VLLM_SERVERS:-}"
+
+# Optimisation: how advantages are estimated (gae: a critic; rloo, grpo, reinforce: none is loaded), and the rest. RECIPE=modern
+# was measured at 1e-3, RECIPE=published, as in 2023, at 5e-4: docs/optimisers.md.
+RECIPE="${RECIPE:-modern}"
+if [ "$RECIPE" = published ]; then MEASURED_RATE=5e-4; else MEASURED_RATE=1e-3; fi
+ADVANTAGE_ESTIMATOR="${ADVANTAGE_ESTIMATOR:-gae}"
+SAMPLES_PER_PROMPT="${SAMPLES_PER_PROMPT:-1}" # rloo and grpo need several
+LEARNING_RATE="${LEARNING_RATE:-$MEASURED_RATE}"
 LR_SCHEDULER="${LR_SCHEDULER:-constant}"
 WARMUP_STEPS="${WARMUP_STEPS:-0}"
 MAX_GRAD_NORM="${MAX_GRAD_NORM:-1.0}"
@@ -49,6 +59,11 @@ KL_COEF="${KL_COEF:-0.1}"
 PENALTY="${PENALTY:--8.0}" # no stop token
 LENGTH_BONUS="${LENGTH_BONUS:--1.0}" # times length / RESPONSE_LEN
 CORRECT_BONUS="${CORRECT_BONUS:-2.0}"
+FACT_REWARD="${FACT_REWARD:-none}" # mentions: things that an answer names are paid by the facts (docs/facts.md), as the next two say
+FACT_WORDS="${FACT_WORDS:-shapes}"
+UNMENTIONED="${UNMENTIONED:-penalise}" # captions of the tiny world name all there is
+PICTURE_QUESTION="${PICTURE_QUESTION:-}" # of UNMENTIONED=ask_picture
+if [ "$UNMENTIONED$PICTURE_QUESTION" = ask_picture ]; then PICTURE_QUESTION="is there a {thing} in the image?"; fi # in its words
 TEMPERATURE="${TEMPERATURE:-1.0}"
 
 # Model, lengths in tokens (one image = one token), checkpoints

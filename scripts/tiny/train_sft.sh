@@ -2,7 +2,7 @@
 # Supervised fine-tuning on noisy annotations, so that the tiny model hallucinates as a real LLaVA does.
 #
 # The adapter is trained by initialize_policy_model.py and then merged: OUTPUT_DIR/merged is an ordinary Hugging Face
-# LLaVA, the base of everything that follows.
+# model, the base of everything that follows.
 #
 # Hardware: CPU, one core a process, 2 GB of memory. Time: 1 minute (estimated).
 # Two processes: NUM_PROCESSES=2 BATCH_SIZE=16. Needs: make_world.sh.
@@ -12,7 +12,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
 
 WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"
-BASE_MODEL="${BASE_MODEL:-$ROOT/scripts/tiny/base}"
+BASE_MODEL="${BASE_MODEL:-$TINY_BASE}"
 OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/sft}"
 SEED="${SEED:-0}"
 

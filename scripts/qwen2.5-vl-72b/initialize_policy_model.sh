@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Initialise the Qwen2.5-VL-72B policy: one epoch of LoRA supervised fine-tuning on multi-turn dialogues, under DeepSpeed
+# ZeRO-3, which divides the base among the GPUs.
+#
+# Never run: a launch line. Hardware: 8 GPUs of 80 GB.
+# Memory: 63.6 GiB a GPU (planned for pictures of 640x640 pixels, nothing was measured on a GPU). Time: not measured. The base follows instructions already: this makes it a policy that answers as the dialogues do.
+# Several nodes: run it on every node with NNODES=2 NODE_RANK=0 (1, ...) MASTER_ADDR=<address of node 0>.
+# Variables written as "${NAME:-value}" can be set in the environment; flags on the command line are passed on and win.
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/../common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
+
+# Paths: the instruct model on the Hugging Face Hub, or a folder, the published data, COCO train2017 images.
+DATA_DIR="${DATA_DIR:-$ROOT/data}"
+BASE_MODEL="${BASE_MODEL:-Qwen/Qwen2.5-VL-72B-Instruct}"
+DIALOGUES="${DIALOGUES:-$DATA_DIR/llava_reward10k-aokvqa5k.json}"
+IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
+OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/qwen2.5-vl-72b/policy_init}"
+DEEPSPEED="${DEEPSPEED:-$ROOT/scripts/zero3.json}"
+
+# Processes
+NUM_PROCESSES="${NUM_GPUS:-8}"
+
+# Optimisation: 8 GPUs × 8 dialogues × 2 = 128, as published for LLaVA with LoRA of the same rank; nothing was tuned for this base
+LEARNING_RATE="${LEARNING_RATE:-1e-4}"
+LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
+WARMUP="${WARMUP:-0.03}" # below 1: share of all steps
+EPOCHS="${EPOCHS:-1}"
+MAX_STEPS="${MAX_STEPS:--1}" # -1: as EPOCHS says
+BATCH_SIZE="${BATCH_SIZE:-8}"
+EVAL_BATCH_SIZE="${EVAL_BATCH_SIZE:-8}"
+ACCUMULATION="${ACCUMULATION:-2}"
+SEED="${SEED:-42}"
+
+# Lengths in tokens. QUERY_LEN counts an image as one, MODEL_MAX_LENGTH all its positions: the published 2048 of text, and 576
+# as a picture of LLaVA took. A picture of COCO takes up to 531 (640x640 pixels); a row that is longer is left out.
+QUERY_LEN="${QUERY_LEN:-1280}"
+RESPONSE_LEN="${RESPONSE_LEN:-768}"
+MODEL_MAX_LENGTH="${MODEL_MAX_LENGTH:-2624}"
+
+# Size of a picture in pixels, of which a position takes 784 (28x28): pictures above MAX_PIXELS are made smaller, so that they
+# take less memory and time, and show less. The same in all three scripts: a model is not asked with others than its own.
+MIN_PIXELS="${MIN_PIXELS:-}" # empty: what the image processor of the base says
+MAX_PIXELS="${MAX_PIXELS:-}"
+
+# Model
+BITS="${BITS:-16}"
+BF16="${BF16:-True}"
+LORA_R="${LORA_R:-64}"
+LORA_ALPHA="${LORA_ALPHA:-16}"
+GRADIENT_CHECKPOINTING="${GRADIENT_CHECKPOINTING:-True}"
+
+# Evaluation and logs; a checkpoint at the end of the epoch
+EVAL_SIZE="${EVAL_SIZE:-500}"
+EVAL_STEPS="${EVAL_STEPS:-50}"
+REPORT_TO="${REPORT_TO:-tensorboard}"
+DATALOADER_WORKERS="${DATALOADER_WORKERS:-4}" # processes that decode images, for each GPU
+
+# Fixed, whatever the environment says
+VERSION=chat # the template of the base itself
+IMAGE_ASPECT_RATIO="" # pictures keep their shape
+SAVE_STRATEGY=epoch
+SAVE_TOTAL_LIMIT=1
+MAX_GRAD_NORM="" LOGGING_STEPS="" USE_CPU="" # empty: the program's default
+
+initialize_policy_model "$@"
