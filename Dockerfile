@@ -15,4 +15,7 @@ COPY llava_rlhf llava_rlhf
 ARG TORCH_SPEC="torch==2.13.0"
 RUN TORCH_SPEC="$TORCH_SPEC" bash scripts/setup_venv.sh
 COPY . .
+# With --build-arg VLLM=1 also what scripts/serve_policy.sh starts (docs/vllm.md), in an environment of its own.
+ARG VLLM=""
+RUN if [ -n "$VLLM" ]; then VLLM_BUILD=gpu bash scripts/setup_vllm.sh; fi
 CMD ["bash"]

@@ -16,7 +16,7 @@ setup(
     packages=find_packages(include=["llava_rlhf*", "models*", "data_utils*"]),
     package_data={
         "llava_rlhf.tiny_world": ["*.jinja"],
-        "llava_rlhf.evaluation.benchmarks": ["*.txt"],
+        "llava_rlhf.fact_rewards": ["*.txt"],
         "llava_rlhf.exporting": ["*.jinja"],
         "llava_rlhf.reporting": ["*.jinja", "*.css", "*.js"],
         "llava_rlhf.pages": ["*.jinja", "*.css", "*.js"],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections import Counter
 from pathlib import Path
 
 # Before the package that reads it is loaded: a misspelt path asks no server.
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_utils.llama_tokenizer import load_sentencepiece_tokenizer
 from data_utils.tokens import SegmentEncoder
+from tests.support.file_costs import costs_of
 from tests.support.recorded_scripts import ScriptRunner, copy_scripts
 from tests.support.tiny_models import TinyShape, save_tiny_base
 
@@ -26,8 +27,9 @@ def pytest_configure(config):
     torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 
+@pytest.hookimpl(trylast=True)  # behind -m, which leaves some out
 def pytest_collection_modifyitems(items):
-    run_long_files_first(items)
+    run_costly_files_first(items)
     if torch.cuda.is_available():
         return
     for item in items:
@@ -35,11 +37,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-def run_long_files_first(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, then by number of tests: none is left alone on one core at the end."""
-    slow = {item.path for item in items if "slow" in item.keywords}
-    tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
+def pytest_collection_finish():
+    """Leave what is loaded by now out of garbage collections: accelerate asks for one behind each training."""
+    gc.collect()
+    gc.freeze()
+
+
+def run_costly_files_first(items: list[pytest.Item]) -> None:
+    """By what they took when it was measured last: none is left alone on one core at the end."""
+    whole = any("slow" in item.keywords for item in items)
+    costs = costs_of((item.path for item in items), whole)
+    items.sort(key=lambda item: -costs[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ def test_answers_have_the_stated_lengths():
     assert sum(lengths) / 32 == pytest.approx(200, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_step_is_timed_and_its_work_adds_up():
     result = gpu_step.time_line("tiny-bf16", 1, "cpu")
     size = SIZES["tiny"]

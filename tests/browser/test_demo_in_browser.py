@@ -146,6 +146,7 @@ def scores_of(reward: Path, answers: list[str], picture: Path, caption: str, fol
     return [line["score"] for line in read_json_lines(folder / "scores.jsonl")]
 
 
+@pytest.mark.nightly
 def test_a_file_that_is_no_picture_is_refused(browser, world, tmp_path):
     broken = tmp_path / "broken.png"
     whole = tmp_path / "whole.png"

@@ -254,6 +254,7 @@ def test_progress_towards_the_goal(person):
     assert progress() == ("3 judged of a goal of 2, 2 with a winner", 1)
 
 
+@pytest.mark.nightly
 def test_the_name_is_known_after_a_restart_until_it_is_changed(person, site):
     person.press("2")
     row, status = person.row(), person.status()

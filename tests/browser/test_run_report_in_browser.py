@@ -6,7 +6,7 @@ import pytest
 
 from llava_rlhf import run_report
 from tests.browser.conftest import requested
-from tests.support.run_folders import HOSTILE, write_ppo_run
+from tests.support.run_folders import HOSTILE, rollout, write_lines, write_ppo_run
 from tests.support.tiny_data import command_line
 
 pytestmark = pytest.mark.slow
@@ -114,3 +114,25 @@ def test_a_narrow_window_and_the_keyboard(browser, report):
         page.driver.switch_to.active_element.send_keys(Keys.TAB)
         reached.append(page.driver.switch_to.active_element.get_attribute("id"))
     assert reached == ["answer-type", "step", "sort", "order", "search"]
+
+
+def test_what_the_critic_expected_is_drawn_beside_the_diagonal(browser, tmp_path):
+    """Values of a fraction: the axis has numbers all the same."""
+    run, _ = write_ppo_run(tmp_path)
+    for step in (1, 2):
+        lines = [rollout(row, 1.0, value=row / 100, **{"return": row / 50}) for row in range(20)]
+        write_lines(run / f"rollouts/{step:06d}.jsonl", lines)
+    run_report.run(run_report.prepare(command_line(run=run)))
+    page = Reader(browser(1280, 900), run / "report.html")
+    assert page.find("nav a[href='#critic']").text == "Critic"
+    classes = "return [...document.querySelectorAll('#critic .mark')].map(mark => mark.getAttribute('class'))"
+    drawn = page.driver.execute_script(classes)
+    assert len(drawn) == 2 and ["dashed" in kind for kind in drawn] == [False, True]
+    assert page.all("#critic .legend span") == ["mean return", "if every value were right"]
+    texts = "return [...document.querySelectorAll('#critic text[text-anchor=middle]')].map(text => text.textContent)"
+    assert "0.1" in [text.rstrip("0") for text in page.driver.execute_script(texts)]
+    chart = page.find("#critic .chart")
+    chart.send_keys("\ue010")  # End
+    assert page.all("#critic .tip b") == ["mean value of a tenth of the rollouts 0.185"]
+    assert page.all("#critic .tip strong") == ["0.37", "0.185"]
+    assert page.driver.get_log("browser") == []

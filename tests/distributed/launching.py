@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.distributed.processes import QUIET_CPU
+from tests.support.forking import QUIET_CPU
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = 'source scripts/common.sh; launch "$@"'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import time
@@ -11,12 +10,11 @@ from importlib import import_module
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from tests.support.forking import forked_processes
+
 REWARD = "llava_rlhf.train_reward_model"
 POLICY_INIT = "llava_rlhf.initialize_policy_model"
 PPO = "llava_rlhf.train_rl_model"
-PROGRAMS = (REWARD, POLICY_INIT, PPO)
-# deepspeed would look for a GPU, and several threads a process only wait for each other on two cores.
-QUIET_CPU = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def run_in_processes(
@@ -27,14 +25,13 @@ def run_in_processes(
     timeout_s: float = 240,
     stop_at_failure: bool = True,
 ) -> None:
-    """Run `program` (of `PROGRAMS`, or a module like them) with `argv` in `world_size` processes; what they print goes to `run_folder`/logs.
+    """Run `program` (one of those above, or a module like them) with `argv` in `world_size` processes; what they print goes to `run_folder`/logs.
 
     Raises:
-        RuntimeError: a process failed; the message holds its traceback (the others are then stopped, if `stop_at_failure`).
+        RuntimeError: a process failed; the message holds its traceback (the others are then stopped, if `stop_at_failure`). Or
+            they took longer than `timeout_s`; it holds what they said last.
     """
-    os.environ.update(QUIET_CPU)  # read by the server when it starts
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PROGRAMS, "transformers.trainer", "transformers.integrations.deepspeed"])
+    context = forked_processes()
     log_folder = run_folder / "logs"
     log_folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -51,13 +48,18 @@ def run_in_processes(
             break
         wait([process.sentinel for process in running], timeout=1)
         running = [process for process in running if process.is_alive()]
+    late = bool(running) and not any(process.exitcode for process in processes)
     for process in running:
         process.kill()
         process.join()
     if any(process.exitcode for process in processes):
-        errors = [path.read_text() for path in sorted(log_folder.glob("error-*.txt"))]
+        how = f"ended after {timeout_s:.0f} s, saying last" if late else "failed"
+        files = sorted(log_folder.glob("output-*.txt" if late else "error-*.txt"))
+        said = [path.read_text()[-2000 if late else 0 :] for path in files]
         codes = [process.exitcode for process in processes]
-        raise RuntimeError(f"{program} in {world_size} processes: exit codes {codes}\n" + "\n".join(errors))
+        raise RuntimeError(
+            f"{program} in {world_size} processes {how}: exit codes {codes}\n" + "\n".join(said)
+        )
 
 
 def free_port() -> int:
@@ -71,7 +73,7 @@ def _one_process(
     program: str, argv: list[str], rank: int, world_size: int, port: int, log_folder: Path
 ) -> None:
     try:
-        if world_size > 1:
+        if world_size > 1 or "--deepspeed" in argv:
             os.environ.update(
                 RANK=str(rank),
                 LOCAL_RANK=str(rank),

@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.heads import MLP
 from tests.distributed.comparing import assert_same_roles, metrics_of, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
 from tests.support.broken_models import with_broken_weight
+from tests.support.ppo_settings import ANOTHER_LOSS
+from tests.support.reward_models import moved, with_mlp_head
+from tests.support.tiers import tiered
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -31,24 +35,49 @@ PPO_STEPS = {
     "max_grad_norm": 0.05,  # below the norms of both roles, which differ
 }
 
+# More that PPO knows behind a kind of run.
+VARIANTS = {
+    "published": {"numerics": "published"},
+    "another loss": ANOTHER_LOSS,
+    "in its own units": {"normalize_returns": True, "value_learning_rate": 1e-4, "value_sees_facts": True},
+}
+
+
+# Of every program an engine, and of every engine a program, in the daily suite.
+ENGINES = [
+    (POLICY_INIT, "zero2"),
+    (POLICY_INIT, "zero3"),
+    (REWARD, "zero2"),
+    (REWARD, "zero3"),
+    (PPO, "zero2"),
+]
+DAILY = [(POLICY_INIT, "zero3"), (REWARD, "zero2"), (PPO, "zero2")]
+ENSEMBLE = "ensemble"
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
     """A function (program, "ddp" | "zero2" | "zero3") → run folder of two steps; each combination runs once.
 
-    PPO also knows "ddp published" and "zero2 published".
+    PPO also knows each of `VARIANTS` behind them, as in "zero2 published", and an ensemble; the reward model, the other head.
     """
     root = tmp_path_factory.mktemp("deepspeed")
+    members = [moved(reward_folder, root / "moved", seed=1), with_mlp_head(reward_folder, root / "mlp")]
 
     def command(program: str, kind: str, folder: Path) -> list[str]:
-        kind, _, numerics = kind.partition(" ")
+        kind, _, variant = kind.partition(" ")
         config = {} if kind == "ddp" else {"deepspeed": SCRIPTS / f"{kind}.json"}
-        config |= {"numerics": numerics} if numerics else {}
+        config |= VARIANTS.get(variant, {})
+        if variant == ENSEMBLE:
+            config |= {"more_reward_models": members, "ensemble_beta": 0.5}
+        if variant == MLP:
+            config |= {"reward_head": MLP}
+        config = {**PPO_STEPS, **config} if program == PPO else config
         if program == POLICY_INIT:
             return policy_command(data, tiny_base, folder, **TRAINER_STEPS, **config)
         if program == REWARD:
             return reward_command(data, tiny_base, folder, **TRAINER_STEPS, **config)
-        return ppo_command(data, tiny_base, policy_folder, reward_folder, folder, **PPO_STEPS, **config)
+        return ppo_command(data, tiny_base, policy_folder, reward_folder, folder, **config)
 
     def run(program: str, kind: str, resumed: bool = False) -> Path:
         folder = root / f"{program}-{kind}{'-resumed' if resumed else ''}"
@@ -61,18 +90,12 @@ def runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
     return run
 
 
-@pytest.mark.parametrize(
-    ("program", "kind"),
-    [(POLICY_INIT, "zero2"), (POLICY_INIT, "zero3"), (REWARD, "zero2"), (REWARD, "zero3"), (PPO, "zero2")],
-)
+@pytest.mark.parametrize(("program", "kind"), tiered(ENGINES, daily=DAILY))
 def test_roles_equal_those_of_ddp(runs, program, kind):
     assert_same_roles(runs(program, "ddp"), runs(program, kind))
 
 
-@pytest.mark.parametrize(
-    ("program", "kind"),
-    [(POLICY_INIT, "zero2"), (POLICY_INIT, "zero3"), (REWARD, "zero2"), (REWARD, "zero3"), (PPO, "zero2")],
-)
+@pytest.mark.parametrize(("program", "kind"), tiered(ENGINES, daily=DAILY))
 def test_gradients_are_as_long_as_those_of_ddp(runs, program, kind):
     """The norms before clipping, and the losses: neither AdamW nor a clipped step shows the scale of a gradient."""
     for step in (1, 2):
@@ -86,12 +109,47 @@ def test_gradients_are_as_long_as_those_of_ddp(runs, program, kind):
         )
 
 
+@pytest.mark.nightly
 def test_the_joint_clip_of_published_numerics_equals_that_of_ddp(runs):
     assert_same_roles(runs(PPO, "ddp published"), runs(PPO, "zero2 published"))
 
 
+@pytest.mark.nightly
+def test_another_loss_equals_that_of_ddp(runs):
+    plain, engine = (runs(PPO, f"{kind} another loss") for kind in ("ddp", "zero2"))
+    assert_same_roles(plain, engine)
+    for step in (1, 2):
+        one, other = (metrics_of(folder, step) for folder in (plain, engine))
+        for name in ("ppo/optimizer_steps", "response/masked", "ppo/loss/kl", "ppo/policy/entropy"):
+            # A KL near 0 is the difference of log-probabilities, whose last digits an engine's sums change.
+            assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-6), name
+
+
+def test_a_critic_in_its_own_units_equals_that_of_ddp(runs):
+    """Its head is rewritten between two optimizer steps."""
+    kind = "zero2 in its own units"
+    assert_same_roles(runs(PPO, "ddp in its own units"), runs(PPO, kind))
+    assert_same_roles(runs(PPO, kind) / "checkpoint-2", runs(PPO, kind, resumed=True) / "checkpoint-2")
+
+
+@pytest.mark.nightly
+def test_an_ensemble_equals_that_of_ddp_and_goes_on(runs):
+    """No reward model is trained or saved, whatever the engine casts its adapter to."""
+    kind = f"zero2 {ENSEMBLE}"
+    assert_same_roles(runs(PPO, f"ddp {ENSEMBLE}"), runs(PPO, kind))
+    assert_same_roles(runs(PPO, kind) / "checkpoint-2", runs(PPO, kind, resumed=True) / "checkpoint-2")
+    plain, engine = (metrics_of(runs(PPO, one), 1) for one in (f"ddp {ENSEMBLE}", kind))
+    # Of scores that an engine sums in another order; members left out would change it by its size.
+    assert engine["objective/reward_spread"] == pytest.approx(plain["objective/reward_spread"], rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", tiered(["zero2", "zero3"], daily=["zero2"]))
+def test_a_reward_head_of_two_layers_equals_that_of_ddp(runs, engine):
+    assert_same_roles(runs(REWARD, f"ddp {MLP}"), runs(REWARD, f"{engine} {MLP}"))
+
+
 @pytest.mark.parametrize(
-    ("program", "kind"), [(POLICY_INIT, "zero2"), (POLICY_INIT, "zero3"), (PPO, "zero2")]
+    ("program", "kind"), tiered([case for case in ENGINES if case[0] != REWARD], daily=[DAILY[0], DAILY[2]])
 )
 def test_a_checkpoint_holds_each_trained_weight_once_and_no_base(runs, program, kind):
     checkpoint = runs(program, kind) / "checkpoint-1"
@@ -106,7 +164,7 @@ def test_a_checkpoint_holds_each_trained_weight_once_and_no_base(runs, program, 
 
 
 @pytest.mark.parametrize(
-    ("program", "kind"), [(POLICY_INIT, "zero2"), (POLICY_INIT, "zero3"), (REWARD, "zero2"), (PPO, "zero2")]
+    ("program", "kind"), tiered([case for case in ENGINES if case != (REWARD, "zero3")], daily=DAILY)
 )
 def test_resume_equals_an_uninterrupted_run(runs, program, kind):
     whole, resumed = runs(program, kind), runs(program, kind, resumed=True)
@@ -115,7 +173,7 @@ def test_resume_equals_an_uninterrupted_run(runs, program, kind):
     assert_same_roles(whole / "checkpoint-2", resumed / "checkpoint-2")
 
 
-@pytest.mark.parametrize("program", [POLICY_INIT, REWARD, PPO])
+@pytest.mark.parametrize("program", tiered([POLICY_INIT, REWARD, PPO], daily=[PPO]))
 def test_bfloat16_under_zero_2(program, tmp_path, data, tiny_base, policy_folder, reward_folder):
     """As published: DeepSpeed casts every weight, the heads too. Policy init also accumulates and evaluates."""
     common = {"deepspeed": SCRIPTS / "zero2.json", "bf16": True}
@@ -148,7 +206,10 @@ def test_zero_3_with_unequal_numbers_of_chunks_and_images(tmp_path, data, tiny_b
     assert_same_roles(tmp_path / "ddp", tmp_path / "zero3")
 
 
-@pytest.mark.parametrize(("kind", "number_format"), [("ddp", {}), ("zero2", {}), ("zero2", {"bf16": True})])
+@pytest.mark.parametrize(
+    ("kind", "number_format"),
+    tiered([("ddp", {}), ("zero2", {}), ("zero2", {"bf16": True})], daily=[("zero2", {})]),
+)
 def test_a_gradient_that_overflows_in_ppo(
     kind, number_format, tmp_path, data, tiny_base, policy_folder, reward_folder
 ):
@@ -167,8 +228,13 @@ def test_a_gradient_that_overflows_in_ppo(
     assert not list(run.glob("stopped-in-step-*")) and not list(run.glob("checkpoint-*"))
 
 
-@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
-@pytest.mark.parametrize("program", [POLICY_INIT, REWARD])
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    tiered(
+        [(program, kind) for program in (POLICY_INIT, REWARD) for kind in ("ddp", "zero2", "zero3")],
+        daily=[(POLICY_INIT, "zero3"), (REWARD, "zero2")],
+    ),
+)
 def test_a_loss_of_one_process_stops_both(program, kind, tmp_path, data, tiny_base):
     """One row a process; a word that the base can't read is in few of them."""
     (token,) = tiny_tokenizer()("bird", add_special_tokens=False).input_ids

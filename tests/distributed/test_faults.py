@@ -11,6 +11,7 @@ from llava_rlhf.runs.watchdog import HANG_EXIT_CODE
 from tests.distributed.faulty import MESSAGE
 from tests.distributed.launching import launch
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
+from tests.support.tiers import tiered
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 
 pytestmark = pytest.mark.distributed
@@ -58,8 +59,7 @@ def test_a_process_that_is_stopped_is_named_and_ends_all(
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("program", [POLICY_INIT, PPO])
+@pytest.mark.parametrize("program", tiered([POLICY_INIT, PPO], daily=[PPO]))
 def test_the_traceback_of_the_process_that_fails_comes_first(
     program, tmp_path, tiny_base, data, policy_folder, reward_folder
 ):
@@ -78,8 +78,7 @@ def test_the_traceback_of_the_process_that_fails_comes_first(
     assert MESSAGE in said[said.index("Root Cause") :]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("program", [POLICY_INIT, REWARD, PPO])
+@pytest.mark.parametrize("program", tiered([POLICY_INIT, REWARD, PPO], daily=[PPO]))
 def test_all_have_ended_within_a_minute_of_a_failure(
     program, tmp_path, tiny_base, data, policy_folder, reward_folder
 ):
@@ -92,7 +91,7 @@ def test_all_have_ended_within_a_minute_of_a_failure(
     assert MESSAGE in (tmp_path / "logs" / "output-0.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_hang_under_torchrun(tmp_path, tiny_base, data):
     argv = command(POLICY_INIT, data, tiny_base, tmp_path, None, "sleep", ddp_timeout=TIMEOUT_S)
     code, said = launch(FAULTY, argv, NUM_PROCESSES="2")

@@ -21,6 +21,8 @@ from tests.distributed.comparing import (
     weights_in,
 )
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
+from tests.support.ppo_settings import ANOTHER_LOSS
+from tests.support.reward_models import moved, with_mlp_head
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 
 pytestmark = pytest.mark.distributed
@@ -123,12 +125,86 @@ def test_ppo_gradients(ppo_runs):
         assert_close(two[index]["exp_avg"], state["exp_avg"], rtol=1e-4, atol=1e-4 * size)
 
 
+@pytest.mark.slow
 def test_whitened_rewards(run_both):
     """By the moments of all processes: with its own each would scale its rewards by another number."""
     folders = run_both(whiten_rewards=True, noptepochs=1)
     scores = [row["score"] for row in rollouts(folders[0])]
     of_processes = (pstdev(scores[0::2]), pstdev(scores[1::2]))
     assert max(of_processes) > 1.01 * min(of_processes)  # else a mistake could not show
+    one, two = (metrics_of(folder, 1) for folder in folders)
+    assert two.pop("ppo/loss/policy") == pytest.approx(one.pop("ppo/loss/policy"), abs=1e-5)
+    assert_same_metrics(one, two)
+
+
+@pytest.mark.slow
+def test_rewards_by_sentence(run_both):
+    folders = run_both(reward_placement="sentence", temperature=2.0, noptepochs=1)
+    one, two = map(rollouts, folders)
+    assert max(len(row["sentences"]) for row in one) > 1
+    for row, same in zip(one, two, strict=True):
+        assert [sentence["end"] for sentence in same["sentences"]] == [
+            each["end"] for each in row["sentences"]
+        ]
+        rewards = [sentence["reward"] for sentence in row["sentences"]]
+        assert [sentence["reward"] for sentence in same["sentences"]] == pytest.approx(rewards, abs=1e-5)
+    one, two = (metrics_of(folder, 1) for folder in folders)
+    assert one["response/sentences_mean"] > 1
+    assert two.pop("ppo/loss/policy") == pytest.approx(one.pop("ppo/loss/policy"), abs=1e-5)
+    assert_same_metrics(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "estimator", [{}, {"advantage_estimator": "grpo", "samples_per_prompt": 4, "unmentioned": "ask_picture"}]
+)
+def test_fact_rewards(run_both, estimator):
+    """Each process pays its own answers; what is logged and learned is that of all."""
+    facts = {"fact_reward": "mentions", "unmentioned": "penalise", "temperature": 5.0, "noptepochs": 1}
+    folders = run_both(**{**facts, **estimator})
+    one, two = map(rollouts, folders)
+    assert any(row["mentions"] for row in one)
+    for row, same in zip(one, two, strict=True):
+        assert [mention["end"] for mention in same["mentions"]] == [each["end"] for each in row["mentions"]]
+        assert same["fact_mentions"] == pytest.approx(row["fact_mentions"], abs=1e-5)
+    one, two = (metrics_of(folder, 1) for folder in folders)
+    assert one["objective/fact_mentions"] != 0
+    assert two.pop("ppo/loss/policy") == pytest.approx(one.pop("ppo/loss/policy"), abs=1e-5)
+    assert_same_metrics(one, two)
+
+
+@pytest.mark.slow
+def test_another_loss(run_both):
+    """Its means over rollouts, its limit and what is masked are those of all processes."""
+    folders = run_both(**ANOTHER_LOSS)
+    assert_same_roles(*folders)
+    one, two = (metrics_of(folder, 1) for folder in folders)
+    assert 0 < one["response/masked"] < 1 and one["ppo/optimizer_steps"] == 2
+    assert two.pop("ppo/loss/policy") == pytest.approx(one.pop("ppo/loss/policy"), abs=1e-5)
+    assert_same_metrics(one, two)
+
+
+@pytest.mark.slow
+def test_an_ensemble(run_both, reward_folder, tmp_path):
+    """Every process asks all reward models, and the spread is the mean over the rows of all."""
+    members = [
+        moved(reward_folder, tmp_path / "moved", seed=1),
+        with_mlp_head(reward_folder, tmp_path / "mlp"),
+    ]
+    folders = run_both(more_reward_models=members, ensemble_beta=0.5, noptepochs=1)
+    one, two = (metrics_of(folder, 1) for folder in folders)
+    assert one["objective/reward_spread"] > 1e-3
+    assert two.pop("ppo/loss/policy") == pytest.approx(one.pop("ppo/loss/policy"), abs=1e-5)
+    assert_same_metrics(one, two)
+    for row, other in zip(*map(rollouts, folders), strict=True):
+        assert len(row["reward_models"]) == 3
+        assert other["reward_models"] == pytest.approx(row["reward_models"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_critic_that_sees_facts_in_units_of_all_returns(run_both):
+    # Returns in units of their own have mean 0, and so has the bias's gradient: AdamW makes steps of rounding there.
+    folders = run_both(value_sees_facts=True, normalize_returns=True, value_learning_rate=1e-5)
     one, two = (metrics_of(folder, 1) for folder in folders)
     assert two.pop("ppo/loss/policy") == pytest.approx(one.pop("ppo/loss/policy"), abs=1e-5)
     assert_same_metrics(one, two)

@@ -16,6 +16,7 @@ import pytest
 from tests.distributed.comparing import supervised_tokens, weights_in
 from tests.distributed.launching import ROOT, start
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, free_port, run_in_processes
+from tests.support.tiers import tiered
 from tests.support.tiny_data import changed, policy_command, ppo_command, reward_command
 
 pytestmark = pytest.mark.distributed
@@ -32,6 +33,7 @@ PPO_STEPS = {
     "response_len": 24,
     "save_steps": 100,
 }
+ENGINES = {POLICY_INIT: ("zero2", "zero3"), REWARD: ("zero2", "zero3"), PPO: ("zero2",)}
 CLOCK = ("time/", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
 
 
@@ -122,8 +124,9 @@ def test_the_conditions_hold(thirteen):
     assert len(set(counts)) > 1 and len(counts) == ROWS and ROWS % 8
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("program", [POLICY_INIT, pytest.param(REWARD, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [POLICY_INIT, REWARD])
 def test_an_incomplete_step_is_the_same_in_several_processes(run, program, processes):
     assert_same(run(program, 1), run(program, processes), f"{program} | {processes} × ddp")
 
@@ -134,20 +137,28 @@ def test_ppo_is_the_same_in_several_processes(run, processes):
     assert_same(run(PPO, 1), run(PPO, processes), f"{PPO} | {processes} × ddp")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize(
-    ("program", "backend"),
-    [(POLICY_INIT, "zero2"), (POLICY_INIT, "zero3"), (REWARD, "zero2"), (REWARD, "zero3"), (PPO, "zero2")],
+    ("program", "backend", "processes"),
+    tiered(
+        [
+            (program, backend, processes)
+            for program, backends in ENGINES.items()
+            for backend in backends
+            for processes in (2, 4)
+        ],
+        daily=[(POLICY_INIT, "zero3", 2), (REWARD, "zero2", 2), (PPO, "zero2", 4)],
+    ),
 )
 def test_deepspeed_is_the_same_as_one_process(run, program, backend, processes):
     assert_same(run(program, 1), run(program, processes, backend), f"{program} | {processes} × {backend}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "launcher"),
-    [(POLICY_INIT, "torchrun"), (REWARD, "torchrun"), (PPO, "torchrun"), (PPO, "deepspeed")],
+    tiered(
+        [(POLICY_INIT, "torchrun"), (REWARD, "torchrun"), (PPO, "torchrun"), (PPO, "deepspeed")],
+        daily=[(PPO, "deepspeed")],
+    ),
 )
 def test_two_nodes_are_the_same_as_two_processes(run, command, tmp_path, program, launcher):
     """Two launches of one process, which meet at a loopback address, as on two machines."""

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.comparing import assert_same_roles, metrics_of, weights_in
-from tests.distributed.processes import POLICY_INIT, PPO, QUIET_CPU, REWARD
+from tests.distributed.processes import POLICY_INIT, PPO, REWARD
+from tests.support.forking import QUIET_CPU
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+# The daily suite starts programs so in tests of faults, of signals and of a script's whole run.
+pytestmark = [pytest.mark.distributed, pytest.mark.nightly]
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,9 +20,10 @@ from data_utils.images import ImagePipeline
 from data_utils.row_settings import RowSettings
 from data_utils.tokens import SegmentEncoder
 from llava_rlhf import initialize_policy_model, train_reward_model
-from llava_rlhf.assembly.roles import new_policy, new_reward_model
+from llava_rlhf.assembly.reward_models import new_reward_model
+from llava_rlhf.assembly.roles import new_policy
 from llava_rlhf.runs.arguments import AdapterArguments
-from llava_rlhf.runs.role_files import RewardModelCard
+from llava_rlhf.runs.reward_card import RewardModelCard
 from models.base_fingerprint import base_fingerprint
 from models.vlm import BaseSettings
 from tests.support.tiny_data import (

@@ -29,7 +29,7 @@ KINDS = {
     "pixtral": "the vision tower 'pixtral' is not supported",
     "stored-awq": "the weights are stored as awq",
     "original-lora": "is a LoRA of an original LLaVA",
-    "llava-next": "model_type 'llava_next' is not a LLaVA model in Hugging Face format",
+    "unknown-family": r"model_type 'video_llava' is not a LLaVA .*model in Hugging Face format",
     "cache-root": r"name its snapshots/<id>, .*/snapshots/abc123",
 }
 PARTS = {

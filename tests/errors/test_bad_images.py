@@ -205,7 +205,7 @@ def see_unusual(case, world):
     save, colours = UNUSUAL[case]
     name = save(world.images)
     assert check_image(world.images, name) is None
-    image = world.pipeline._open(world.images, name)  # 40 × 20 in the middle of a square
+    image = world.pipeline.opened(world.images, name)  # 40 × 20 in the middle of a square
     assert image.size == (40, 40)
     for x, colour in zip((10, 30), colours, strict=True):
         assert np.abs(np.array(image.getpixel((x, 20))) - colour).max() <= 12, (x, image.getpixel((x, 20)))
@@ -242,7 +242,7 @@ def test_every_exif_orientation_is_undone(world):
     for number, how in undo.items():
         stored = Image.fromarray(upright).transpose(Image.Transpose[how])
         stored.save(world.images / "turned.png", exif=with_orientation(number))
-        seen = np.asarray(world.pipeline._open(world.images, "turned.png"))[4:16]
+        seen = np.asarray(world.pipeline.opened(world.images, "turned.png"))[4:16]
         assert np.array_equal(seen, upright), number
 
 

@@ -18,6 +18,8 @@ from tests.errors.documented import documented
 from tests.support.tiny_models import TinyShape, save_tiny_base
 
 ZERO2 = Path(__file__).parents[2] / "scripts" / "zero2.json"
+ZERO3 = Path(__file__).parents[2] / "scripts" / "zero3.json"
+SERVER = "http://127.0.0.1:9"  # nobody is asked
 
 
 @contextmanager
@@ -91,6 +93,14 @@ DAMAGED = {
         lambda folder: rewrite(folder / REWARD_HEAD, lambda state: {**state, "weight": torch.zeros(1, 128)}),
     ),
     "head-cut-off": ("reward", lambda folder: cut_file(folder / REWARD_HEAD)),
+    "head-of-another-kind": (
+        "reward",
+        lambda folder: edit_json(folder / "reward_model.json", reward_head="mlp"),
+    ),
+    "card-unknown-head": (
+        "reward",
+        lambda folder: edit_json(folder / "reward_model.json", reward_head="tree"),
+    ),
     "card-no-json": ("reward", lambda folder: (folder / "reward_model.json").write_text("{")),
     "card-wrong-type": ("reward", lambda folder: edit_json(folder / "reward_model.json", facts="yes")),
     "card-other-base": (
@@ -104,6 +114,14 @@ FLAG = {
     "policy": "policy_model_name_or_path",
     "reward": "reward_model_name_or_path",
 }
+MENTIONS = {"fact_reward": "mentions"}
+
+
+def words(folder: Path, text: str) -> Path:
+    (folder / "words.txt").write_text(text)
+    return folder / "words.txt"
+
+
 # case → program and flags; a callable is called with the temporary folder
 SETTINGS = {
     "unknown-flag": ("reward", {"lerning_rate": 1}),
@@ -123,6 +141,66 @@ SETTINGS = {
     "prompts-below-processes": ("ppo", {"rollout_batch_size": 128, "step_batch_size": 32}),
     "rollouts-not-divided": ("ppo", {"rollout_batch_size": 6}),
     "steps-not-divided": ("ppo", {"step_batch_size": 3}),
+    "samples-from-parts": ("ppo", {"deepspeed": ZERO3}),
+    "cache-of-parts": (
+        "ppo",
+        {"deepspeed": ZERO3, "feature_cache": "cache", "rollout_engine": "vllm", "vllm_servers": SERVER},
+    ),
+    "policy-rests-under-deepspeed": ("ppo", {"value_warmup_steps": 1, "deepspeed": ZERO2}),
+    "no-gradient-of-a-kl": ("ppo", {"kl_placement": "loss"}),
+    "entropy-not-computed": ("ppo", {"entropy_coef": 0.01, "log_entropy": False}),
+    "nothing-to-correct": ("ppo", {"importance_correction": "truncated"}),
+    "cap-below-1": ("ppo", {"importance_correction": "truncated", "importance_cap": 0.5}),
+    "cap-of-nothing": ("ppo", {"importance_cap": 3}),
+    "all-means-are-one": ("ppo", {"loss_normalization": "sequence", "numerics": "published"}),
+    "critic-without-schedule": ("ppo", {"value_learning_rate": 1e-3, "learning_rate": 0}),
+    "critic-without-facts": ("ppo", {"value_sees_facts": True, "facts": False, "allow_prompt_change": True}),
+    "sentences-in-groups": (
+        "ppo",
+        {"advantage_estimator": "rloo", "samples_per_prompt": 4, "reward_placement": "sentence"},
+    ),
+    "discount-in-groups": (
+        "ppo",
+        {"advantage_estimator": "grpo", "samples_per_prompt": 4, "gamma": 0.9},
+    ),
+    "policy-never-moves": ("ppo", {"value_warmup_steps": 99}),
+    "group-of-one": ("ppo", {"advantage_estimator": "rloo"}),
+    "cut-groups": ("ppo", {"samples_per_prompt": 3}),
+    "critic-flags-without-critic": (
+        "ppo",
+        {"advantage_estimator": "reinforce", "normalize_returns": True, "lam": 0.9},
+    ),
+    "whitened-groups": (
+        "ppo",
+        {"advantage_estimator": "grpo", "samples_per_prompt": 4, "whiten_advantages": True},
+    ),
+    "whitened-rewards-again": ("ppo", {"normalize_returns": True, "whiten_rewards": True}),
+    "spread-without-groups": ("ppo", {"divide_by_group_spread": False}),
+    "beta-of-one": ("ppo", {"ensemble_beta": 0.5}),
+    "beta-below-0": ("ppo", {"ensemble_beta": -1, "more_reward_models": ["/a"]}),
+    "fact-flags-without-reward": ("ppo", {"fact_wrong_score": -2}),
+    "no-score-left": ("ppo", {"reward_model_coef": 0}),
+    "silence-pays": ("ppo", {**MENTIONS, "fact_right_score": 0, "fact_coverage_score": 0}),
+    "mistakes-pay": ("ppo", {**MENTIONS, "fact_wrong_score": 1}),
+    "facts-name-nothing": ("ppo", {**MENTIONS, "fact_words": "shapes"}),
+    "no-place-for-a-thing": (
+        "ppo",
+        {**MENTIONS, "unmentioned": "ask_picture", "picture_question": "what is there?"},
+    ),
+    "nothing-is-asked": ("ppo", {**MENTIONS, "picture_question": "is it a {thing}?"}),
+    "asked-in-parts": (
+        "ppo",
+        {
+            **MENTIONS,
+            "unmentioned": "ask_picture",
+            "deepspeed": ZERO3,
+            "rollout_engine": "vllm",
+            "vllm_servers": SERVER,
+        },
+    ),
+    "no-synonyms": ("ppo", {**MENTIONS, "fact_synonyms": "/no/such/words.txt"}),
+    "synonyms-of-two": ("ppo", {**MENTIONS, "fact_synonyms": lambda folder: words(folder, "kitty, dog\n")}),
+    "synonyms-without-letters": ("ppo", {**MENTIONS, "fact_synonyms": lambda folder: words(folder, "犬\n")}),
     "no-row-left": ("policy", {"query_len": 3}),
     "output-is-a-file": ("policy", {"output_dir": lambda folder: folder / "file" / "run"}),
     # Not even an administrator can make files there.

@@ -6,7 +6,17 @@ import importlib
 import re
 from pathlib import Path
 
-from llava_rlhf import answer_prompts, initialize_policy_model, score, train_reward_model, train_rl_model
+from llava_rlhf import (
+    answer_prompts,
+    initialize_policy_model,
+    score,
+    serve_policy,
+    train_reward_model,
+    train_rl_model,
+)
+from llava_rlhf.conversion import rename_weights
+from llava_rlhf.evaluation.arguments import BenchmarkArguments, ScoreArguments
+from llava_rlhf.importing.arguments import ExportArguments, ImportArguments
 from llava_rlhf.runs.parsing import StrictParser
 from tests.errors.documented import DOCUMENT, HEADER, SKIPPED, rows
 from tests.house.test_departures_table import tables
@@ -52,12 +62,21 @@ def test_the_number_of_refusals_is_the_one_the_document_states():
 
 
 def test_every_flag_that_is_named_exists():
-    programs = (initialize_policy_model, train_reward_model, train_rl_model, score)
+    programs = (
+        initialize_policy_model,
+        train_reward_model,
+        train_rl_model,
+        score,
+        serve_policy,
+        rename_weights,
+    )
     known = {
         option
         for program in programs
         for option in StrictParser(program.ARGUMENTS).complete()._option_string_actions
     }
-    known |= set(StrictParser((answer_prompts.AnswerArguments,))._option_string_actions)
+    evaluation = (BenchmarkArguments, ScoreArguments)
+    for group in (answer_prompts.AnswerArguments, *evaluation, ImportArguments, ExportArguments):
+        known |= set(StrictParser((group,))._option_string_actions)
     shown_misspelt = {"--lerning_rate"}
     assert set(re.findall(r"--[a-z]\w*", DOCUMENT.read_text(encoding="utf-8"))) - known == shown_misspelt

@@ -24,6 +24,7 @@ from data_utils.problems import DataError
 from data_utils.schema import read_captions, read_dialogues, read_preferences, read_prompts
 from tests.errors.conftest import BUILD, good_rows
 from tests.errors.formats import are_texts, is_of_the_format, is_text
+from tests.support.tiers import tiered
 
 READ = {"policy": read_dialogues, "reward": read_preferences, "ppo": read_prompts}
 FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "derandomize": True}
@@ -87,7 +88,7 @@ def rows(draw, kind: str) -> Any:
 # --- rows
 
 
-@pytest.mark.parametrize("kind", READ)
+@pytest.mark.parametrize("kind", tiered(READ, quick=["ppo"]))
 def test_rows_are_accepted_exactly_when_the_format_allows_them(kind, tmp_path):
     path = tmp_path / "rows.json"
     seen = {True: 0, False: 0}

@@ -14,9 +14,7 @@ from tests.house.test_layers import name_of, python_files
 OF_ONE_FAMILY = {
     "llava_rlhf/convert_checkpoint.py": "reads the LLaVA checkpoints of 2023",
     "llava_rlhf/conversion/": "their formats, and the files that plain transformers wants of a LLaVA",
-    "llava_rlhf/tiny_world/": "builds a LLaVA",
-    "llava_rlhf/memory_planning/bases.py": "plans LLaVAs alone, of published shapes",
-    "llava_rlhf/memory_planning/settings.py": "the same",
+    "llava_rlhf/tiny_world/": "builds a base of either family that has a tiny world",
 }
 
 

@@ -79,15 +79,17 @@ def unread(sources: list[str]) -> set[str]:
     trees = [ast.parse(source) for source in sources]
     found = [pair for tree in trees for pair in argument_classes(tree)]
     family = {node.name: {node.name} for node, _ in found}  # a class and those derived from it
+    bases = {node.name: {ast.unparse(base) for base in node.bases} & family.keys() for node, _ in found}
     for node, _ in found:
-        for base in {ast.unparse(base) for base in node.bases} & family.keys():
+        for base in bases[node.name]:
             family[base].add(node.name)
     names = names_by_class([node for tree in trees for node in ast.walk(tree)], set(family))
     modules = [(mentioned(tree), set(reads(tree))) for tree in trees]
     missing = set()
     for node, fields in found:
         kinds = family[node.name]
-        receivers = kinds.union(*(names[kind] for kind in kinds))
+        kinds = kinds | bases[node.name]  # methods of a base read what is declared anew
+        receivers = kinds.union(*(names[kind] for kind in family[node.name]))
         read = {pair for words, pairs in modules if words & kinds for pair in pairs}
         missing |= {f"{node.name}.{name}" for name in fields if not any((r, name) in read for r in receivers)}
     return missing
@@ -112,6 +114,12 @@ def test_an_unread_flag_is_seen():
     assert unread([SETTINGS + METHODS]) == {
         f"Settings.{name}" for name in ("only_checked", "of_another", "only_written")
     }
+
+
+def test_a_flag_that_is_declared_anew_is_read_by_what_it_inherits():
+    base = "class Settings:\n" + FIELD.format("used") + "    def twice(self):\n        return 2 * self.used\n"
+    derived = "class More(Settings):\n" + FIELD.format("used") + FIELD.format("new")
+    assert unread([base, derived]) == {"More.new"}
 
 
 def test_what_a_parser_returned_counts_where_the_class_is_spoken_of():

@@ -56,7 +56,15 @@ def test_help_is_in_the_words_of_a_command_line(command, capsys, monkeypatch):
         assert {"model_name_or_path", "output_dir"} <= told
 
 
-@pytest.mark.parametrize("module", [module for module in runnable() if module not in NO_EXAMPLE])
+@pytest.mark.parametrize(
+    "module",
+    [
+        # The planner's is a plan of a published size.
+        pytest.param(module, marks=pytest.mark.slow if module.endswith("plan_memory") else ())
+        for module in runnable()
+        if module not in NO_EXAMPLE
+    ],
+)
 def test_examples_can_be_pasted(module, monkeypatch):
     """Every flag is known, has a value that it takes, and none is missing; the files need not be there."""
     if module in OWN_PARSING:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tiers import tiered
+
 ROOT = Path(__file__).resolve().parents[2]
 # As `pip install --editable` makes the packages known: behind whatever lies on the path.
 EDITABLE = f"""
@@ -75,7 +77,7 @@ class Place:
         return self.run(sys.executable, "script.py", ROOT)
 
 
-@pytest.fixture(params=LAYOUTS)
+@pytest.fixture(params=tiered(LAYOUTS, quick=["package"]))
 def place(request, tmp_path) -> Place:
     return Place(tmp_path, request.param)
 

@@ -138,6 +138,14 @@ def write_answers(path: Path, world: Path, samples: int = 1) -> None:
     )
 
 
+def there_and_back(folder: Path, images: Path) -> list[tuple[str, ...]]:
+    """Preferences to another trainer's rows, and those imported."""
+    preferences, rows = folder / "preferences.json", folder / "trl.jsonl"
+    flags = command_line(preferences_file=preferences, format="trl", output_file=rows)
+    back = command_line(source=rows, image_folder=images, output_dir=folder / "imported")
+    return [("make_dataset", "export", *flags), ("make_dataset", "import", *back)]
+
+
 def test_work_without_a_model_loads_no_torch(tmp_path, monkeypatch):
     own, world, ppo = tmp_path / "own", tmp_path / "world", tmp_path / "ppo"
     sizes = {f"{name}_images": 1 for name in ("train", "init", "preference", "ppo")} | {"eval_images": 2}
@@ -175,6 +183,7 @@ def test_work_without_a_model_loads_no_torch(tmp_path, monkeypatch):
                 preferences_file=tmp_path / "preferences.json", output_file=tmp_path / "dialogues.json"
             ),
         ),
+        *there_and_back(tmp_path, world / "images"),
         ("evaluate", "score", *command_line(answers=answers, output_file=scores, resamples=100, **files)),
         (
             "evaluate",

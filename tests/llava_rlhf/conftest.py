@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from llava_rlhf import initialize_policy_model, train_reward_model
-from tests.support.tiny_data import TinyData, policy_command, reward_command, write_tiny_data
+from tests.support.ppo_world import Assembled, assemble
+from tests.support.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +44,26 @@ def _train_reward_model(base: Path, data: TinyData, folder: Path) -> Path:
     argv = reward_command(data, base, folder, max_steps=5, learning_rate=1e-2, save_steps=5)
     train_reward_model.run(train_reward_model.prepare(argv))
     return folder
+
+
+@pytest.fixture(scope="session")
+def ppo_on_one_base(tiny_data, tiny_base, policy_run, reward_run):
+    """ppo_on_one_base(output_dir, **changes): command line of PPO with one shared base."""
+
+    def make(output_dir, **changes):
+        return ppo_command(tiny_data, tiny_base, policy_run, reward_run, output_dir, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def command(ppo_on_one_base, tmp_path_factory):
+    """command(**changes): the same, in one folder."""
+    folder = tmp_path_factory.mktemp("ppo")
+    return lambda **changes: ppo_on_one_base(folder, **changes)
+
+
+@pytest.fixture(scope="module")
+def parts(command) -> Assembled:
+    """Four adapters that all differ, and a value head that is not 0."""
+    return assemble(command(), spread=0.05)

@@ -31,13 +31,18 @@ def test_ppo_settings_out_of_range_are_refused(changes, message):
         ppo_arguments(**changes)
 
 
-def test_ppo_refuses_zero_3_and_takes_zero_2(tmp_path):
+def test_ppo_takes_zero_3_where_others_sample_and_zero_2_always(tmp_path):
     path = tmp_path / "zero.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
+    divided = ppo_arguments(deepspeed=str(path))
     with pytest.raises(ValueError, match="use stage 2"):
-        ppo_arguments(deepspeed=str(path))
+        divided.check_engine("local")
+    divided.check_engine("vllm")
+    assert divided.divides_base
     path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
-    assert ppo_arguments(deepspeed=str(path)).deepspeed_config() == {"zero_optimization": {"stage": 2}}
+    whole = ppo_arguments(deepspeed=str(path))
+    assert whole.deepspeed_config() == {"zero_optimization": {"stage": 2}} and not whole.divides_base
+    whole.check_engine("local")
 
 
 @pytest.mark.parametrize("changes", [{"kl_coef": -1.0}, {"kl_controller": "adaptive", "kl_horizon": 0}])

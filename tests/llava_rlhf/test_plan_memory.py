@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from benchmarks.memory_tables import SCRIPTS, full_table, plans, recipe_table
 from llava_rlhf import initialize_policy_model, plan_memory, train_reward_model, train_rl_model
@@ -15,6 +16,7 @@ from llava_rlhf.memory_planning.names import PPO
 from llava_rlhf.memory_planning.plan import CONTEXT, GIB, MemoryPlan, Part, Phase, format_plan
 from llava_rlhf.memory_planning.programs import announce_plan
 from llava_rlhf.memory_planning.settings import base_of
+from tests.support.reward_models import HEAD, moved, with_mlp_head
 from tests.support.tiny_data import changed, policy_command, ppo_command, reward_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +36,7 @@ def published():
     return list(plans(PLANNED))
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_documents_are_what_the_planner_says(published):
     for document, table in (("docs/recipe.md", recipe_table), ("docs/memory.md", full_table)):
         there = (ROOT / document).read_text(encoding="utf-8").splitlines()
@@ -53,6 +56,7 @@ def test_bases_of_every_published_script_are_known(script):
     assert base.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_published_runs_are_planned_without_weights(published):
     assert [(name, gpus) for name, gpus, _ in published] == [
         (name, gpus) for name in PLANNED for gpus in (1, 8)
@@ -67,6 +71,7 @@ def test_published_runs_are_planned_without_weights(published):
         assert plan.total == plan.peak + CONTEXT
 
 
+@pytest.mark.slow
 def test_the_base_of_13b_in_bf16_takes_two_bytes_a_parameter(published):
     # 13.35 · 10⁹: 13.016 of Vicuna with its 64 added rows, 0.304 of the tower, 0.031 of the projector.
     parts = next(plan for name, _, plan in published if name == "reward model, 13B").held
@@ -74,6 +79,7 @@ def test_the_base_of_13b_in_bf16_takes_two_bytes_a_parameter(published):
     assert base / 2 == pytest.approx(13.35e9, rel=0.001)
 
 
+@pytest.mark.slow
 def test_merging_and_token_budgets_are_seen():
     before = planned(*SMALL)
     after = planned(*SMALL, "--merge_adapter_for_sampling", "False", "--tokens_per_micro_batch", "8192")
@@ -90,6 +96,76 @@ def test_merging_and_token_budgets_are_seen():
     single = planned(*SMALL, "--step_batch_size", "16")
     gradients = 2 * 32 * 64 * (4 * 2 * 4096 + 3 * (4096 + 11008)) + 4096 + 1
     assert phase(before, "update, policy") - phase(single, "update, policy") == 4 * gradients
+
+
+@pytest.mark.slow
+def test_without_a_critic_nothing_is_kept_or_passed_for_one():
+    before = planned(*SMALL)
+    after = planned(*SMALL, "--advantage_estimator", "rloo", "--samples_per_prompt", "4")
+    value = 2 * 32 * 64 * (4 * 2 * 4096 + 3 * (4096 + 11008)) // 2 + 4096 + 1  # rank 64 on 7B, and the head
+
+    def part(plan: MemoryPlan, words: str) -> int:
+        return sum(part.size for part in plan.held if words in part.name)
+
+    assert part(before, "adapter") - part(after, "adapter") == 4 * value
+    # What an engine says of each token of 512 answers: float32.
+    served = planned(*SMALL, "--rollout_engine", "vllm", "--vllm_servers", "http://127.0.0.1:8000")
+    numbers = [part(plan, "tokens and numbers") for plan in (served, before)]
+    assert numbers[0] - numbers[1] == 512 * 768 * 4
+    assert part(before, "moments") - part(after, "moments") == 2 * 4 * value
+    assert part(before, "tokens and numbers") - part(after, "tokens and numbers") == 512 * 768 * 8
+    assert sorted({phase.name for phase in before.phases} - {phase.name for phase in after.phases}) == [
+        phase.name for phase in before.phases if "value" in phase.name
+    ]
+    assert after.total < before.total
+
+
+@pytest.mark.slow
+def test_an_ensemble_holds_every_member_and_scores_with_each(tiny_base, tiny_data, reward_run, tmp_path):
+    folders = [moved(reward_run, tmp_path / "moved", seed=1), with_mlp_head(reward_run, tmp_path / "mlp")]
+
+    def plan(*members: Path) -> MemoryPlan:
+        argv = ppo_command(
+            tiny_data, tiny_base, tmp_path, reward_run, tmp_path, more_reward_models=members or None
+        )
+        return planned("train_rl_model", *argv)
+
+    alone, three = plan(), plan(*folders)
+    names = [phase.name.split(":")[0] for phase in three.phases if "reward" in phase.name]
+    assert names == ["scoring, reward", "scoring, reward 1", "scoring, reward 2"]
+    files = [folder / name for folder in folders for name in ("lora_reward/adapter_model.safetensors", HEAD)]
+    members = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
+    assert three.held_bytes - alone.held_bytes == members
+    linear, other = (phase.size for phase in three.phases if phase.name.startswith("scoring, reward "))
+    assert linear == next(phase.size for phase in alone.phases if phase.name.startswith("scoring, reward:"))
+    assert other >= linear
+
+
+@pytest.mark.slow
+def test_a_critic_that_sees_facts_reads_rows_as_long_as_those_that_are_scored(tiny_base):
+    tiny = [
+        "train_rl_model",
+        "--base_model_name",
+        str(tiny_base),
+        "--use_cpu",
+        "True",
+        "--response_len",
+        "16",
+        "--recipe",
+        "published",
+    ]
+    lengths = ["--query_len", "32", "--model_max_length", "128"]
+
+    def rows(*more: str) -> list[str]:
+        plan = planned(*tiny, *lengths, *more)
+        return [re.sub(r"\d+ rows of", "rows of", phase.name) for phase in plan.phases]
+
+    image = 4  # positions
+    assert f"scoring, value: rows of {32 + 16 + image - 1} positions" in rows()
+    facts = rows("--value_sees_facts", "True")
+    assert f"scoring, policy and reference: rows of {32 + 16 + image - 1} positions" in facts
+    for line in ("scoring, value: rows of", "scoring, reward: rows of", "update, value: rows of up to"):
+        assert f"{line} {128 + image - 1} positions" in facts, line
 
 
 def test_asking_a_script_starts_and_deletes_nothing(monkeypatch, tiny_base, tmp_path):
@@ -132,6 +208,7 @@ def test_what_is_wrong_is_named(argv, message):
         plan_memory.prepare(argv)
 
 
+@pytest.mark.slow
 def test_a_plan_that_does_not_fit_says_what_makes_it_smaller(capsys):
     prepared = plan_memory.prepare([*SMALL, "--gpu_gib", "24"])
     plan_memory.run(prepared)
@@ -145,6 +222,7 @@ def test_a_plan_that_does_not_fit_says_what_makes_it_smaller(capsys):
     assert "  fits in 500 GiB" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_program_prints_its_plan_before_it_trains(tiny_base, tiny_data, tmp_path, capsys):
     reward, policy = tmp_path / "reward", tmp_path / "policy"
     one = {"max_steps": 1}
@@ -170,7 +248,7 @@ def test_a_plan_that_fails_stops_no_run_and_draws_no_random_number(
     prepared = train_reward_model.prepare(argv)
     capsys.readouterr()
     before = torch.get_rng_state()
-    settings = (prepared.training, prepared.data, prepared.facts, prepared.model, prepared.run)
+    settings = (prepared.training, prepared.data, prepared.facts, prepared.model, prepared.run, prepared.head)
     announce_plan("train_reward_model", settings, prepared.train_set, 1)
     assert torch.equal(torch.get_rng_state(), before)
     assert "\n  the most in: update: 4 pairs" in capsys.readouterr().out
@@ -188,6 +266,7 @@ def without_images(rows: list[dict]) -> None:
             message["value"] = message["value"].replace("<image>\n", "")
 
 
+@pytest.mark.slow
 def test_rows_of_text_alone_are_planned_and_trained_on(tiny_base, tiny_data, tmp_path, capsys, caplog):
     data = replace(
         tiny_data,

@@ -8,6 +8,7 @@ import pytest
 
 from data_utils.problems import DataError
 from llava_rlhf.runs.run_folder import read_json_lines
+from tests.support.tiers import tiered
 from tests.support.tiny_data import FACT_PROMPT, changed
 from tests.support.tiny_models import TinyShape, save_tiny_base, save_unloadable_copy
 from tests.support.tiny_programs import PROGRAMS, prepare_program
@@ -188,7 +189,7 @@ def test_summary_only_stops_before_a_model_is_loaded(program, prepare, capsys, t
     assert read_json_lines(tmp_path / "run" / "metrics.jsonl") == []
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", tiered(PROGRAMS, quick=["reward"]))
 def test_without_that_flag_the_broken_weights_are_noticed_by_run_only(program, prepare):
     prepared = prepare(program)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):

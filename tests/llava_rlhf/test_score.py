@@ -10,14 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_utils.batches import PairCollator, right_pad
+from data_utils.batches import PairCollator
 from llava_rlhf import answer_prompts, score, train_reward_model
 from llava_rlhf.assembly.image_features import SeenImages
-from llava_rlhf.assembly.roles import trained_reward_model
+from llava_rlhf.assembly.reward_models import trained_reward_model
 from llava_rlhf.evaluation.reward_scoring import score_dataset
 from llava_rlhf.evaluation.reward_summary import pair_numbers
 from llava_rlhf.evaluation.score_records import json_line
-from llava_rlhf.ppo.actor_critic import Responses
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.supervised.reward_trainer import PairScorer
 from models.vlm import BaseSettings
@@ -160,9 +159,8 @@ def test_answers_score_as_in_ppo(answers, data, tiny_base, policy, reward, tmp_p
         for line in lines
     ]
     images = SeenImages().encode("reward", reward_model.bank.vlm, batch.images, batch.items)
-    ids, real = right_pad(responses, PAD)
     with torch.no_grad():
-        expected = assembled.trainer.collector._scores(batch.items, Responses(ids, real, real), images)
+        expected = assembled.trainer.collector.scorer.scores(batch.items, responses, images)[:, 0]
     got = torch.tensor([line["score"] for line in lines])
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
     assert expected.std() > 0.05 and len(lines) == summary["all"]["answers"] == 32
@@ -205,7 +203,7 @@ def test_scores_do_not_depend_on_the_batch_size(kind, data, answers, reward, tin
     model = trained_reward_model(tiny_base, BaseSettings(), reward)
     # In float32 other batches round otherwise (measured 2e-6); with a base in float64 only a mistake would remain.
     for tolerance in (1e-5, 1e-6):
-        alone, *together = (score_dataset(model, dataset, PAD, size) for size in (1, 5, 64))
+        alone, *together = (score_dataset([model], dataset, PAD, size)[..., 0] for size in (1, 5, 64))
         for other in together:
             torch.testing.assert_close(other, alone, rtol=0, atol=tolerance)
         model.double()

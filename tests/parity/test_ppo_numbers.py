@@ -18,8 +18,8 @@ from torch import Tensor
 
 from data_utils.batches import PromptBatch, collate_prompts
 from llava_rlhf.ppo.actor_critic import Responses
+from llava_rlhf.ppo.experience import Experience
 from llava_rlhf.ppo.reward_shaping import shape_rewards
-from llava_rlhf.ppo.rollout import Experience
 from llava_rlhf.ppo.trainer import PPOTrainer
 from llava_rlhf.runs.role_files import POLICY, VALUE, VALUE_HEAD
 from models.generation import Sample
@@ -62,7 +62,7 @@ class Recording:
 class RecordedOrder:
     """Takes the place of the prompt stream: the recorded rollouts in the recorded order."""
 
-    steps_per_epoch, rollout_batch_size = 1, ROWS
+    steps_per_epoch, prompts_per_step = 1, ROWS
 
     def __init__(self, recording: Recording):
         self.recording = recording
@@ -123,6 +123,7 @@ def command(golden, recordings, converted_base, converted_policy, converted_rm8,
         image_folder=recordings / "images",
         image_to_caption_file=recordings / "data" / "image_to_caption.json",
         reward_prompt_file=FACT_PROMPT,
+        recipe="published",
         numerics="published",
         stop_at_question_mark=True,
         query_len=64,
@@ -226,7 +227,7 @@ def test_losses_norms_rates_and_statistics(replay, recording, step):
 def test_rewards_returns_and_advantages_of_every_column(replay, recording, step):
     _, seen, trainer = replay
     shaped = shape_rewards(seen[step], RESPONSE_LEN, trainer.reward_arguments, kl_coef=0.1)
-    targets, _ = trainer._targets(seen[step], shaped)
+    targets, _ = trainer.target_maker.make(seen[step], shaped)
     # Theirs are the scores with the stop penalty, before length and correctness.
     before = shaped.score - shaped.length_bonus - shaped.correct_bonus
     assert distance(before, recording.of(step, "rollout/rewards")).max() < 1e-5

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from data_utils.batches import left_pad
+from data_utils.conversation import TEMPLATES
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt
+from data_utils.image_choices import ImageChoices
 from data_utils.schema import AnswerType, PromptRecord, read_captions
 from llava_rlhf.assembly.roles import TextSide
 from llava_rlhf.ppo.arguments import RewardArguments
+from llava_rlhf.ppo.experience import Experience
 from llava_rlhf.ppo.numerics import Numerics
 from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
-from llava_rlhf.ppo.rollout import Experience
 from models.families.llava import Llava
 from models.roles import Policy
 from tests.parity.recordings import IMAGE_ID, ORIGINAL_IMAGE_ID
@@ -64,7 +66,10 @@ def roll_out(arrays, notes, llama_tokenizer, llama_encoder):
             {name.removeprefix(stem): x for name, x in arrays.items() if name.startswith(stem)}
             for stem in ("rollout_stub/in/", f"rollout_stub/{prompt}/")
         )
-        text = TextSide(llama_tokenizer, llama_encoder, Llava, pipeline=None)
+        stops = (llama_tokenizer.eos_token_id,)
+        text = TextSide(
+            llama_tokenizer, llama_encoder, Llava, None, TEMPLATES["v1"], stops, ImageChoices("pad")
+        )
         return play(given, recorded, reward_prompts(prompt), text, *settings)
 
     return _roll_out
@@ -192,6 +197,7 @@ def test_the_missing_stop_penalty_on_and_off(roll_out, arrays, penalize, relativ
     scores, responses = (arrays[f"post_reward/in/{name}"] for name in ("rewards", "responses"))
     experience, rows = roll_out("noprompt", Numerics.PUBLISHED).experience, len(scores)
     names = {field.name for field in fields(Experience)} - {"policy_images", "reward_images"}
+    names = {name for name in names if getattr(experience, name) is not None}
     few = replace(experience, **{name: getattr(experience, name)[:rows] for name in names})
     few = replace(few, scores=scores, stopped=(responses == STOP).any(dim=1))
     settings = RewardArguments(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, read_reward_card
+from llava_rlhf.runs.reward_card import read_reward_card
+from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD
 from models.adapter_files import check_adapter_fits
 from models.adapters import AdapterBank, AdapterSpec
 from models.heads import ScalarHead

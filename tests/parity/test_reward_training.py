@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD, RewardModelCard
+from llava_rlhf.runs.reward_card import RewardModelCard
+from llava_rlhf.runs.role_files import REWARD, REWARD_HEAD
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
 from llava_rlhf.supervised.reward_trainer import PairScorer, RewardTrainer

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator
@@ -19,16 +18,17 @@ from data_utils.batches import collate_prompts
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
 from llava_rlhf.assembly.roles import PPORoles, TextSide
+from llava_rlhf.engines.policy_engine import PolicyEngine
 from llava_rlhf.ppo.actor_critic import ScoringSettings
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.assembly import stop_ids
+from llava_rlhf.ppo.estimator_arguments import EstimatorArguments
+from llava_rlhf.ppo.experience import Experience
 from llava_rlhf.ppo.micro_batches import MicroBatches
 from llava_rlhf.ppo.numerics import Numerics
 from llava_rlhf.ppo.reward_shaping import ShapedReward, shape_rewards
-from llava_rlhf.ppo.rollout import Experience, RolloutCollector
-from llava_rlhf.ppo.rollout_engine import PolicyEngine
-from llava_rlhf.ppo.trainer import PPOTrainer
-from llava_rlhf.ppo.update import Targets
+from llava_rlhf.ppo.rollout import RolloutCollector
+from llava_rlhf.ppo.targets import TargetMaker, Targets
 from models.families.llava import Llava
 from models.generation import Sample, SamplingSettings, sample
 from models.heads import ScalarHead
@@ -49,10 +49,12 @@ class WrittenModel:
 
     # Its prompts have no pictures: what stands for one is read like any other token.
     image_token_id, family, device = None, Llava, torch.device("cpu")
+    tower_is_divided = False
 
     def __init__(self, says: Tensor | None = None, states: Callable[[Tensor, Tensor], Tensor] | None = None):
         self.says, self.states = says, states
         self.model, self.vlm = nn.Identity().eval(), self
+        self.model.lm_head = nn.Identity()
         self.read: tuple[Tensor, Tensor] | None = None
         self.real: Tensor | None = None
 
@@ -152,8 +154,8 @@ class HandWrittenPolicy(Policy):
 
     def sample(self, *arguments) -> Sample:
         """What was said, without the fill."""
-        ids, mask, finite = super().sample(*arguments)
-        return Sample(ids, mask & (ids != PAD), finite)
+        said = super().sample(*arguments)
+        return said._replace(mask=said.mask & (said.ids != PAD))
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ def play(
     collector = RolloutCollector(
         roles,
         text.tokenizer,
+        text.stop_ids,
         PolicyEngine(roles.policy, sampling),
         scoring,
         InOrder(len(responses)),
@@ -220,13 +223,10 @@ def play(
 
 
 def targets(experience: Experience, shaped: ShapedReward) -> Targets:
-    """Advantages and returns as the loop makes them; that step needs no more of its trainer than this."""
-    trainer = SimpleNamespace(
-        accelerator=Accelerator(cpu=True),
-        arguments=PPOArguments("base", "policy", "reward", "output"),
-        reward_arguments=RewardArguments(),
-    )
-    return PPOTrainer._targets(trainer, experience, shaped)[0]
+    """Advantages and returns as the loop makes them."""
+    arguments = PPOArguments("base", "policy", "reward", "output")
+    maker = TargetMaker(Accelerator(cpu=True), arguments, RewardArguments(), EstimatorArguments())
+    return maker.make(experience, shaped)[0]
 
 
 def _items(given: dict[str, Tensor], reward_prompts: Sequence[Sequence[int]]) -> list[PromptItem]:

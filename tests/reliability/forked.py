@@ -17,7 +17,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from tests.distributed.processes import POLICY_INIT, PPO, PROGRAMS, QUIET_CPU, REWARD
+from tests.distributed.processes import POLICY_INIT, PPO, REWARD
+from tests.support.forking import forked_processes
 
 __all__ = ["POLICY_INIT", "PPO", "REWARD", "Kill", "Run", "finish", "start"]
 
@@ -90,9 +91,7 @@ def start(
     prepare: Callable[[], None] | None = None,
 ) -> Run:
     """Start a program; `kill` holds for process 0. `prepare`, of a module, is called in each process first."""
-    os.environ.update(QUIET_CPU)  # read by the server when it starts
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PROGRAMS, "transformers.trainer", "transformers.integrations.deepspeed"])
+    context = forked_processes()
     notes.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

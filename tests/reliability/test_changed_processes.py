@@ -9,8 +9,9 @@ from torch.testing import assert_close
 
 from tests.distributed.comparing import weights_in
 from tests.reliability.forked import POLICY_INIT, PPO, REWARD, finish
+from tests.support.tiers import tiered
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = pytest.mark.distributed
 
 EVERY_STEP = {"save_total_limit": 0}
 
@@ -23,8 +24,13 @@ def layout(program: str, world_size: int) -> dict[str, object]:
     return {**EVERY_STEP, "per_device_train_batch_size": 4 // world_size, "lora_dropout": 0.0}
 
 
-@pytest.mark.parametrize("program", [PPO, REWARD, POLICY_INIT])
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("program", "before", "after"),
+    tiered(
+        [(program, *change) for program in (PPO, REWARD, POLICY_INIT) for change in ((1, 2), (2, 1))],
+        daily=[(PPO, 1, 2), (REWARD, 2, 1)],
+    ),
+)
 def test_other_processes(program, before, after, command, uninterrupted, tmp_path):
     expected, _ = uninterrupted(program, before, **layout(program, before))
     folder = tmp_path / "run"

@@ -54,7 +54,16 @@ def test_what_matters_is_refused_and_can_be_allowed(program, change, told, prepa
 @pytest.mark.parametrize(
     ("program", "change"),
     [
-        (PPO, {"save_steps": 2, "save_total_limit": 0, "dataloader_num_workers": 2}),
+        (
+            PPO,
+            {
+                "save_steps": 2,
+                "save_total_limit": 0,
+                "dataloader_num_workers": 2,
+                "recipe": "modern",
+                "value_sees_facts": False,
+            },
+        ),
         (REWARD, {"logging_steps": 1, "save_steps": 3, "dataloader_num_workers": 2, "disable_tqdm": False}),
     ],
 )

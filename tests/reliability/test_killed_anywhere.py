@@ -13,6 +13,7 @@ import pytest
 from llava_rlhf.runs.checkpoints import complete_checkpoints
 from tests.reliability.forked import POLICY_INIT, PPO, REWARD, Kill, finish, random_kills, start
 from tests.reliability.same_runs import assert_same_run
+from tests.support.tiers import tiered
 
 KILLED = -9
 
@@ -61,8 +62,9 @@ def test_after_the_last_step_no_further_one_is_made(program, command, uninterrup
     assert survive(program, command(program, tmp_path / "run"), tmp_path, expected, [kill])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("program", "points"), [(PPO, 12), (REWARD, 6), (POLICY_INIT, 6)])
+@pytest.mark.parametrize(
+    ("program", "points"), tiered([(PPO, 12), (REWARD, 6), (POLICY_INIT, 6)], daily=[(REWARD, 6)])
+)
 def test_random_moments(program, points, command, uninterrupted, tmp_path):
     """Every third run is killed again while it continues. `KILL_TIMES` times as many; `KILL_REPORT` gets the counts."""
     points *= int(os.environ.get("KILL_TIMES", "1"))

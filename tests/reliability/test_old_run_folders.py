@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
+from llava_rlhf.ppo.checkpoints import check_roles
 from llava_rlhf.runs.run_folder import read_json_lines
 from tests.support.ppo_settings import PPO_WITH_STATE
 from tests.support.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data
@@ -29,7 +30,7 @@ TRAINER = {
     "eval_size": 4,
     "per_device_train_batch_size": 4,
 }
-PPO = {**PPO_WITH_STATE, "max_steps": 3}
+PPO = {**PPO_WITH_STATE, "normalize_returns": False, "max_steps": 3}
 CLOCKS = ("time/", "runtime", "per_second")
 
 
@@ -62,6 +63,7 @@ def numbers(path: Path) -> list[dict[str, float]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["policy", "reward", "ppo"])
 def test_an_old_run_goes_on(name, data, tmp_path):
     folder = tmp_path / name
@@ -81,3 +83,40 @@ def test_an_old_run_under_other_settings_is_refused(data, tmp_path):
     program, argv = commands(data, folder)["policy"]
     with pytest.raises(ValueError, match=r"learning_rate: then 0\.001, now 0\.01"):
         program.prepare([*argv, "--learning_rate", "0.01"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("ppo", {"overlong_responses": "mask"}, "overlong_responses: then penalize, now mask"),
+        ("ppo", {"normalize_returns": True}, "normalize_returns: then False, now True"),
+        ("reward", {"reward_head": "mlp"}, "reward_head: then linear, now mlp"),
+    ],
+)
+def test_what_an_old_run_had_no_choice_of_was_at_its_default(name, change, told, data, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(OLD / name, folder)
+    program, argv = commands(data, folder)[name]
+    more = [word for flag, value in change.items() for word in (f"--{flag}", str(value))]
+    with pytest.raises(ValueError, match=told):
+        program.prepare([*argv, *more])
+
+
+def test_a_checkpoint_with_a_critic_is_not_continued_without_one(data, tmp_path):
+    """Whatever is allowed: the optimizer would not fit."""
+    folder = tmp_path / "ppo"
+    shutil.copytree(OLD / "ppo", folder)
+    program, argv = commands(data, folder)["ppo"]
+    argv += ["--advantage_estimator", "reinforce"]
+    with pytest.raises(ValueError, match="advantage_estimator: then gae, now reinforce"):
+        program.prepare(argv)
+    with pytest.raises(
+        ValueError, match="was written with a critic, and this --advantage_estimator trains none"
+    ):
+        program.prepare([*argv, "--allow_changed_arguments", "True"])
+    shutil.rmtree(folder / "checkpoint-2" / "lora_value")
+    with pytest.raises(
+        ValueError, match="was written without a critic, and this --advantage_estimator trains one"
+    ):
+        check_roles(folder / "checkpoint-2", critic=True)
+    check_roles(folder / "checkpoint-2", critic=False)

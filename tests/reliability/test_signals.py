@@ -14,6 +14,7 @@ import pytest
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from tests.reliability.forked import POLICY_INIT, PPO, REWARD, Kill, finish, start
 from tests.reliability.same_runs import assert_same_run
+from tests.support.tiers import tiered
 
 ROOT = Path(__file__).parents[2]
 ONLY_THE_LAST = {"save_steps": 100}
@@ -71,9 +72,8 @@ def test_a_signal_while_a_checkpoint_is_written_waits_for_it(command, uninterrup
     assert_same_run(tmp_path / "run", expected)
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("program", [PPO, REWARD])
+@pytest.mark.parametrize("program", tiered([PPO, REWARD], daily=[REWARD]))
 def test_a_launcher_that_gets_the_signal(program, command, uninterrupted, tmp_path):
     """torchrun passes SIGTERM on to its whole process groups: the data loader's workers get it too."""
     half = {} if program == PPO else {"per_device_train_batch_size": 2}

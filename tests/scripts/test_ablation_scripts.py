@@ -11,6 +11,7 @@ from llava_rlhf.ablation.design import FACTORS, make_arms
 from llava_rlhf.ablation.study import make_stages
 from llava_rlhf.runs.parsing import StrictParser
 from tests.support.recorded_scripts import Call, parsed
+from tests.support.tiers import tiered
 
 SIZES = ("tiny", "7b-v1.5-224", "13b-v1.5-336")
 PLAIN = {"tiny": "tiny_reward_prompt.txt"}
@@ -20,7 +21,7 @@ def of(calls: list[Call], module: str) -> list[Call]:
     return [call for call in calls if call.module == f"llava_rlhf.{module}"]
 
 
-@pytest.fixture(params=SIZES)
+@pytest.fixture(params=tiered(SIZES, quick=SIZES[:2]))
 def size(request) -> str:
     return request.param
 
@@ -57,7 +58,7 @@ def test_an_arm_uses_what_its_seed_prepared(size, facts, runner, tmp_path):
         assert settings["penalize_no_stop_token"] is False and settings["length_bonus_score"] == -1
 
 
-@pytest.mark.parametrize("large", SIZES[1:])
+@pytest.mark.parametrize("large", tiered(SIZES[1:], quick=SIZES[1:2]))
 def test_the_base_of_the_reward_model_is_not_that_of_the_policy(large, runner, tmp_path):
     given = {"SEED": "3", "RUN_DIR": str(tmp_path), "BASE_MODEL": "/policy", "REWARD_BASE_MODEL": "/reward"}
     calls = runner.run(f"{large}/ablation_seed.sh", **given)
@@ -93,7 +94,7 @@ def test_steps_of_one_stage_only(size, runner, tmp_path):
     assert [call.value("max_steps") for call in of(arm, "train_rl_model")] == ["7"]
 
 
-@pytest.mark.parametrize("large", SIZES[1:])
+@pytest.mark.parametrize("large", tiered(SIZES[1:], quick=SIZES[1:2]))
 def test_benchmarks_keep_their_own_pictures_and_greedy_answers(large, runner, tmp_path):
     """IMAGE_FOLDER and TEMPERATURE in the environment are of the training."""
     given = {
@@ -113,7 +114,7 @@ def test_benchmarks_keep_their_own_pictures_and_greedy_answers(large, runner, tm
     assert (ppo.value("image_folder"), ppo.value("temperature")) == ("/own", "0.7")
 
 
-@pytest.mark.parametrize("large", SIZES[1:])
+@pytest.mark.parametrize("large", tiered(SIZES[1:], quick=SIZES[1:2]))
 def test_benchmarks_that_give_no_scores_are_refused_before_anything_is_trained(large, runner, tmp_path):
     given = {"SEED": "0", "RUN_DIR": str(tmp_path)}
     for benchmarks, complaint in (("pope mmhal", "JUDGE_URL"), ("pope gqa", "BENCHMARKS has gqa")):

@@ -91,6 +91,7 @@ def test_what_a_process_refuses_is_said_last(play):
     assert said.splitlines() == ["a launcher's trace", "error: it changed"]
 
 
+@pytest.mark.slow
 def test_all_missing_paths_are_one_message_and_nothing_else(tmp_path):
     """The real program, for two processes of torchrun."""
     data = write_tiny_data(tmp_path / "data")

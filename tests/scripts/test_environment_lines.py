@@ -6,6 +6,7 @@ import pytest
 
 from tests.scripts.test_launch_part import EVALUATE, TINY
 from tests.support.recorded_scripts import LARGE, ONE_CARD, ROOT, ScriptRunner
+from tests.support.tiers import tiered
 
 # Of desktops, clusters, containers and continuous integration, as they are found there.
 ORDINARY = """
@@ -40,12 +41,12 @@ def say(tmp_path):
     return _say
 
 
-@pytest.mark.parametrize("script", [*TRAINING, *EVALUATE])
+@pytest.mark.parametrize("script", tiered([*TRAINING, *EVALUATE], quick=[TRAINING[0], EVALUATE[0]]))
 def test_an_ordinary_environment_gives_no_line(script, say):
     assert say(script, **dict.fromkeys(ORDINARY, "C") | {"TMPDIR": "/tmp"}) == []
 
 
-@pytest.mark.parametrize("script", TRAINING)
+@pytest.mark.parametrize("script", tiered(TRAINING, quick=TRAINING[:3]))
 def test_what_comes_from_the_environment_is_one_line(script, say):
     lines = say(script, LEARNING_RATE="1e-9", OUTPUT_DIR="my run", SEED="")
     assert lines == [r"from the environment: LEARNING_RATE=1e-9 OUTPUT_DIR=my\ run SEED=''"]

@@ -1,4 +1,4 @@
-"""The evaluation scripts of both sizes: what they pass is read by the real parsers, for every benchmark."""
+"""The evaluation scripts of all sizes: what they pass is read by the real parsers, for every benchmark."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.recorded_scripts import Call, ScriptRunner, parsed
+from tests.support.recorded_scripts import OTHER_SIZES, Call, ScriptRunner, parsed
+from tests.support.tiers import tiered
 
-SCRIPTS = ("7b-v1.5-224/evaluate.sh", "13b-v1.5-336/evaluate.sh", "7b-1x24gb/evaluate.sh")
+SIZES = ("7b-v1.5-224", "13b-v1.5-336", "7b-1x24gb", *OTHER_SIZES)
+SCRIPTS = tuple(f"{size}/evaluate.sh" for size in SIZES)
+FOLDERS = {"DATA_DIR": "my data", "OUTPUT_DIR": "my run", "BASE_MODEL": "my base"}
 FILES = {"pope": 3, "mmhal": 1, "chair": 2}
 JUDGE = {"JUDGE_URL": "http://localhost:8000/v1", "JUDGE_MODEL": "judge-1", "JUDGE_REPEATS": "3"}
 
 
 def run(runner: ScriptRunner, script: str, tmp_path: Path, *arguments: str, **variables: str) -> list[Call]:
-    folders = {"DATA_DIR": str(tmp_path / "my data"), "OUTPUT_DIR": str(tmp_path / "my run")}
+    folders = {name: str(tmp_path / place) for name, place in FOLDERS.items()}
     return runner.run(script, *arguments, **folders | variables)
 
 
 @pytest.mark.parametrize("benchmark", FILES)
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", tiered(SCRIPTS, quick=SCRIPTS[:1]))
 def test_answers_first_then_numbers(script, benchmark, runner, tmp_path):
     calls = run(runner, script, tmp_path, "--use_cpu", "True", BENCHMARK=benchmark, **JUDGE)
     assert [(call.module, call.arguments[0]) for call in calls] == [
@@ -39,7 +42,7 @@ def test_answers_first_then_numbers(script, benchmark, runner, tmp_path):
     assert (score["judge_model"], score["judge_repeats"]) == ("judge-1", 3)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", tiered(SCRIPTS, quick=SCRIPTS[:1]))
 def test_every_variable_can_be_overridden(script, runner, tmp_path):
     text = (runner.checkout / "scripts" / script).read_text()
     names = set(re.findall(r'="\$\{(\w+):-', text))
@@ -67,10 +70,10 @@ def test_the_base_alone_and_other_benchmarks(runner, tmp_path):
     assert done.returncode == 2 and "BENCHMARK=vqa: pope, mmhal or chair" in done.stderr
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", tiered(SCRIPTS, quick=SCRIPTS[:1]))
 def test_a_dry_run_prints_what_it_would_start(script, runner, tmp_path):
     expected = [call.words for call in run(runner, script, tmp_path)]
-    folders = {"DATA_DIR": str(tmp_path / "my data"), "OUTPUT_DIR": str(tmp_path / "my run")}
+    folders = {name: str(tmp_path / place) for name, place in FOLDERS.items()}
     done = runner.start(script, DRY_RUN="1", PYTHON=sys.executable, **folders)
     assert done.returncode == 0 and not (tmp_path / "my run").exists()
     assert [tuple(shlex.split(line)[1:]) for line in done.stdout.splitlines()] == expected

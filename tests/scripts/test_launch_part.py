@@ -7,9 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.recorded_scripts import LARGE, ONE_CARD, ROOT, ScriptRunner, copy_scripts
+from tests.support.recorded_scripts import (
+    LARGE,
+    ONE_CARD,
+    OTHER_FAMILIES,
+    OTHER_SIZES,
+    ROOT,
+    ScriptRunner,
+    copy_scripts,
+)
+from tests.support.tiers import tiered
 
-EVALUATE = [f"{size}/evaluate.sh" for size in ("7b-v1.5-224", "13b-v1.5-336", "7b-1x24gb")]
+EVALUATE = [f"{size}/evaluate.sh" for size in ("7b-v1.5-224", "13b-v1.5-336", "7b-1x24gb", *OTHER_SIZES)]
 ABLATION = [
     f"{size}/ablation_{part}.sh" for size in ("7b-v1.5-224", "13b-v1.5-336") for part in ("seed", "arm")
 ]
@@ -26,13 +35,17 @@ CALLS = {
 # What a size does besides: a tiny reward model has its kind in its name, and the tiny SFT model is merged.
 OWN_STEPS = {
     "tiny/train_reward_model.sh": ["set_kind"],
-    "tiny/train_rl_model.sh": ["set_kind"],
+    "tiny/train_rl_model.sh": [
+        "set_kind",
+        "if",
+        "if",
+    ],  # what depends on the recipe, and a default with braces in it
     "tiny/train_sft.sh": ["start", "tool"],
 }
 PREPARING = {"set", "source", ":", "absolute"}  # where things are, and what has to be given
 ASSIGNED = re.compile(r'^([A-Z]\w*)=|(?<=")\s([A-Z]\w*)=""', re.MULTILINE)
 # So that all of evaluate.sh is run, and that the number of GPUs is none that is there without being asked for.
-GIVEN = {"BENCHMARK": "mmhal", "JUDGE_URL": "http://judge", "NUM_GPUS": "2"}
+GIVEN = {"BENCHMARK": "mmhal", "JUDGE_URL": "http://judge", "NUM_GPUS": "2", "FACT_REWARD": "mentions"}
 
 
 def call_of(script: str) -> str:
@@ -85,7 +98,7 @@ def own(tmp_path) -> ScriptRunner:
     return ScriptRunner(copy_scripts(tmp_path / "my own checkout"), tmp_path)
 
 
-@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, *EVALUATE, *ABLATION, *TINY])
+@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, *OTHER_FAMILIES, *EVALUATE, *ABLATION, *TINY])
 def test_below_the_variables_there_is_one_call(script):
     text = (ROOT / "scripts" / script).read_text()
     done, call = steps(text), call_of(script)
@@ -101,7 +114,14 @@ def test_a_second_step_or_a_flag_would_be_seen():
     assert len(steps(text + "launch llava_rlhf.score\n")) == 2
 
 
-@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, *EVALUATE, *TINY])
+@pytest.mark.parametrize(
+    "script",
+    tiered(
+        [*LARGE, *ONE_CARD, *OTHER_FAMILIES, *EVALUATE, *TINY],
+        quick=[LARGE[0], OTHER_FAMILIES[0], EVALUATE[0], TINY[1]],
+        daily=[LARGE[-1], ONE_CARD[0], TINY[-1]],
+    ),
+)
 def test_every_variable_is_read_and_none_has_a_default_elsewhere(script, own):
     assert unread(own, script, (ROOT / "scripts" / script).read_text()) == []
 

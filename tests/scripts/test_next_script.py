@@ -43,6 +43,15 @@ def test_the_next_script_gets_the_same_paths_and_no_other_settings(runner, tmp_p
     assert words[:-2] == [f"RUN_DIR={tmp_path}/a run", "NUM_PROCESSES=2"]
 
 
+@pytest.mark.parametrize(("size", "limits"), [("qwen3-vl-8b", ["MAX_PIXELS=409600"]), ("7b-1x24gb", [])])
+def test_the_next_script_gets_the_limits_of_a_picture(size, limits, runner):
+    """Else what was trained with them would refuse to go on."""
+    for name, (_, variable) in NEXT.items():
+        (line,) = said(runner, f"{size}/{name}.sh", MAX_PIXELS="409600", OUTPUT_DIR="run")
+        words = shlex.split(line.removeprefix("next: "))[:-2]
+        assert words == limits + ([f"{variable}={runner.cwd}/run"] if variable else [])
+
+
 @pytest.mark.parametrize(
     ("name", "given", "kept", "missing"),
     [

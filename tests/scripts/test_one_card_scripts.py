@@ -9,7 +9,7 @@ import torch
 from torch.distributed.run import parse_args as parse_torchrun
 
 from llava_rlhf import plan_memory
-from llava_rlhf.memory_planning.bases import PUBLISHED, BaseSpec
+from llava_rlhf.memory_planning.bases import BaseSpec
 from llava_rlhf.memory_planning.passes import Bank, decoding, prefill
 from llava_rlhf.memory_planning.plan import CONTEXT, GIB
 from llava_rlhf.memory_planning.ppo import DRAWING_TABLES
@@ -58,6 +58,7 @@ def settings_of(runner: ScriptRunner, script: str, tmp_path) -> tuple[Call, dict
     return call, parsed(call, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ONE_CARD)
 def test_headers_state_what_the_planner_says_and_it_fits(script):
     ((_, plan),) = plan_memory.prepare([str(ROOT / "scripts" / script)]).planned
@@ -69,7 +70,7 @@ def test_the_header_of_the_evaluation_states_what_sampling_takes(runner, tmp_pat
     script = "7b-1x24gb/evaluate.sh"
     answer, _ = runner.run(script, DATA_DIR=str(tmp_path))
     flags = parsed(answer, tmp_path)
-    base = BaseSpec.of("", PUBLISHED["7b-v1.5-224"], bits=flags["bits"], dtype=torch.bfloat16)
+    base = BaseSpec.published("7b-v1.5-224", bits=flags["bits"], dtype=torch.bfloat16)
     bank, rows = Bank(base, LoraSettings()), flags["batch_size"]
     prompt, response = flags["query_len"] - 1 + base.positions, flags["response_len"]
     features = rows * base.positions * base.hidden * base.dtype.itemsize

@@ -1,4 +1,4 @@
-"""The scripts for 8 GPUs pass the published hyper-parameters, as the real parsers read them."""
+"""The scripts for 8 GPUs pass the published hyper-parameters, as the real parsers read them; all of them with RECIPE=published."""
 
 from __future__ import annotations
 
@@ -105,6 +105,34 @@ def test_large_scripts_pass_the_published_hyper_parameters(script, runner, tmp_p
     assert (topology.module, topology.training_script) == (True, call.module)
     assert settings["output_dir"] == str(runner.checkout / "runs" / script.split("/")[0] / role_of(script))
     assert settings["use_cpu"] is True  # what follows the script's name comes last
+
+
+# What the default recipe changes of them, and nothing else.
+MODERN = {"recipe": "modern", "normalize_returns": True, "value_sees_facts": True}
+AS_IN_2023 = {
+    "recipe": "published",
+    "normalize_returns": False,
+    "value_sees_facts": False,
+    "advantage_estimator": "gae",
+    "samples_per_prompt": 1,
+    "whiten_advantages": None,
+    "value_warmup_steps": 0,
+    "value_learning_rate": None,
+}
+
+
+@pytest.mark.parametrize("script", [name for name in LARGE if "rl_model" in name])
+def test_the_recipe_of_2023_is_one_variable_away(script, runner, tmp_path):
+    data = str(tmp_path / "my data")
+    (call,), (named,) = (
+        runner.run(script, "--use_cpu", "True", DATA_DIR=data, **said)
+        for said in ({}, {"RECIPE": "published"})
+    )
+    modern, published = parsed(call, tmp_path), parsed(named, tmp_path)
+    assert {name for name in modern if modern[name] != published[name]} == set(MODERN)
+    assert {name: modern[name] for name in MODERN} == MODERN
+    expected = PUBLISHED[script] | AS_IN_2023
+    assert {name: published[name] for name in expected} == expected
 
 
 def role_of(script: str) -> str:

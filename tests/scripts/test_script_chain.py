@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.recorded_scripts import ROOT, ScriptRunner
+from tests.support.tiers import tiered
 
 ZERO_PROBE = """
 import json, sys
@@ -91,6 +92,32 @@ def test_run_all_passes_shared_variables_on_and_refuses_those_of_one_stage(tmp_p
     assert done.returncode == 2 and "takes no arguments (--seed 1)" in done.stderr and not runner.calls()
 
 
+def test_a_family_has_its_own_base_template_and_pictures_in_every_stage(tmp_path):
+    runner = ScriptRunner(ROOT, tmp_path)
+    first, second = (
+        runner.run("tiny/run_all.sh", JOBS="1", RUN_DIR="", **given)
+        for given in ({}, {"FAMILY": "qwen2_5_vl"})
+    )
+    for calls, template, pictures, base, folder in (
+        (first, "tiny", "noisy", "base", "tiny"),
+        (second, "chat", "drawn", "base-qwen2_5_vl", "tiny-qwen2_5_vl"),
+    ):
+        world, sft = calls[:2]
+        assert {call.value("version") for call in calls if "--version" in call.words} == {template}
+        assert world.value("pictures") == pictures
+        assert sft.value("model_name_or_path") == str(ROOT / "scripts/tiny" / base)
+        assert world.value("output_dir") == str(ROOT / "runs" / folder / "world")
+    assert [call.module for call in first] == [call.module for call in second]
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "tiny/run_all.sh", "tiny/build_base.sh"])
+def test_a_family_without_a_tiny_world_is_refused_with_the_list(script, tmp_path):
+    runner = ScriptRunner(ROOT, tmp_path)
+    done = runner.start(script, FAMILY="qwen3_vl")
+    assert done.returncode == 2 and not runner.calls()
+    assert "error: FAMILY=qwen3_vl: there is no tiny world for it; choose llava or qwen2_5_vl" in done.stderr
+
+
 def test_run_all_stops_at_the_first_failure(tmp_path):
     runner = ScriptRunner(ROOT, tmp_path)
     done = runner.start("tiny/run_all.sh", FAIL_ON="label_preferences")
@@ -98,9 +125,8 @@ def test_run_all_stops_at_the_first_failure(tmp_path):
     assert [call.module for call in runner.calls()][-1] == "llava_rlhf.tiny_world.label_preferences"
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
+@pytest.mark.parametrize(("name", "stage"), tiered([("zero2", 2), ("zero3", 3)], daily=[("zero3", 3)]))
 def test_zero_configurations_are_filled_by_the_trainer(name, stage, tmp_path):
     """In a process of its own: reading `--deepspeed` starts a process group. No "auto" may be left."""
     runner = ScriptRunner(ROOT, tmp_path)

@@ -11,6 +11,7 @@ import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
 from tests.support.recorded_scripts import LARGE, ONE_CARD, ROOT, ScriptRunner, parsed
+from tests.support.tiers import tiered
 
 TINY = [
     f"tiny/{name}.sh"
@@ -47,12 +48,29 @@ def test_tiny_reward_model_with_and_without_facts(facts, prompt, folder, runner,
         assert call.value("reward_prompt_file") == str(runner.checkout / "prompts" / f"{prompt}.txt")
 
 
+@pytest.mark.parametrize(
+    ("said", "settings"),
+    [
+        ({}, ("modern", True, True, 1e-3)),
+        ({"FACTS": "False"}, ("modern", True, False, 1e-3)),
+        ({"RECIPE": "published"}, ("published", False, False, 5e-4)),
+        ({"RECIPE": "published", "LEARNING_RATE": "2e-4"}, ("published", False, False, 2e-4)),
+        ({"LEARNING_RATE": "2e-4"}, ("modern", True, True, 2e-4)),
+    ],
+)
+def test_tiny_ppo_has_the_learning_rate_that_its_recipe_was_measured_at(said, settings, runner, tmp_path):
+    (call,) = runner.run("tiny/train_rl_model.sh", RUN_DIR=str(tmp_path / "run"), **said)
+    found = parsed(call, tmp_path)
+    names = ("recipe", "normalize_returns", "value_sees_facts", "learning_rate")
+    assert tuple(found[name] for name in names) == settings
+
+
 def test_facts_must_be_true_or_false(runner):
     done = runner.start("tiny/train_reward_model.sh", FACTS="yes")
     assert done.returncode == 2 and "FACTS=yes" in done.stderr and not runner.calls()
 
 
-@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, *TINY])
+@pytest.mark.parametrize("script", tiered([*LARGE, *ONE_CARD, *TINY], quick=[*LARGE[:3], TINY[0]]))
 def test_every_variable_at_the_top_can_be_overridden(script, runner):
     """Each variable gets a value of its own, which must arrive; one that others are built from is set alone."""
     text = (runner.checkout / "scripts" / script).read_text()
@@ -66,7 +84,7 @@ def test_every_variable_at_the_top_can_be_overridden(script, runner):
         assert [name for name, value in given.items() if value not in words] == []
 
 
-@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, "tiny/train_rl_model.sh"])
+@pytest.mark.parametrize("script", tiered([*LARGE, *ONE_CARD, "tiny/train_rl_model.sh"], quick=LARGE[:3]))
 def test_several_nodes(script, runner):
     nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "1234"}
     (call,) = runner.run(script, NUM_GPUS="4", NUM_PROCESSES="4", **nodes)

@@ -10,8 +10,9 @@ import sys
 import pytest
 from accelerate.state import AcceleratorState
 
-from tests.support.recorded_scripts import LARGE, ONE_CARD, ROOT, ScriptRunner
+from tests.support.recorded_scripts import LARGE, ONE_CARD, OTHER_FAMILIES, OTHER_SIZES, ROOT, ScriptRunner
 from tests.support.tiny_data import write_tiny_data
+from tests.support.tiny_families import TINY_FAMILIES
 
 TINY = [
     f"tiny/{name}.sh"
@@ -51,6 +52,17 @@ def base(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def other_bases(tmp_path_factory):
+    """Size of a script → a tiny base of its family, without weights."""
+    folder, found = tmp_path_factory.mktemp("summary"), {}
+    for family in TINY_FAMILIES:
+        if family.model_type in OTHER_SIZES.values():
+            found[family.model_type] = family.save(folder / family.model_type)
+            (found[family.model_type] / "model.safetensors").unlink()
+    return {size: found[model_type] for size, model_type in OTHER_SIZES.items()}
+
+
 def variables(data, base, folder):
     """What every script needs, by the names that all sizes have."""
     return {
@@ -75,11 +87,14 @@ def of_the_sft(data, world):
     shutil.copy(data.dialogues, world / "sft.json")
 
 
-@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, *TINY])
-def test_every_script_summarises_without_gpu_and_weights(script, data, base, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("script", [*LARGE, *ONE_CARD, *OTHER_FAMILIES, *TINY])
+def test_every_script_summarises_without_gpu_and_weights(
+    script, data, base, other_bases, tmp_path, capsys, monkeypatch
+):
     """As far as its program: bfloat16, 4 bits, DeepSpeed and tensorboard are those of the size."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     of_the_sft(data, tmp_path / "world")
+    base = other_bases.get(script.split("/")[0], base)
     given = variables(data, base, tmp_path) | {"WORLD_DIR": str(tmp_path / "world")}
     (call, *_) = ScriptRunner(ROOT, tmp_path).run(script, "--summary_only", "True", **given)
     program = importlib.import_module(call.module)
@@ -92,6 +107,7 @@ def test_every_script_summarises_without_gpu_and_weights(script, data, base, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["tiny/train_sft.sh", "7b-1x24gb/train_rl_model.sh"])
 def test_a_script_ends_with_the_summary(script, data, base, tmp_path):
     """Nothing is launched, nothing exported; eight processes of a large size need no eight GPUs."""

@@ -6,15 +6,33 @@ from typing import Any
 
 from llava_rlhf.ppo.arguments import PPOArguments
 
-# A run whose every kind of state changes: learning rate, KL coefficient, order of the rows of a second pass.
+# A run whose every kind of state changes: learning rate, KL coefficient, the critic's units, order of the rows of a
+# second pass.
 PPO_WITH_STATE = {
     "max_steps": 4,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 2,
     "kl_controller": "adaptive",
     "kl_horizon": 40,
+    "normalize_returns": True,
     "noptepochs": 2,
     "step_per_device_batch_size": 2,
+}
+
+# All that the policy's loss offers beside the published one.
+ANOTHER_LOSS = {
+    "cliprange": 0.01,
+    "cliprange_high": 0.02,
+    "dual_clip": 1.015,
+    "loss_normalization": "sequence",
+    "kl_placement": "loss",
+    "kl_estimator": "k3",
+    "kl_coef": 0.5,
+    "entropy_coef": 0.1,
+    "advantage_clip": 1.0,
+    "overlong_responses": "mask",
+    "update_kl_limit": 1e-7,
+    "noptepochs": 3,
 }
 
 

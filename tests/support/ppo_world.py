@@ -13,8 +13,9 @@ from data_utils.batches import PromptBatch, collate_prompts
 from llava_rlhf import train_rl_model
 from llava_rlhf.assembly.roles import PPORoles
 from llava_rlhf.ppo.assembly import make_accelerator
+from llava_rlhf.ppo.experience import Experience
 from llava_rlhf.ppo.preparation import PPORun
-from llava_rlhf.ppo.rollout import Experience, RolloutCollector
+from llava_rlhf.ppo.rollout import RolloutCollector
 from llava_rlhf.ppo.trainer import PPOTrainer
 from llava_rlhf.runs.run_folder import read_json_lines
 
@@ -38,8 +39,10 @@ def metrics_of(folder: Path) -> list[dict[str, float]]:
 
 def trained(folder: Path) -> dict[str, Tensor]:
     """All trained weights of a run folder or checkpoint."""
-    weights = {f"head.{name}": value for name, value in load_file(folder / "value_head.safetensors").items()}
-    for role in ROLES:
+    weights, head = {}, folder / "value_head.safetensors"
+    if head.is_file():  # there is a critic
+        weights = {f"head.{name}": value for name, value in load_file(head).items()}
+    for role in ROLES if weights else ROLES[:1]:
         adapter = load_file(folder / role / "adapter_model.safetensors")
         weights |= {f"{role}.{name}": value for name, value in adapter.items()}
     return weights

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accelerate.state import AcceleratorState
 
+from llava_rlhf.engines.arguments import ServerArguments
 from llava_rlhf.evaluation.arguments import AnswerArguments
 from llava_rlhf.export_policy import ExportArguments
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
@@ -26,9 +27,20 @@ LARGE = (
 ONE_CARD = tuple(
     f"7b-1x24gb/{name}.sh" for name in ("train_reward_model", "initialize_policy_model", "train_rl_model")
 )
+# Sizes of other families, and the family of each.
+OTHER_SIZES = {
+    "qwen2.5-vl-7b": "qwen2_5_vl",
+    "qwen3-vl-8b": "qwen3_vl",
+    "qwen2.5-vl-3b-1x24gb": "qwen2_5_vl",
+}
+OTHER_FAMILIES = tuple(
+    f"{size}/{name}.sh"
+    for size in OTHER_SIZES
+    for name in ("train_reward_model", "initialize_policy_model", "train_rl_model")
+)
 # The settings of the programs that need no launcher; the others name theirs in ARGUMENTS.
 TOOLS = {
-    "llava_rlhf.answer_prompts": (AnswerArguments, DataArguments, ModelArguments),
+    "llava_rlhf.answer_prompts": (AnswerArguments, DataArguments, ModelArguments, ServerArguments),
     "llava_rlhf.export_policy": (ExportArguments,),
     "llava_rlhf.tiny_world.make_world": (WorldArguments,),
     "llava_rlhf.tiny_world.label_preferences": (LabelArguments,),

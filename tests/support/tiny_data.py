@@ -167,7 +167,7 @@ def policy_command(data: TinyData, base: Path, output_dir: Path, /, **changes: A
 def ppo_command(
     data: TinyData, base: Path, policy: Path, reward_model: Path, output_dir: Path, /, **changes: Any
 ) -> list[str]:
-    """Command line of train_rl_model.py: 2 PPO steps of 8 rollouts, 2 optimizer steps of 4 rows each."""
+    """Command line of train_rl_model.py: 2 PPO steps of 8 rollouts, 2 optimizer steps of 4 rows each, settings as published."""
     settings = _shared(
         data,
         dataset_path=data.prompts,
@@ -177,6 +177,7 @@ def ppo_command(
         reward_prompt_file=data.fact_prompt,
         image_to_caption_file=data.captions,
         output_dir=output_dir,
+        recipe="published",
         rollout_batch_size=8,
         rollout_per_device_batch_size=4,
         reward_model_per_device_batch_size=4,

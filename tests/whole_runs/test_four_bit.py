@@ -15,9 +15,10 @@ from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
-from llava_rlhf.assembly import roles as assemble
+from llava_rlhf.assembly import reward_models as assemble
 from models.adapters import AdapterBank, AdapterSpec
 from models.vlm import BaseSettings, VisionLanguageModel, load_base
+from tests.support.tiers import tiered
 from tests.support.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data
 
 LAYERS = {4: bitsandbytes.nn.Linear4bit, 8: bitsandbytes.nn.Linear8bitLt}
@@ -72,7 +73,7 @@ def train_all_three(data: TinyData, base: Path, root: Path, **settings) -> None:
             assert all(line[key] > 0 for key in FINITE_ABOVE_ZERO if key in line)
 
 
-@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bits", tiered([4, 8], daily=[4]))
 def test_the_programs_train_on_a_quantised_base(bits, data, tiny_base, tmp_path, loaded):
     train_all_three(data, tiny_base, tmp_path, bits=bits)
     assert len(loaded) == 3  # PPO: one base for the four roles
@@ -84,6 +85,7 @@ def test_the_programs_train_on_a_quantised_base(bits, data, tiny_base, tmp_path,
         assert all("language_model" in name for name in quantised)
 
 
+@pytest.mark.slow
 def test_paged_8_bit_adam_and_checkpointing_under_ppo(data, tiny_base, tmp_path, loaded):
     """The published memory savers together: NF4 base, paged AdamW, recomputed activations."""
     train_all_three(data, tiny_base, tmp_path, bits=4, optim="paged_adamw_32bit", gradient_checkpointing=True)

@@ -46,8 +46,15 @@ def test_the_notebook_is_clean():
     assert set(notebook["metadata"]["kernelspec"]) == {"display_name", "language", "name"}
 
 
+# Continuous integration has a quickstart, and reads that one; to make one more takes minutes.
+WITH_QUICKSTART = pytest.mark.slow if "QUICKSTART_RUN" in os.environ else pytest.mark.nightly
+
+
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory) -> Path:
+    """The run folder that QUICKSTART_RUN names, or one of its own."""
+    if "QUICKSTART_RUN" in os.environ:
+        return Path(os.environ["QUICKSTART_RUN"])
     run = tmp_path_factory.mktemp("runs") / "quickstart"
     script = ROOT / "scripts" / "tiny" / "run_all.sh"
     start(["bash", script], PYTHON=sys.executable, RUN_DIR=str(run), **SMALL)
@@ -69,7 +76,7 @@ def start(command, cwd: Path = ROOT, **variables: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@WITH_QUICKSTART
 def test_every_cell_runs_on_a_quickstart(quickstart, tmp_path):
     said = start([sys.executable, "-c", KERNEL, NOTEBOOK], tmp_path, RUN_DIR=str(quickstart))
     assert said.count("  before: ") == said.count("  after: ") == 4
@@ -77,5 +84,6 @@ def test_every_cell_runs_on_a_quickstart(quickstart, tmp_path):
         r"facts (?:shown|hidden) +right about (\d+) of \d+, mean margin [+-]\d+\.\d\d", said
     )
     assert int(shown) > 20 and int(hidden) <= 40  # of 40; which way round "yes" and "no" are is then right
-    assert re.findall(r"step +(\d+)  reward [+-]\d", said) == ["1", "2"]
+    steps = re.findall(r"step +(\d+)  reward [+-]\d", said)
+    assert len(steps) >= 2 and steps == [str(number + 1) for number in range(len(steps))]
     assert list(tmp_path.iterdir()) == []

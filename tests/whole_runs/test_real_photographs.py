@@ -100,6 +100,7 @@ def test_the_reward_model_is_evaluated_and_carries_its_prompt(reward_model):
     assert "{factual_prompt}" in card["prompt"] and "grounding the response in the image" in card["prompt"]
 
 
+@pytest.mark.slow
 def test_ppo_metrics_are_finite(ppo):
     metrics = lines(ppo / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [1, 2]
@@ -107,6 +108,7 @@ def test_ppo_metrics_are_finite(ppo):
     assert metrics[0]["objective/kl_sum_seq"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 2])
 def test_rollouts_are_complete(ppo, data, step):
     rows = lines(ppo / f"rollouts/{step:06d}.jsonl")

@@ -41,6 +41,7 @@ def grid(tmp_path_factory) -> Iterator[SmallStudy]:
         yield study
 
 
+@pytest.mark.slow
 def test_a_grid_is_run_once_and_its_effects_are_known(grid, capsys):
     calls = grid.calls()
     assert len(calls) == len(set(calls)) == 3 * 49
@@ -70,6 +71,7 @@ def test_a_grid_is_run_once_and_its_effects_are_known(grid, capsys):
     assert (grid.output_dir / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_measures_are_chosen_and_unknown_ones_named(grid):
     grid.run("--report_only", "True", "--measures", "sampled/odd")
     assert "| ingredient | sampled/odd |" in (grid.output_dir / "ablation.md").read_text()

@@ -25,7 +25,7 @@ SIZES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_study_of_the_tiny_world(tmp_path):
     study = tmp_path / "study"
     settings = {

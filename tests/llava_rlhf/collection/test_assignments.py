@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from data_utils.fact_lists import NO_FACTS, fact_list
 from data_utils.schema import read_preferences
 from llava_rlhf.collection.assignments import RESERVED_SECONDS
 from llava_rlhf.collection.folder import CollectionFolder
@@ -128,7 +129,13 @@ def test_what_was_taken_back_counts_nowhere_but_stays_in_the_journal(tmp_path):
 
 
 def test_ties_and_both_bad_are_no_preferences_and_captions_travel(tmp_path):
-    lines = [line(0, captions=["a dog."]), line(1), line(2), line(3, image=[], answer_type="YES_IN_YESNO")]
+    facts = [{"source": "boxes", "object": "dog", "confidence": 0.9}]
+    lines = [
+        line(0, captions=["a dog."], facts=facts),
+        line(1),
+        line(2),
+        line(3, image=[], answer_type="YES_IN_YESNO"),
+    ]
     folder, queue = open_queue(tmp_path, lines)
     verdicts = {0: FIRST, 1: TIE, 2: BAD, 3: SECOND}
     while (showing := queue.show("ann")) is not None:
@@ -137,6 +144,7 @@ def test_ties_and_both_bad_are_no_preferences_and_captions_travel(tmp_path):
     records, problems = read_preferences(folder.preferences.path)
     assert not problems
     assert [(one.id, one.preference) for one in records] == [("p0", 1), ("p3", 2)]
+    assert records[0].facts == fact_list(facts, "facts") and records[1].facts == NO_FACTS
     assert records[0].captions == ("a dog.",) and records[0].images == ("0.png",)
     assert records[1].images == () and records[1].extra["caption_type"] == 7
     assert json.loads(folder.preferences.path.read_text())[1]["conversations"][1]["value"] == "second 3"

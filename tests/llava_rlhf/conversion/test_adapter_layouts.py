@@ -20,6 +20,7 @@ from tests.llava_rlhf.conversion.original_adapters import (
     write_head,
     write_reward_model,
 )
+from tests.support.reward_models import with_mlp_head
 from tests.support.tiny_models import TinyShape, save_tiny_base
 
 LAYERS = "base_model.model.model.layers."
@@ -173,6 +174,15 @@ def test_half_a_ppo_checkpoint_of_ours_is_refused(lost, small_base, checkpoints,
     shutil.move(ours / lost, tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=f"not a whole PPO run or checkpoint: it lacks {lost}"):
         find_ours(ours)
+
+
+def test_a_head_that_the_original_has_no_file_for_is_refused(reward_run, tmp_path):
+    assert find_ours(reward_run).kind == REWARD_KIND
+    folder = with_mlp_head(reward_run, tmp_path / "mlp")
+    with pytest.raises(
+        ValueError, match="has a head of kind mlp, and the original code knows linear ones alone"
+    ):
+        find_ours(folder)
 
 
 @pytest.mark.parametrize("lost", ["adapter_config.json", "adapter_model.bin"])

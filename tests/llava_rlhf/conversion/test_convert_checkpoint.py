@@ -14,7 +14,7 @@ import pytest
 
 from llava_rlhf import convert_checkpoint, export_policy
 from llava_rlhf.conversion.adapter_layouts import POLICY_KIND, PPO_KIND, REWARD_KIND
-from llava_rlhf.runs.role_files import RewardModelCard, read_reward_card
+from llava_rlhf.runs.reward_card import RewardModelCard, read_reward_card
 from models.adapter_files import read_adapter_config
 from models.base_fingerprint import base_fingerprint
 from models.vlm import BaseSettings, load_base

@@ -15,7 +15,8 @@ from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from llava_rlhf.conversion.adapter_layouts import POLICY_KIND, PPO_KIND, REWARD_KIND, find_original, find_ours
 from llava_rlhf.conversion.adapters import plan_to_original, plan_to_ours
-from llava_rlhf.runs.role_files import POLICY, RewardModelCard
+from llava_rlhf.runs.reward_card import RewardModelCard
+from llava_rlhf.runs.role_files import POLICY
 from models.adapters import AdapterBank, AdapterSpec
 from models.heads import ScalarHead
 from models.settings import LoraSettings

@@ -10,7 +10,8 @@ import pytest
 
 from llava_rlhf import answer_prompts, convert_checkpoint, export_policy, train_rl_model
 from llava_rlhf.conversion.adapter_layouts import POLICY_KIND, PPO_KIND, REWARD_KIND
-from llava_rlhf.runs.role_files import find_policy_adapter, read_reward_card
+from llava_rlhf.runs.reward_card import read_reward_card
+from llava_rlhf.runs.role_files import find_policy_adapter
 from models.adapter_files import read_adapter_config
 from models.adapters import AdapterBank, AdapterSpec
 from models.base_check import check_base

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from data_utils.conversation import TEMPLATES
+from data_utils.image_choices import ImageChoices
 from data_utils.images import ImagePipeline, open_picture
 from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.conversion import base_model
@@ -56,7 +57,8 @@ def test_pixels_are_made_as_the_original_says(told, mode, pair, pictures):
             picture.name
         )
         for either in ("pad", "square"):  # our programs are told the mode, whatever is written
-            ours = load_text_side(pair.output, either).pipeline(picture.parent, [picture.name]).pixels
+            text = load_text_side(pair.output, ImageChoices(either), "v1")
+            ours = text.pipeline(picture.parent, [picture.name]).pixels
             assert torch.equal(ours, ImagePipeline(tower, either)(picture.parent, [picture.name]).pixels)
 
 
@@ -161,6 +163,7 @@ def test_the_shipped_base_has_published_names_and_its_old_fingerprints(tmp_path)
 
 
 def test_the_shipped_base_is_read_as_our_programs_read_it():
-    questions_on_all_pictures(load_text_side(SHIPPED, "pad"), TEMPLATES["tiny"], SHIPPED, 80)
+    text = load_text_side(SHIPPED, ImageChoices("pad"), "tiny")
+    questions_on_all_pictures(text, TEMPLATES["tiny"], SHIPPED, 80)
     written = GenerationConfig.from_pretrained(SHIPPED)
     assert (written.eos_token_id, written.suppress_tokens, written.do_sample) == (2, [3], None)

@@ -176,7 +176,7 @@ def test_an_original_given_as_a_base_is_answered_with_the_command(pair):
 
 def test_other_directories_are_refused_as_a_base(pair):
     edit_json(pair.source / "config.json", mm_vision_tower=None)
-    with pytest.raises(ValueError, match="not a LLaVA model in Hugging Face format"):
+    with pytest.raises(ValueError, match=r"not a LLaVA .*model in Hugging Face format"):
         check_base(pair.source)
     (pair.source / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):

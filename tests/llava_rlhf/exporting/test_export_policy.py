@@ -129,6 +129,7 @@ def test_parity_sees_a_merge_without_the_adapter(tiny_base, run_folder, tmp_path
         measure_parity(tiny_base, adapter, tiny_base, prompts, torch.float32, Questions())
 
 
+@pytest.mark.slow
 def test_nothing_is_left_where_the_comparison_fails(tiny_base, run_folder, tmp_path, monkeypatch):
     prepared = export_policy.prepare(
         command_line(
@@ -170,6 +171,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(tiny_base, run_folder, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_own_prompts(tiny_base, run_folder, tmp_path, capsys):
     data = write_tiny_data(tmp_path / "data")
     flags = {"check_prompts": data.prompts, "image_folder": data.images, "check_rows": 4}
@@ -214,6 +216,7 @@ def test_vllm_takes_a_few_ranks_only():
     assert found == [8, 8, 8, 16, 64, 128]
 
 
+@pytest.mark.slow
 def test_merged_model_answers_in_a_process_without_this_project(tiny_base, run_folder, tmp_path):
     merged = export(tiny_base, run_folder / "checkpoint-3", tmp_path / "merged", check_rows=0)
     program = (

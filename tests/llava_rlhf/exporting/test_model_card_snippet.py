@@ -13,6 +13,7 @@ import pytest
 
 from llava_rlhf import answer_prompts
 from tests.llava_rlhf.exporting.exports import export
+from tests.support.tiers import tiered
 from tests.support.tiny_data import command_line
 
 QUESTION = "What is in the image?"
@@ -102,16 +103,25 @@ def ours(exported, pictures, tmp_path_factory) -> list[str]:
     return right
 
 
-@pytest.mark.parametrize("kind", ["merged", "adapter"])
+@pytest.mark.parametrize(
+    ("exported", "kind"),
+    tiered(
+        [(mode, kind) for mode in ("pad", "square") for kind in ("merged", "adapter")],
+        daily=[("pad", "merged"), ("square", "adapter")],
+    ),
+    indirect=["exported"],
+)
 def test_the_printed_program_answers_as_we_do(kind, exported, ours, pictures, tmp_path):
     assert strangers_answers(getattr(exported, kind), pictures, tmp_path) == ours
 
 
+@pytest.mark.slow
 def test_our_programs_answer_the_same_from_the_export(exported, ours, pictures, tmp_path):
     """They pad themselves, so the padding of the written processor must not come on top."""
     assert our_answers(exported.merged, None, exported.mode, pictures, tmp_path) == ours
 
 
+@pytest.mark.nightly
 def test_a_trained_policy_stops_where_ours_does(tiny_base, policy_run, pictures, tmp_path):
     """One that has learned to stop, from its real record."""
     merged = export(tiny_base, policy_run, tmp_path / "merged")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, GenerationConfig, LlavaForConditionalGeneration
 
 from data_utils.conversation import TEMPLATES
+from data_utils.image_choices import ImageChoices
 from data_utils.images import ImagePipeline, open_picture
 from llava_rlhf.assembly.roles import load_text_side
 from llava_rlhf.conversion.plain_files import plain_processor
@@ -42,7 +43,7 @@ def edit(file, **changes) -> None:
 
 
 def check(folder, exported, pictures) -> None:
-    text = load_text_side(exported.base, exported.mode)
+    text = load_text_side(exported.base, ImageChoices(exported.mode), "tiny")
     check_inputs(folder, text, our_inputs(text, TINY, pictures), ROWS)
 
 
@@ -71,7 +72,7 @@ def test_our_pipeline_reads_the_written_processor_as_that_of_the_base(mode, expo
         assert Llava.load_image_processor(folder).to_dict() == load_image_processor(exported.base).to_dict()
     names = [picture.name for picture in pictures]
     pipelines = [
-        load_text_side(folder, mode).pipeline(pictures[0].parent, names).pixels
+        load_text_side(folder, ImageChoices(mode), "tiny").pipeline(pictures[0].parent, names).pixels
         for folder in (exported.base, exported.merged)
     ]
     assert torch.equal(*pipelines)
@@ -95,6 +96,7 @@ def test_weights_have_published_names_and_known_fingerprints(exported):
     assert base_fingerprint(exported.merged) != base_fingerprint(exported.base)  # the adapter is in it
 
 
+@pytest.mark.slow
 def test_an_export_of_an_export_is_the_same(exported, tmp_path):
     """From the adapter alone, whose record goes along; and on top of a merged model."""
     again = export(exported.base, exported.adapter, tmp_path / "again", adapter_only=True)
@@ -107,6 +109,7 @@ def test_an_export_of_an_export_is_the_same(exported, tmp_path):
         assert (onto / name).read_bytes() == (exported.merged / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_files_of_another_age_do_not_contradict(exported, tmp_path):
     base = shutil.copytree(exported.base, tmp_path / "base")
     load_image_processor(base).save_pretrained(base)  # preprocessor_config.json

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from llava_rlhf.hub.flags import places_of
 from tests.support.hub_fetching import ROOT
+from tests.support.tiers import tiered
 
 MODEL = {
     "config.json": b"{}",
@@ -58,6 +60,7 @@ def test_of_a_summary_only_configurations_are_downloaded_and_told(hub, fetch):
     assert [name for name in hub.downloaded() if not name.endswith(".json")] == []
 
 
+@pytest.mark.slow
 def test_progress_is_shown_by_one_process_of_a_machine(hub, fetch):
     hub.add("me/model", MODEL)
     fetch(model_name_or_path="me/model", environment={"LOCAL_RANK": "1"})
@@ -67,6 +70,7 @@ def test_progress_is_shown_by_one_process_of_a_machine(hub, fetch):
     assert "Fetching" in fetch.shown and "100%" in fetch.shown
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_download_every_file_once(hub, fetch):
     hub.add("me/model", MODEL)
     with ThreadPoolExecutor(3) as pool:
@@ -102,6 +106,23 @@ def test_a_run_that_goes_on_keeps_its_commit(hub, fetch):
     assert "at commit" not in str(fetch(recorded, model_name_or_path="me/other")) + fetch.shown
 
 
+@pytest.mark.slow
+def test_models_of_a_list_stay_at_their_own_commits(hub, fetch):
+    commits = [hub.add(f"me/member{number}", MODEL) for number in (1, 2)]
+    asked = ["me/member1", "/here", "me/member2"]
+    paths = fetch(more_reward_models=asked)["more_reward_models"]
+    assert [Path(path).name for path in paths] == [commits[0], "here", commits[1]]
+    recorded = places_of({"more_reward_models": paths})
+    assert recorded == {
+        "more_reward_models.0": f"me/member1@{commits[0]}",
+        "more_reward_models.2": f"me/member2@{commits[1]}",
+    }
+    newer = [hub.add(f"me/member{number}", {**MODEL, "README.md": b"newer"}) for number in (1, 2)]
+    again = fetch(recorded, more_reward_models=asked)["more_reward_models"]
+    assert again == paths
+    assert [Path(path).name for path in fetch(more_reward_models=asked)["more_reward_models"]][::2] == newer
+
+
 def test_what_is_here_is_not_asked_for(hub, fetch, tmp_path):
     (tmp_path / "me" / "model").mkdir(parents=True)
     flags = {
@@ -123,6 +144,7 @@ def test_without_a_network_the_cache_does(hub, fetch):
     assert fetch(**flags, environment={"HF_ENDPOINT": "http://127.0.0.1:9"}) == found
 
 
+@pytest.mark.slow
 def test_the_command_of_a_refusal_gets_it(hub, fetch, tmp_path):
     """Run as it is printed, then offline."""
     hub.add("me/both", {"sft/config.json": b"1", "sft/model.safetensors": b"w"})
@@ -163,7 +185,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", tiered(REFUSED, quick=["gated", "broken"]))
 def test_what_the_hub_refuses_is_told_with_the_command(case, hub, fetch):
     import re
 

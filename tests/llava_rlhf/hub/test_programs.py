@@ -58,6 +58,7 @@ def world(tiny_base, tiny_data, policy_run, reward_run, tmp_path_factory):
         yield found
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_local_folders(world, tiny_base, tiny_data, policy_run):
     shared = {"image_folder": tiny_data.images, "version": "tiny", **LENGTHS}
     names = {
@@ -76,6 +77,7 @@ def test_answers_are_those_of_local_folders(world, tiny_base, tiny_data, policy_
     assert not [name for name in world.hub.downloaded() if "optimizer" in name or name.endswith(".bin")]
 
 
+@pytest.mark.nightly
 def test_scores_are_those_of_local_folders(world, tiny_base, tiny_data, reward_run):
     shared = {"image_folder": tiny_data.images, **LENGTHS}
     names = {
@@ -96,6 +98,7 @@ def test_scores_are_those_of_local_folders(world, tiny_base, tiny_data, reward_r
     assert (world.folder / "scores.jsonl").read_text() == output.read_text() != ""
 
 
+@pytest.mark.nightly
 def test_python_takes_ids(world):
     program = """
 from llava_rlhf import Policy, RewardModel
@@ -168,6 +171,7 @@ def test_a_script_trains_on_ids_and_goes_on_from_the_same_commit(world, tiny_dat
     assert os.path.getsize(world.folder / "own.jsonl")
 
 
+@pytest.mark.slow
 def test_the_planner_reads_the_configuration_alone(world, tmp_path):
     environment = {"HF_HOME": str(tmp_path / "fresh")}
     world.hub.requests.clear()

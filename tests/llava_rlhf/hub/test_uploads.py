@@ -16,6 +16,7 @@ from llava_rlhf.exporting.model_card import without_folders
 from tests.llava_rlhf.exporting.exports import write_run
 from tests.support.hub_fetching import ROOT
 from tests.support.hub_server import TOKEN
+from tests.support.tiers import tiered
 from tests.support.tiny_data import command_line
 
 COMMIT = "0123456789" * 4
@@ -59,6 +60,7 @@ def push(hub, tiny_base, tmp_path):
     return export
 
 
+@pytest.mark.slow
 def test_an_export_goes_up_whole_and_tells_nothing_of_this_machine(hub, push, tiny_base, tmp_path):
     status, shown = push("me/tiny-rlhf", private=True)
     assert status == 0 and f"sent it to {hub.url}/me/tiny-rlhf" in shown and "calls the base tiny" in shown
@@ -73,6 +75,7 @@ def test_an_export_goes_up_whole_and_tells_nothing_of_this_machine(hub, push, ti
     assert card.data.base_model is None and 'from_pretrained("me/tiny-rlhf")' in card.text
 
 
+@pytest.mark.slow
 def test_an_adapter_names_its_base_by_id_and_can_be_fetched_again(hub, push, fetch, tiny_base):
     hub.add("me/tiny-base", tiny_base)
     status, shown = push("me/tiny-adapter", base_model_name="me/tiny-base", adapter_only=True)
@@ -84,6 +87,7 @@ def test_an_adapter_names_its_base_by_id_and_can_be_fetched_again(hub, push, fet
     assert (folder / "adapter_model.safetensors").read_bytes() == files["adapter_model.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_failed_upload_leaves_the_export_and_tells_how_to_try_again(hub, push, tmp_path):
     hub.broken.append("/commit/")
     status, shown = push("me/tiny-rlhf", private=True)
@@ -111,7 +115,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", tiered(REFUSED, quick=["no-token", "other-owner"]))
 def test_what_will_not_be_taken_is_told_before_a_model_is_read(case, hub, push, tmp_path):
     repo, environment, server, message = REFUSED[case]
     for name, value in server.items():

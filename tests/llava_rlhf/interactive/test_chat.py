@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from data_utils.conversation import TEMPLATES, query_segments
+from data_utils.image_choices import ImageChoices
 from data_utils.schema import Turn
 from llava_rlhf import answer_prompts, chat
 from llava_rlhf.interactive import answering_models
@@ -84,7 +85,7 @@ def test_later_turns_see_earlier_ones_and_reset_forgets_them(data, tiny_base, pr
 
 def literal(base: Path, image: Path, turns: list[Turn]) -> str:
     """The answer to a dialogue token by token, each from a forward pass over everything before it."""
-    text = answering_models.load_text_side(base, "pad")
+    text = answering_models.load_text_side(base, ImageChoices(), "tiny")
     vlm = load_base(base, BaseSettings())
     features = vlm.encode_images(text.pipeline(image.parent, [image.name]).pixels, torch.tensor([0]))
     ids = []

@@ -8,12 +8,13 @@ import transformers
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_rlhf import plan_memory
-from llava_rlhf.memory_planning.bases import BaseSpec, read_config
+from llava_rlhf.memory_planning.bases import BaseSpec
 from llava_rlhf.memory_planning.weights import adapter_numbers, base_parts
 from models.adapters import AdapterBank, AdapterSpec
 from models.decoding_cache import DecodingCache
 from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
+from tests.support.tiers import tiered
 
 FAMILIES = ("Llama", "Mistral", "Qwen2")
 VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -30,7 +31,7 @@ def llava_of(family: str, **text: object) -> LlavaConfig:
     return LlavaConfig(text_config=config, vision_config=vision, image_token_index=300, image_seq_length=4)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=tiered(FAMILIES, quick=["Llama", "Qwen2"], daily=()))
 def config(request) -> LlavaConfig:
     return llava_of(request.param, num_key_value_heads=2)
 
@@ -54,7 +55,12 @@ def test_keys_and_values_of_a_family_are_those_that_it_keeps(config):
         assert (keys[1], keys[3]) == (values[1], values[3]) == (heads, channels)
 
 
-@pytest.mark.parametrize("program", ["train_reward_model", "initialize_policy_model", "train_rl_model"])
+@pytest.mark.parametrize(
+    "program",
+    tiered(
+        ["train_reward_model", "initialize_policy_model", "train_rl_model"], quick=["initialize_policy_model"]
+    ),
+)
 def test_a_family_is_planned_from_its_folder(config, program, tmp_path):
     config.save_pretrained(tmp_path)
     base = "base_model_name" if program == "train_rl_model" else "model_name_or_path"
@@ -71,7 +77,7 @@ def test_a_family_that_can_not_be_loaded_is_refused_by_name(family, tmp_path):
     with pytest.raises(
         ValueError, match=f"language model '{config.text_config.model_type}' is not supported"
     ):
-        read_config(tmp_path)
+        BaseSpec.in_folder(tmp_path)
 
 
 def test_heads_that_a_configuration_does_not_state_are_those_of_attention():

@@ -15,16 +15,18 @@ from llava_rlhf.memory_planning.weights import (
     Zero,
     adapter_numbers,
     base_parts,
+    head_numbers,
     merged_bytes,
     optimizer_bytes,
     quantised_bytes,
 )
 from models.adapters import AdapterBank, AdapterSpec
 from models.decoding_cache import GROWTH
-from models.heads import ScalarHead
+from models.heads import LINEAR, MLP, new_head
 from models.packed_features import PackedFeatures
 from models.settings import LoraSettings
 from models.vlm import VisionLanguageModel
+from tests.support.tiers import tiered
 from tests.support.tiny_models import TinyShape, tiny_llava
 
 FLOAT = 4
@@ -133,7 +135,7 @@ def test_logits_exist_for_one_chunk_at_a_time():
     assert peak(100) - peak(50) == pytest.approx(2 * FLOAT * 50 * vocabulary, rel=1e-3)
 
 
-def _kept_by_autograd(bank: AdapterBank, head: ScalarHead) -> int:
+def _kept_by_autograd(bank: AdapterBank, head: nn.Module) -> int:
     """Bytes of the distinct tensors that a forward pass of the real model keeps for its backward, weights apart."""
     kept: dict[int, int] = {}
     known = {weight.data_ptr() for module in (bank, head) for weight in module.parameters()}
@@ -160,9 +162,16 @@ def test_activations_are_those_that_autograd_keeps(base):
         VisionLanguageModel(tiny_llava(TinyShape(hidden=HIDDEN, layers=LAYERS))),
         {"it": AdapterSpec(LORA, trainable=True)},
     )
-    kept = _kept_by_autograd(real, ScalarHead(HIDDEN))
-    planned = training(Bank(base, LORA), Pass(ROWS, LENGTH, Head(ROWS * LENGTH))).saved
-    assert planned == pytest.approx(kept, rel=0.05)
+    work = Pass(ROWS, LENGTH, Head(ROWS * LENGTH))
+    kept = {kind: _kept_by_autograd(real, new_head(kind, HIDDEN)) for kind in (LINEAR, MLP)}
+    planned = {kind: training(Bank(base, LORA, head=kind), work).saved for kind in (LINEAR, MLP)}
+    assert planned[LINEAR] == pytest.approx(kept[LINEAR], rel=0.05)
+    assert planned[MLP] - planned[LINEAR] == kept[MLP] - kept[LINEAR] > 0
+
+
+@pytest.mark.parametrize("kind", [LINEAR, MLP])
+def test_a_head_has_as_many_numbers_as_planned(base, kind):
+    assert head_numbers(kind, base) == tuple(w.numel() for w in new_head(kind, base.hidden).parameters())
 
 
 def test_with_checkpointing_a_layer_keeps_what_went_into_it():
@@ -187,7 +196,7 @@ def test_under_zero_3_planned_models_are_not_cut_up(base):
     del zero
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", tiered([False, True], quick=[False]))
 def test_deep_models_are_read_off_shallow_ones(monkeypatch, checkpointing):
     config = tiny_llava(TinyShape(layers=3)).config
     config.vision_config.num_hidden_layers = 4
@@ -196,6 +205,6 @@ def test_deep_models_are_read_off_shallow_ones(monkeypatch, checkpointing):
     bank = Bank(base, LORA, checkpointing)
     read_off = (training(bank, work), image_encoding(base, 3))
     training.cache_clear()
-    image_encoding.cache_clear()
+    passes.picture_encoding.cache_clear()
     monkeypatch.setattr(passes, "at_depth", lambda measure, layers, shallow=1: tuple(measure(layers)))
     assert (training(bank, work), image_encoding(base, 3)) == read_off

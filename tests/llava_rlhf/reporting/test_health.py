@@ -11,6 +11,7 @@ import pytest
 from llava_rlhf.reporting import health as checks
 from llava_rlhf.reporting.changes import Cell, Measure, Measured
 from llava_rlhf.reporting.health import FLAG, OK, UNKNOWN, first_quarter, health, last_quarter, rise
+from llava_rlhf.reporting.page import metric_curves
 from llava_rlhf.reporting.run_data import RunData
 from llava_rlhf.reporting.statistics import Difference
 
@@ -29,14 +30,15 @@ def held_out(low: float, high: float) -> Measured:
     return Measured("", ("before", "after"), [Measure("recall", "recall", "", (Cell(0.5), after))], "")
 
 
-def states(changes=None, measured=None, steps: int = 8) -> dict[str, str]:
+def states(changes=None, measured=None, steps: int = 8, estimator: str = "gae") -> dict[str, str]:
     """Check → state; lists of two are the values of all steps but the last two, and of those."""
     series = {**FINE, **(changes or {})}
     metrics = [
         {"step": step + 1, **{name: values[step] for name, values in series.items() if values is not None}}
         for step in range(steps)
     ]
-    found = health(RunData(Path("run"), metrics), measured or held_out(0.05, 0.15))
+    arguments = {"EstimatorArguments": {"advantage_estimator": estimator}}
+    found = health(RunData(Path("run"), metrics, arguments), measured or held_out(0.05, 0.15))
     assert all(bool(check.todo) == bool(check.why) == (check.state == FLAG) for check in found)
     assert [check.state for check in found] == sorted((c.state for c in found), key=(FLAG, OK, UNKNOWN).index)
     return {check.name: check.state for check in found}
@@ -71,6 +73,37 @@ def test_thresholds(check, metric, flagged, passed):
     assert states({metric: passed}) == ALL_FINE
 
 
+def test_values_that_are_clipped():
+    assert states({"ppo/val/clipfrac": late(0.31, 0.0)}) == {**ALL_FINE, "value clip": FLAG}
+    assert states({"ppo/val/clipfrac": late(0.3, 1.0)}) == {**ALL_FINE, "value clip": OK}
+
+
+def test_an_engine_that_answers_otherwise():
+    """Its difference also has a curve, as every metric has."""
+    assert states({"engine/kl": late(2.1e-3, 0.0)}) == {**ALL_FINE, "engine": FLAG}
+    assert states({"engine/kl": late(1.9e-3, 0.1)}) == {**ALL_FINE, "engine": OK}
+    metrics = [
+        {"objective/rewards": 1.0, "engine/kl": kl, "engine/tokens_off": 0.3, "step": step}
+        for step, kl in enumerate([1e-9, 0.01], 1)
+    ]
+    run = RunData(Path("run"), metrics)
+    (check,) = [check for check in health(run, None) if check.name == "engine"]
+    assert "KL 0.01 nats a token (above 0.002 is flagged), 30% of the tokens" in check.seen
+    (curve,) = [curve for curve in metric_curves([run], ["run"]) if curve["name"] == "engine/kl"]
+    assert "KL of the engine that samples" in curve["meaning"]
+    assert curve["figure"]["series"][0]["y"] == [1e-9, 0.01]
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo", "reinforce"])
+def test_groups_without_spread_where_there_is_no_critic(estimator):
+    plain = {name: state for name, state in ALL_FINE.items() if name != "critic"}
+    groups = estimator != "reinforce"
+    for alike, state in ((late(0.51, 0.0), FLAG), (late(0.5, 1.0), OK)):
+        found = states({"ppo/groups/without_spread": alike}, estimator=estimator)
+        assert found == plain | ({"groups": state} if groups else {})
+    assert states(estimator=estimator) == plain, "a run that did not log them"
+
+
 def test_reward_and_held_out_quality():
     assert states(measured=held_out(-0.01, 0.1))["reward"] == FLAG  # flat
     assert states(measured=held_out(-0.2, -0.1))["reward"] == FLAG  # worse
@@ -101,12 +134,13 @@ def test_quarters_and_their_rise_by_hand():
 
 def test_the_thresholds_stand_in_the_document():
     text = (Path(__file__).parents[3] / "docs/run_report.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| (critic|KL|stop rate|reward|length) \|(.*)$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| (critic|KL|stop rate|reward|length|engine) \|(.*)$", text, re.MULTILINE))
     shown = {
         "critic": [f"{checks.MIN_EXPLAINED_VARIANCE}"],
         "KL": [f"{checks.MAX_KL:g}", f"{checks.MAX_KL_PER_TOKEN}", f"{checks.MIN_KL}"],
         "stop rate": [f"{checks.MIN_STOP_RATE:.0%}".replace("%", " %")],
         "reward": [f"{checks.REWARD_RISE:g} standard errors"],
+        "engine": [f"{checks.NOTABLE_ENGINE_KL}"],
         "length": [f"{checks.MIN_LENGTH_RATIO:.0%}".replace("%", " %")],
     }
     assert {name: all(number in rows[name] for number in numbers) for name, numbers in shown.items()} == (

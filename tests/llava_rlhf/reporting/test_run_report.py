@@ -12,8 +12,8 @@ from importlib.resources import files
 import pytest
 
 from llava_rlhf import run_report
-from llava_rlhf.reporting.figures import percentiles, shared_histogram
-from llava_rlhf.reporting.page import DECOMPOSITION, SCORE, TOTAL, decomposition
+from llava_rlhf.reporting.figures import calibration, percentiles, shared_histogram
+from llava_rlhf.reporting.page import DECOMPOSITION, SCORE, TOTAL, critics_calibration, decomposition
 from llava_rlhf.reporting.run_data import read_run
 from llava_rlhf.reporting.selection import Bounds, Selection
 from llava_rlhf.runs.metrics import MEANINGS, meaning_of
@@ -117,6 +117,32 @@ def test_percentiles_and_histograms_by_hand():
     edges, (first, second) = shared_histogram([[0, 24], [24, 24, 24, 12.5]])
     assert edges == list(range(25))
     assert first == [0.5, *[0] * 22, 0.5] and second == [*[0] * 12, 0.25, *[0] * 10, 0.75]
+
+
+def test_calibration_by_hand():
+    # Twenty rollouts with values 0 to 19 in disorder, which earned twice as much.
+    values = [(7 * number) % 20 for number in range(20)]
+    figure = calibration(values, [2.0 * value for value in values])
+    earned, right = figure["series"]
+    middles = [2.0 * part + 0.5 for part in range(10)]
+    assert earned["x"] == right["x"] == right["y"] == middles and right["dashed"]
+    assert earned["y"] == [2 * middle for middle in middles]
+    assert calibration([1.0] * 20, list(range(20))) is None, "a constant is right nowhere and everywhere"
+    assert calibration(list(range(9)), list(range(9))) is None
+
+
+def test_the_critics_picture_takes_the_last_half_of_the_steps(tmp_path):
+    run, _ = write_ppo_run(tmp_path, steps=4)
+    assert critics_calibration(read_run(run, ALL)) is None and "#critic" not in write_page(run)
+    for step in range(1, 5):
+        lines = [
+            rollout(row, 1.0, value=row, **{"return": 100 * step + row if row else None}) for row in range(11)
+        ]
+        write_lines(run / f"rollouts/{step:06d}.jsonl", lines)
+    found = critics_calibration(read_run(run, ALL))
+    assert found["series"][0]["x"] == [float(row) for row in range(1, 11)]  # row 0 has no return
+    assert found["series"][0]["y"] == [350.0 + row for row in range(1, 11)]  # of the steps 3 and 4
+    assert 'id="critic"' in write_page(run)
 
 
 def test_a_series_leaves_out_what_is_not_a_finite_number(tmp_path):

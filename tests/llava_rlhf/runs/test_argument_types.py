@@ -24,8 +24,13 @@ def parse_ppo(argv):
 
 def test_values_reach_their_settings(ppo_argv):
     more = "--kl_estimator k3 --missing_captions no_fact --bits 4 --facts False".split()
-    more += ["--max_kl", "12", "--guard_action", "warn"]
-    ppo, reward, data, facts, model, run, guards = parse_ppo([*ppo_argv, *more, "--resume=no"])
+    more += ["--max_kl", "12", "--guard_action", "warn", "--value_learning_rate", "1e-3"]
+    more += ["--loss_normalization", "sequence"]
+    ppo, reward, data, facts, model, run, guards, estimator, loss, *_ = parse_ppo(
+        [*ppo_argv, *more, "--resume=no"]
+    )
+    assert (loss.loss_normalization, loss.dual_clip) == ("sequence", None)
+    assert (estimator.value_learning_rate, estimator.normalize_returns) == (1e-3, False)
     assert (guards.max_kl, guards.guard_action) == (12.0, "warn")
     assert reward.kl_estimator is KLEstimator.K3 and facts.missing_captions is MissingCaptions.NO_FACT
     assert model.bits == 4 and facts.facts is False
@@ -35,7 +40,7 @@ def test_values_reach_their_settings(ppo_argv):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--kl_estimator", "k2"], "--kl_estimator.*: invalid choice: 'k2'"),
+        (["--kl_estimator", "k4"], "--kl_estimator.*: invalid choice: 'k4'"),
         (["--missing_captions", "guess"], "--missing_captions.*: invalid choice: 'guess'"),
         (["--noptepochs", "two"], "--noptepochs: invalid int value: 'two'"),
         (["--seed", "1", "2"], "unexpected value on the command line: 2|unrecognized arguments: 2"),

@@ -57,6 +57,22 @@ def test_the_means_are_those_of_the_written_rollouts(ppo_run):
         assert metrics["objective/shaped_rewards"] == pytest.approx(shaped, rel=1e-5)
 
 
+def test_rows_have_the_first_value_and_its_return(
+    ppo_run, tiny_data, tiny_base, policy_run, reward_run, tmp_path
+):
+    """With γ = λ = 1 a return is all that the answer earned, in units of the rewards, whatever the critic's are."""
+    settings = {"response_len": 4, "kl_coef": 0.3, "normalize_returns": True, "max_steps": 2}
+    run_ppo(ppo_command(tiny_data, tiny_base, policy_run, reward_run, tmp_path, **settings))
+    for folder in (ppo_run, tmp_path):
+        first, second = (read_json_lines(folder / "rollouts" / f"{step:06d}.jsonl") for step in (1, 2))
+        for row in (*first, *second):
+            assert row["return"] == pytest.approx(10 * (row["score"] - 0.3 * row["kl"]), rel=1e-5, abs=1e-4)
+        assert len({row["value"] for row in first}) == 1, "its head begins at 0"
+        assert len({row["value"] for row in second}) > 4
+    expected = statistics.fmean(row["return"] for row in first)
+    assert first[0]["value"] == pytest.approx(expected, rel=0.5), "not in units of the critic, where it is 0"
+
+
 def test_length_percentiles_where_the_longest_answers_differ(
     tiny_data, tiny_base, policy_run, reward_run, tmp_path
 ):

@@ -4,56 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llava_rlhf.runs.role_files import (
-    POLICY,
-    RewardModelCard,
-    check_template,
-    find_policy_adapter,
-    read_reward_card,
-)
-
-CARD = RewardModelCard("some/base", "is it good? {factual_prompt}\nDies", True, "v1", "pad", "0a1b")
-
-
-def test_a_card_survives_a_round_trip(reward_run, tmp_path):
-    folder = tmp_path / "reward"
-    shutil.copytree(reward_run, folder)
-    CARD.save(folder)
-    assert read_reward_card(folder) == CARD
-
-
-def test_differences_name_what_changed_but_not_where_the_base_lies():
-    assert CARD.differences(replace(CARD, base_model="moved/base", base_fingerprint="2c3d")) == []
-    changed = CARD.differences(replace(CARD, prompt="other", facts=False))
-    assert len(changed) == 2
-    assert changed[0].startswith("prompt: trained with 'is it good?") and changed[0].endswith("now 'other'")
-    assert changed[1] == "facts: trained with True, now False"
-
-
-@pytest.mark.parametrize(
-    "missing", ["reward_model.json", "reward_head.safetensors", "lora_reward/adapter_config.json"]
-)
-def test_a_reward_model_that_lacks_a_file_is_refused_by_its_name(reward_run, tmp_path, missing):
-    folder = tmp_path / "reward"
-    shutil.copytree(reward_run, folder)
-    (folder / missing).unlink()
-    with pytest.raises(ValueError, match=f"is not a reward model: it lacks {missing}"):
-        read_reward_card(folder)
-
-
-def test_a_card_with_other_keys_is_refused(reward_run, tmp_path):
-    folder = tmp_path / "reward"
-    shutil.copytree(reward_run, folder)
-    content = json.loads((folder / "reward_model.json").read_text())
-    del content["template"]
-    (folder / "reward_model.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"keys .* should be .*'template'"):
-        read_reward_card(folder)
+from data_utils.conversation import TEMPLATES
+from llava_rlhf.runs.role_files import POLICY, check_pieces, check_template, find_policy_adapter, pieces_of
+from tests.support.chatml import CHATML, OTHER_ASK
 
 
 def test_a_policy_is_found_in_a_run_a_checkpoint_or_a_plain_peft_folder(policy_run, tmp_path):
@@ -100,3 +57,26 @@ def test_an_exported_base_or_adapter_knows_its_template(tmp_path):
 def test_where_nothing_is_recorded_any_template_will_do(tmp_path):
     (tmp_path / "arguments.json").write_text("[]")
     check_template(tmp_path, tmp_path / POLICY, "v1")
+
+
+def test_an_adapter_knows_its_system_message_and_chat_template(tmp_path):
+    run = {
+        "DataArguments": {"version": "chat", "system_message": "Be brief."},
+        "ChatTemplate": pieces_of(CHATML),
+    }
+    (tmp_path / "arguments.json").write_text(json.dumps(run))
+    check_template("base", tmp_path, "chat", "Be brief.")
+    check_pieces("base", tmp_path, CHATML)
+    check_pieces("base", tmp_path, TEMPLATES["v1"])  # of that, the name is compared
+    with pytest.raises(
+        ValueError, match=r"system message 'Be brief.', not None: add --system_message 'Be brief.'"
+    ):
+        check_template("base", tmp_path, "chat")
+    with pytest.raises(
+        ValueError, match=r"another chat template than base has: piece ask .*; take the template file"
+    ):
+        check_pieces("base", tmp_path, OTHER_ASK)
+    run["DataArguments"]["system_message"] = None
+    (tmp_path / "arguments.json").write_text(json.dumps(run))
+    with pytest.raises(ValueError, match=r"system message None, not 'Be brief.': leave --system_message out"):
+        check_template("base", tmp_path, "chat", "Be brief.")

@@ -34,6 +34,7 @@ def summary(tiny_base, tiny_data, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_adapters_that_are_not_there_are_named_and_the_end_is_said(summary, tmp_path):
     done = summary()
     assert done.returncode == 0, done.stderr
@@ -42,6 +43,7 @@ def test_adapters_that_are_not_there_are_named_and_the_end_is_said(summary, tmp_
     assert done.stdout.endswith("\ndata and settings are fine; nothing was started\n")
 
 
+@pytest.mark.slow
 def test_a_missing_base_is_one_message_with_the_adapters(summary, tmp_path):
     done = summary(base_model_name="checkpoints/llava-7b")
     assert done.returncode == 2 and done.stderr.endswith(

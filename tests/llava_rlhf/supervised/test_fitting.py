@@ -12,6 +12,7 @@ import pytest
 from llava_rlhf import initialize_policy_model, train_reward_model, train_rl_model
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.supervised.fitting import fit_batches
+from tests.support.tiers import tiered
 from tests.support.tiny_data import policy_command, ppo_command, reward_command
 
 
@@ -60,10 +61,14 @@ def test_the_step_takes_every_row(asked, rows, lowered):
 
 @pytest.mark.parametrize(
     ("program", "command", "asked", "lowered"),
-    [
-        (initialize_policy_model, policy_command, (9, 2), (8, 2)),
-        (train_reward_model, reward_command, (17, 1), (16, 1)),
-    ],
+    tiered(
+        [
+            (initialize_policy_model, policy_command, (9, 2), (8, 2)),
+            (train_reward_model, reward_command, (17, 1), (16, 1)),
+        ],
+        quick=[initialize_policy_model],
+        name=lambda case: case[0],
+    ),
 )
 def test_a_batch_above_the_rows_is_lowered_recorded_and_trained(
     program, command, asked, lowered, tiny_data, tiny_base, tmp_path, caplog
@@ -110,7 +115,7 @@ def test_a_continued_run_lowers_alike(
     with caplog.at_level(logging.INFO):
         prepared = train_rl_model.prepare(argv)
     assert (
-        "16 prompts are less than --rollout_batch_size 48; going on with --rollout_batch_size 16"
+        "16 prompts are less than --rollout_batch_size 48 takes; going on with --rollout_batch_size 16"
         in caplog.text
     )
     assert "--max_steps 3 goes before --total_epochs: 3.0 passes over the 16 prompts" in caplog.text

@@ -35,6 +35,7 @@ def log_of(tmp_path):
     return _log
 
 
+@pytest.mark.slow
 def test_a_reward_model(log_of, tiny_base, tiny_data, tmp_path):
     run = tmp_path / "run"
     changes = {"eval_size": 4, "eval_strategy": "steps", "eval_steps": 1, "disable_tqdm": False}
@@ -49,6 +50,7 @@ def test_a_reward_model(log_of, tiny_base, tiny_data, tmp_path):
     assert lines[-1].startswith(f"written to {run}: ") and "reward_model.json" in lines[-1]
 
 
+@pytest.mark.slow
 def test_everything_is_shown_when_asked_for(log_of, tiny_base, tiny_data, tmp_path):
     log = log_of(
         "initialize_policy_model", policy_command(tiny_data, tiny_base, tmp_path / "run", verbose=True)
@@ -56,6 +58,7 @@ def test_everything_is_shown_when_asked_for(log_of, tiny_base, tiny_data, tmp_pa
     assert log.count("--- example") == 3 and "<- peak" in log
 
 
+@pytest.mark.slow
 def test_ppo(log_of, tiny_base, tiny_data, policy_run, reward_run, tmp_path):
     run = tmp_path / "run"
     log = log_of("train_rl_model", ppo_command(tiny_data, tiny_base, policy_run, reward_run, run))

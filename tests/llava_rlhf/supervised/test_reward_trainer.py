@@ -10,15 +10,15 @@ import torch
 from transformers import EvalPrediction
 
 from llava_rlhf import train_reward_model
-from llava_rlhf.assembly import roles
+from llava_rlhf.assembly import reward_models
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from llava_rlhf.runs.metrics import meaning_of
 from llava_rlhf.runs.parsing import ArgumentError
-from llava_rlhf.runs.role_files import read_reward_card
+from llava_rlhf.runs.reward_card import read_reward_card
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.supervised.reward_trainer import pair_metrics
 from llava_rlhf.train_reward_model import load_reward_model
-from tests.support.plain_models import PlainRole
+from tests.support.reward_models import plain_scores
 from tests.support.tiny_data import FACT_PROMPT, changed, reward_command
 from tests.support.tiny_models import STOP
 
@@ -47,18 +47,6 @@ def evaluated(tiny_data, tiny_base, tmp_path_factory):
         "metric_for_best_model": "accuracy",
     }
     return folder, run(reward_command(tiny_data, tiny_base, folder, **settings))
-
-
-def plain_scores(base, folder, dataset):
-    """For each pair the scores of outputs 1 and 2, and which of them is preferred (1 or 2)."""
-    reward_model = PlainRole(base, folder / "lora_reward", folder / "reward_head.safetensors")
-    rows = []
-    with torch.no_grad():
-        for item in (dataset[index] for index in range(len(dataset))):
-            rows.append(
-                (*(float(reward_model.score(ids, item.images)) for ids in item.input_ids), item.preference)
-            )
-    return rows
 
 
 def lines(folder, key):
@@ -202,7 +190,7 @@ def test_a_saved_model_scores_as_before_and_training_computes_no_logits(
     tiny_data, tiny_base, tmp_path, monkeypatch
 ):
     made = []
-    new_reward_model = roles.new_reward_model
+    new_reward_model = reward_models.new_reward_model
 
     def recording(*args):
         model = new_reward_model(*args)
@@ -212,7 +200,7 @@ def test_a_saved_model_scores_as_before_and_training_computes_no_logits(
         made.append(model)
         return model
 
-    monkeypatch.setattr(roles, "new_reward_model", recording)
+    monkeypatch.setattr(reward_models, "new_reward_model", recording)
     settings = {"eval_size": 4, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 1e-2}
     prepared = run(reward_command(tiny_data, tiny_base, tmp_path, **settings))
     trained_model = made[0]
@@ -242,15 +230,6 @@ def test_continued_equals_uninterrupted(tiny_data, tiny_base, tmp_path):
         assert (interrupted / name).read_bytes() == (whole / name).read_bytes()
     for before, after in zip(lines(whole, "loss"), lines(interrupted, "loss"), strict=True):
         assert before == after
-
-
-def test_seeds_cover_adapter_and_head(tiny_data, tiny_base, tmp_path):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(reward_command(tiny_data, tiny_base, tmp_path / name, max_steps=1, learning_rate=0.0, seed=seed))
-    for file in ("reward_head.safetensors", "lora_reward/adapter_model.safetensors"):
-        first, again, other = ((tmp_path / name / file).read_bytes() for name in "abc")
-        assert first == again, file
-        assert first != other, file
 
 
 def test_the_prompt_file_is_asked_for(tiny_data, tiny_base, tmp_path):

@@ -14,6 +14,7 @@ from llava_rlhf.assembly import roles
 from llava_rlhf.runs.metrics import meaning_of
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.supervised.sft_trainer import SFTTrainer
+from tests.support.tiers import tiered
 from tests.support.tiny_data import policy_command
 from tests.support.tiny_models import IMAGE, PAD
 
@@ -97,6 +98,7 @@ def test_accumulation_over_uneven_rows_equals_one_big_batch(tiny_data, tiny_base
         assert runs[size][1] == pytest.approx(runs[8][1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(tiny_data, tiny_base, tmp_path):
     for on in (False, True):
         run(policy_command(tiny_data, tiny_base, tmp_path / str(on), **SGD, gradient_checkpointing=on))
@@ -117,7 +119,7 @@ class Killed(Exception):
     """Raised in the middle of a run."""
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", tiered([False, True], quick=[False]))
 def test_killed_and_continued_equals_uninterrupted(
     tiny_data, tiny_base, tmp_path, monkeypatch, checkpointing
 ):

@@ -11,6 +11,7 @@ from llava_rlhf import initialize_policy_model, train_reward_model
 from llava_rlhf.runs.checkpoints import complete_checkpoints, step_of
 from llava_rlhf.runs.stopping import NonFiniteError
 from tests.support.broken_models import with_broken_weight
+from tests.support.tiers import tiered
 from tests.support.tiny_data import policy_command, reward_command
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -35,7 +36,7 @@ def broken_base(tiny_base, tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", tiered(PROGRAMS, quick=["policy"]))
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(name, tiny_data, broken_base, tmp_path):
     program, command, file, _ = PROGRAMS[name]
     changes = {"facts": False} if name == "reward" else {}  # captions speak of birds too
@@ -51,6 +52,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(name, tiny_d
         assert ("nan" in row["model_output"]) == (WORD in json.dumps(records[row["row"]])), row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_gradient_that_overflows_leaves_the_checkpoint(name, tiny_data, tiny_base, tmp_path):
     """A ∝ 10³⁰ while B is still 0: the outputs are those of the base, the gradient of B is not finite."""

@@ -9,6 +9,7 @@ from data_utils.batches import FILL, NO_LOSS, WholeStepsCollator
 from data_utils.datasets import WholeSteps
 from llava_rlhf import initialize_policy_model, train_reward_model
 from llava_rlhf.runs.run_folder import read_json_lines
+from tests.support.tiers import tiered
 from tests.support.tiny_data import policy_command, reward_command
 
 # Nothing moves, so that losses of several steps are those of one model.
@@ -36,7 +37,11 @@ def losses(program, command, tiny_data, tiny_base, folder, rows_per_step, monkey
 
 @pytest.mark.parametrize(
     ("program", "command"),
-    [(initialize_policy_model, policy_command), (train_reward_model, reward_command)],
+    tiered(
+        [(initialize_policy_model, policy_command), (train_reward_model, reward_command)],
+        quick=[train_reward_model],
+        name=lambda case: case[0],
+    ),
 )
 def test_the_loss_of_an_incomplete_step(program, command, tiny_data, tiny_base, tmp_path, monkeypatch):
     """16 rows in steps of 12 are 12 and 4; weighted by what counts in them, their losses are that of all 16 at once."""
