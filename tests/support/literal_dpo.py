@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 import torch
@@ -13,20 +13,27 @@ from data_utils.items import DialogueItem
 from tests.support.plain_models import PlainRole
 from tests.support.tiny_models import tiny_tokenizer
 
+Finder = Callable[[DialogueItem], tuple[int, int]]
 ASSISTANT = tiny_tokenizer().convert_tokens_to_ids("▁ASSISTANT")
 
 
-def last_answer(ids: list[int]) -> int:
-    """Where the answer behind the last "ASSISTANT:" begins, found in the ids alone."""
-    return len(ids) - ids[::-1].index(ASSISTANT) + 1
+def last_answer(item: DialogueItem) -> tuple[int, int]:
+    """Where the answer behind the last "ASSISTANT:" begins and ends, found in the ids alone."""
+    return len(item.input_ids) - item.input_ids[::-1].index(ASSISTANT) + 1, len(item.input_ids)
 
 
-def answer_log_probs(role: PlainRole, item: DialogueItem, with_adapter: bool) -> Tensor:
+def labelled_answer(item: DialogueItem) -> tuple[int, int]:
+    """The same by what is said to carry loss, for templates of other words."""
+    start = item.supervised.index(True)
+    return start, start + sum(item.supervised)
+
+
+def answer_log_probs(role: PlainRole, item: DialogueItem, with_adapter: bool, find: Finder) -> Tensor:
     """float[T]: log-probability of each token of the last answer."""
-    start = last_answer(item.input_ids)
+    start, end = find(item)
     images = item.images if item.grids is None else (item.images, item.grids)
     with nullcontext() if with_adapter else role.model.disable_adapter():
-        query, answer = item.input_ids[:start], item.input_ids[start:]
+        query, answer = item.input_ids[:start], item.input_ids[start:end]
         return role.response_log_probs(query, answer, images, temperature=1.0)[0]
 
 
@@ -36,6 +43,7 @@ def literal_dpo(
     items: Iterable[AnswerPairItem],
     beta: float,
     smoothing: float,
+    find: Finder = last_answer,
 ) -> dict[str, Tensor]:
     """Means over pairs, `approxkl` over tokens; `loss` has a gradient if the policy trains. No reference: the policy's base."""
     found: dict[str, list[Tensor]] = {}
@@ -43,9 +51,9 @@ def literal_dpo(
     for item in items:
         sums, ratios = [], []
         for one in (item.chosen, item.rejected):
-            ours = answer_log_probs(policy, one, True)
+            ours = answer_log_probs(policy, one, True, find)
             with torch.no_grad():
-                theirs = answer_log_probs(reference or policy, one, reference is not None)
+                theirs = answer_log_probs(reference or policy, one, reference is not None, find)
             sums.append(ours.sum())
             ratios.append(ours.sum() - theirs.sum())
             tokens += len(ours)
