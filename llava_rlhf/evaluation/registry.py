@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llava_rlhf.engines.judge_client import Judge, JudgeClient, ReplyCache
 from llava_rlhf.evaluation.arguments import BenchmarkArguments, JudgeArguments, ScoreArguments
 from llava_rlhf.evaluation.benchmarks.chair import Chair
 from llava_rlhf.evaluation.benchmarks.items import Benchmark
@@ -14,7 +15,6 @@ from llava_rlhf.evaluation.benchmarks.pope import Pope
 from llava_rlhf.evaluation.benchmarks.reward_files import BestOfN, RewardAccuracy
 from llava_rlhf.evaluation.benchmarks.tiny_world import TinyWorld
 from llava_rlhf.evaluation.benchmarks.vl_rewardbench import VLRewardBench
-from llava_rlhf.evaluation.judge_client import Judge, JudgeClient, ReplyCache
 
 PAIRS = {one.name: one for one in (VLRewardBench, MMRLHFRewardBench, MultimodalRewardBench)}
 
