@@ -22,7 +22,6 @@ from llava_rlhf.engines.arguments import ServerArguments
 from llava_rlhf.evaluation.answer_files import read_settings
 from llava_rlhf.evaluation.arguments import (
     AnswerArguments,
-    BenchmarkArguments,
     BenchmarkDataArguments,
     CompareArguments,
     JudgeArguments,
@@ -30,11 +29,12 @@ from llava_rlhf.evaluation.arguments import (
     ScoreArguments,
     name_and_file,
 )
+from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Record, read_objects
 from llava_rlhf.evaluation.comparison import Comparison, check_comparable, compare, group_runs
 from llava_rlhf.evaluation.judge_client import JudgeError
 from llava_rlhf.evaluation.prompt_files import write_prompts
-from llava_rlhf.evaluation.registry import make_benchmark
+from llava_rlhf.evaluation.registry import Scoring, make_benchmark
 from llava_rlhf.evaluation.score_files import ScoreFile, format_summary, read_score_file, summarise
 from llava_rlhf.evaluation.tables import as_json, latex, markdown
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
@@ -118,7 +118,8 @@ def prepare_score(
     given = [answer for _, answer in read_objects(arguments.answers, "--answers")]
     if not given:
         raise ValueError(f"--answers {arguments.answers}: holds no answers")
-    made = make_benchmark(benchmark, arguments, judge)
+    cache = Path(arguments.output_file).parent / "judge_cache.jsonl"
+    made = make_benchmark(benchmark, Scoring(arguments.answers, cache, arguments.judge_device, judge))
     answers = made.own_layout(given)
     made.check(answers, arguments.missing_items == "leave_out")
     return ScoreRun(arguments, made, benchmark.benchmark, answers)

@@ -15,7 +15,8 @@ from llava_rlhf import (
     train_rl_model,
 )
 from llava_rlhf.conversion import rename_weights
-from llava_rlhf.evaluation.arguments import BenchmarkArguments, ScoreArguments
+from llava_rlhf.evaluation.arguments import JudgeArguments, ScoreArguments
+from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
 from llava_rlhf.importing.arguments import ExportArguments, ImportArguments
 from llava_rlhf.runs.parsing import StrictParser
 from tests.errors.documented import DOCUMENT, HEADER, SKIPPED, rows
@@ -75,7 +76,7 @@ def test_every_flag_that_is_named_exists():
         for program in programs
         for option in StrictParser(program.ARGUMENTS).complete()._option_string_actions
     }
-    evaluation = (BenchmarkArguments, ScoreArguments)
+    evaluation = (BenchmarkArguments, ScoreArguments, JudgeArguments)
     for group in (answer_prompts.AnswerArguments, *evaluation, ImportArguments, ExportArguments):
         known |= set(StrictParser((group,))._option_string_actions)
     shown_misspelt = {"--lerning_rate"}
