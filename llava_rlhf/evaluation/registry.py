@@ -91,26 +91,26 @@ def _words(arguments: BenchmarkArguments) -> Callable[[Collection[str]], Words]:
 
 def _judge_and_prompt(name: str, scoring: Scoring) -> tuple[Judge | None, JudgePrompt | None]:
     """Both None where a rule reads the answers. Raises ValueError where it is not said who does, or said twice."""
-    asked = scoring.judge
+    judge = scoring.judge
     if name != "mmhal":
-        if asked.verdict is None:
+        if judge.verdict is None:
             raise ValueError(
                 f"--benchmark {name}: say who reads the answers, --verdict judge (with --judge_url and --judge_model, or "
                 "--judge_model_path) or --verdict rule; their numbers are not comparable"
             )
-        if asked.judge_repeats > 1:
-            raise ValueError(f"--judge_repeats {asked.judge_repeats}: {name} asks once")
-        if asked.verdict == "rule":
-            named = asked.judge_url or asked.judge_model or asked.judge_model_path
+        if judge.judge_repeats > 1:
+            raise ValueError(f"--judge_repeats {judge.judge_repeats}: {name} asks once")
+        if judge.verdict == "rule":
+            named = judge.judge_url or judge.judge_model or judge.judge_model_path
             if named:
                 raise ValueError(
                     f"--verdict rule with the judge {named}: nobody would ask it; leave one of the two out"
                 )
             return None, None
-    elif asked.verdict == "rule":
+    elif judge.verdict == "rule":
         raise ValueError("--verdict rule: mmhal is read by a judge only")
-    prompt = JudgePrompt(asked.judge_prompt_file or PROMPTS / f"{name}_judge_prompt.txt", JUDGED[name])
-    return _make_judge(asked, scoring), prompt
+    prompt = JudgePrompt(judge.judge_prompt_file or PROMPTS / f"{name}_judge_prompt.txt", JUDGED[name])
+    return _make_judge(judge, scoring), prompt
 
 
 def _make_judge(arguments: JudgeArguments, scoring: Scoring) -> Judge:

@@ -17,6 +17,7 @@ from llava_rlhf import (
 from llava_rlhf.conversion import rename_weights
 from llava_rlhf.evaluation.arguments import JudgeArguments, ScoreArguments
 from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
+from llava_rlhf.evaluation.suite_arguments import SuiteArguments
 from llava_rlhf.importing.arguments import ExportArguments, ImportArguments
 from llava_rlhf.runs.parsing import StrictParser
 from tests.errors.documented import DOCUMENT, HEADER, SKIPPED, rows
@@ -76,7 +77,7 @@ def test_every_flag_that_is_named_exists():
         for program in programs
         for option in StrictParser(program.ARGUMENTS).complete()._option_string_actions
     }
-    evaluation = (BenchmarkArguments, ScoreArguments, JudgeArguments)
+    evaluation = (BenchmarkArguments, ScoreArguments, JudgeArguments, SuiteArguments)
     for group in (answer_prompts.AnswerArguments, *evaluation, ImportArguments, ExportArguments):
         known |= set(StrictParser((group,))._option_string_actions)
     shown_misspelt = {"--lerning_rate"}

@@ -98,6 +98,7 @@ class Amber(Benchmark):
         "precision": "share of right ones among the no answers: no is the positive class",
         "recall": "share of the questions whose answer is no which are answered no",
         "f1": "harmonic mean of this precision and recall",
+        "affirmed": "share of the questions whose answer is yes which are answered yes; who always says no has a recall of 1, and 0 here",
         "attribute_accuracy": "accuracy over states, numbers and actions together",
         "attribute_f1": "f1 over states, numbers and actions together",
         "unclear": "share of answers to yes-or-no questions that are neither",
@@ -222,6 +223,7 @@ def _yes_no_values(said: bool | None, there: bool, part: str) -> dict[str, tuple
         "precision": (found, no),
         "recall": (found, not there),
         "f1": (2 * found, no + (not there)),
+        "affirmed": (said is True and there, there),
         "unclear": (said is None, 1),
     }
     if part in _ATTRIBUTES:

@@ -1,7 +1,7 @@
 """HallusionBench: yes-or-no questions in pairs, with figures that were changed (Guan et al., arXiv 2310.14566).
 
-Source of the rules: github.com/tianyi-lab/HallusionBench, utils.py. Left out: its diagnosis of language hallucination and
-visual illusion, which asks the judge a second question.
+Source of the rules: github.com/tianyi-lab/HallusionBench, utils.py. Left out: its diagnosis of what language and what sight got wrong,
+which asks the judge a second question.
 """
 
 from __future__ import annotations
