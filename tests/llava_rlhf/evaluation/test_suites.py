@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from llava_rlhf import evaluate
 from llava_rlhf.evaluation.arguments import JudgeArguments
 from llava_rlhf.evaluation.suite_arguments import SuiteArguments
 from llava_rlhf.evaluation.suite_tables import HEADLINES
-from llava_rlhf.evaluation.suites import read_suite, split_answers, unique_questions
+from llava_rlhf.evaluation.suites import CLASSES, read_suite, split_answers, unique_questions
+from llava_rlhf.runs.parsing import StrictParser
 from llava_rlhf.runs.run_folder import read_json_lines
 from tests.llava_rlhf.evaluation.amber_files import write_amber
 from tests.llava_rlhf.evaluation.test_chair import write_coco
@@ -192,3 +194,18 @@ def test_one_command_answers_scores_and_tells(data, tiny_base, tmp_path, capsys)
     )
     assert row["hallucination"]["value"] == ruled["table"]["all"]["aAcc"]["value"]
     assert row["coverage"]["metric"] == "answered" and row["coverage"]["better"] == "higher"
+
+
+def test_the_documented_suite_names_flags_that_exist():
+    text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    entries = json.loads(shown)
+    assert len(entries) == 5
+    parser = StrictParser(CLASSES)
+    for settings in entries.values():
+        flags = [word for name, value in settings.items() for word in command_line(**{name: value})]
+        found = parser.parse_values(flags)
+        assert {name: found[name] for name in settings} == {
+            name: [value] if name == "benchmark_files" and isinstance(value, str) else value
+            for name, value in settings.items()
+        }
