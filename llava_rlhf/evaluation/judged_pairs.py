@@ -48,7 +48,7 @@ def judge_quality(path: str, captions: Mapping[str, Sequence[str]] | None, worst
         pairs = scored_pairs(records)
         scores = RewardAccuracy().score(records, leave_out_missing=False)
     except ValueError as error:
-        raise ValueError(f"--pairs {path}: {str(error).removeprefix('answers, ')}") from None
+        raise ValueError(f"--pairs {path}: {str(error).removeprefix('answers').lstrip(',: ')}") from None
     outcomes = [float(pair_outcome(pair.margin)) for pair in pairs]
     table = summarise(scores.items, list(RewardAccuracy.metrics), RESAMPLES, SEED)
     bins = reliability_bins([confidence(pair.margin) for pair in pairs], outcomes)

@@ -15,7 +15,7 @@ from llava_rlhf.reporting.rendering import Figures, render
 from llava_rlhf.reporting.run_data import RunData
 
 CONFIDENCE = "mean sigmoid(|margin|) of a tenth of its range"
-LENGTH = "preferred response longer by so many characters (mean of a part of the pairs)"
+LENGTH = "characters by which the preferred response is longer"
 MARGIN = "score of the preferred response less that of the other"
 
 

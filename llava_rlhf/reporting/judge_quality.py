@@ -128,7 +128,9 @@ def _better_than_chance(quality: JudgeQuality) -> Check:
 
 def _sure(quality: JudgeQuality) -> Check:
     gap = quality.table["all"]["overconfidence"]["value"]
-    seen = f"sigmoid(|margin|) is {abs(gap):.1%} {'above' if gap > 0 else 'below'} the share that is right."
+    seen = (
+        f"sigmoid(|margin|) is {short(abs(gap))} {'above' if gap > 0 else 'below'} the share that is right."
+    )
     if gap <= MAX_OVERCONFIDENCE:
         return Check("confidence", OK, f"As sure as it may be: {seen}")
     return Check(
