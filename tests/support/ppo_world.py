@@ -48,10 +48,15 @@ def trained(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> Tensor:
+    """The absolute differences of all weights, one after another; names must agree."""
+    assert first.keys() == second.keys()
+    return torch.cat([(first[name] - second[name]).abs().flatten() for name in sorted(first)])
+
+
 def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     """The largest absolute difference of any weight; names must agree."""
-    assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+    return float(differences(first, second).max())
 
 
 def record_experience(monkeypatch) -> list[Experience]:

@@ -32,7 +32,8 @@ def test_pictures_alone_are_those_in_a_batch(world):
     together = world.features(ALL).split()
     for image, features in enumerate(together):
         alone = world.vlm.encode_pictures(world.pixels[image], [world.grids[image]])
-        assert torch.equal(alone[0], features)
+        # Not to the bit on every processor: a product of more rows may be cut in another way.
+        torch.testing.assert_close(alone[0], features, rtol=0, atol=CLOSE)
         assert len(features) == list(world.vlm.family.placeholder(world.grids[image])).count(
             world.vlm.image_token_id
         )
