@@ -63,7 +63,7 @@ class ListedWords:
     def __init__(self, vocabulary: Collection[str]):
         self._singular = {plural: word for plural, word in _IRREGULAR.items() if word in vocabulary}
         for word in vocabulary:
-            for plural in plurals(word):
+            for plural in plurals(word.lower()):
                 self._singular.setdefault(plural, word)
         self._singular |= {word.lower(): word for word in vocabulary}
 

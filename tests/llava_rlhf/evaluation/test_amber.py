@@ -32,6 +32,7 @@ def test_numbers_by_hand(tmp_path):
         "recall": 3 / 5,
         "f1": 2 * 3 / (4 + 5),
         "unclear": 2 / 10,
+        "affirmed": 3 / 5,
     }
     # states, numbers and actions: right are number-yes, state-no, action-no; no said 3 times, 3 truths are no, found 2
     attributes = {"attribute_accuracy": 3 / 6, "attribute_f1": 2 * 2 / (3 + 3)}
