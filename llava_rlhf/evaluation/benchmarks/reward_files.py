@@ -118,13 +118,24 @@ class BestOfN(Benchmark):
 
 
 def expected_best(scores: Sequence[float], n: int) -> float:
-    """Mean of the highest score over all ways to take `n` of the scores: the unbiased estimate of best-of-n.
+    """Mean of the highest score over all ways to take `n` of the scores: the unbiased estimate of best-of-n."""
+    return expected_of_best(scores, scores, n)
 
-    In rising order, score number i (from 1) is the highest of C(i−1, n−1) of the C(N, n) choices.
+
+def expected_of_best(scores: Sequence[float], values: Sequence[float], n: int) -> float:
+    """Mean, over all ways to take `n` of the N answers, of the value of the one that scores highest.
+
+    In rising order of the scores, answer number i (from 1) is the highest of C(i−1, n−1) of the C(N, n) choices. Among equal
+    scores each is taken as often as the others.
+
+    Args:
+        scores, values: of each answer.
     """
     from scipy.special import gammaln  # slow to load
 
-    ordered = np.sort(np.asarray(scores, float))
+    _, place, counts = np.unique(np.asarray(scores, float), return_inverse=True, return_counts=True)
+    means = np.bincount(place, np.asarray(values, float)) / counts
+    ordered = np.repeat(means, counts)
     rank = np.arange(n, len(ordered) + 1)
     # C(i-1, n-1) / C(N, n), by logarithms: the numbers themselves are too large for floats from N ≈ 1000 on.
     log_share = (
