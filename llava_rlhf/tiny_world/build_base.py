@@ -47,8 +47,11 @@ class BuildArguments:
     @property
     def steps(self) -> dict[str, int]:
         """Those that were given, by their names in the plan."""
-        names = ("naming_steps", "checking_steps", "mixture_steps")
-        given = {name: getattr(self, name) for name in names}
+        given = {
+            "naming_steps": self.naming_steps,
+            "checking_steps": self.checking_steps,
+            "mixture_steps": self.mixture_steps,
+        }
         return {name: steps for name, steps in given.items() if steps is not None}
 
 
