@@ -178,6 +178,13 @@ class DialogueCollator(_Collator):
     """DialogueItems → DialogueBatch."""
 
     def __call__(self, items: Sequence[DialogueItem]) -> DialogueBatch:
+        rows, labels = self.labelled(items)
+        input_ids, mask = right_pad(rows, self.pad_id)
+        images = image_batch([(item.images, item.stored, item.grids) for item in items])
+        return DialogueBatch(input_ids, mask, right_pad(labels, NO_LOSS)[0], **vars(images))
+
+    def labelled(self, items: Sequence[DialogueItem]) -> tuple[list[list[int]], list[list[int]]]:
+        """Ids of each row, image tokens expanded, and its labels: the token itself where it carries loss, else -100."""
         rows, labels = [], []
         for item in items:
             row: list[int] = []
@@ -189,9 +196,7 @@ class DialogueCollator(_Collator):
                 target += ids if loss else [NO_LOSS] * len(ids)
             rows.append(row)
             labels.append(target)
-        input_ids, mask = right_pad(rows, self.pad_id)
-        images = image_batch([(item.images, item.stored, item.grids) for item in items])
-        return DialogueBatch(input_ids, mask, right_pad(labels, NO_LOSS)[0], **vars(images))
+        return rows, labels
 
 
 def collate_prompts(items: Sequence[PromptItem]) -> PromptBatch:
@@ -258,7 +263,7 @@ def _matrix(rows: list[list], dtype: torch.dtype, length: int) -> torch.Tensor:
 class WholeStepsCollator:
     """Numbered items → the batch of `collate` as a dictionary, with `rows` int64[B].
 
-    At rows that only fill a step, `labels` int64[B, L] or `choice` int64[B] are −100.
+    At rows that only fill a step, `labels` int64[B, L] (of answer pairs [B, 2, L]) or `choice` int64[B] are −100.
     """
 
     collate: Callable[[Sequence[Any]], Mapping[str, torch.Tensor]]

@@ -7,11 +7,12 @@ A row is kept whole or dropped whole. Rows that cannot be used raise one error t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from data_utils.answer_pairs import AnswerPairDataset
 from data_utils.conversation import dialogue_segments, message_parts, query_segments
 from data_utils.datasets import DialogueDataset, PreferenceDataset, PromptDataset
 from data_utils.fact_lists import FactList
@@ -68,6 +69,39 @@ def build_preferences(
             texts = [*_texts(record.turns), *record.outputs]
             row_filter.count_unknown(encoder, dialogues, texts, captions)
     return PreferenceDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
+
+
+def build_answer_pairs(path: str | Path, settings: RowSettings) -> AnswerPairDataset:
+    """Preference pairs as two dialogues each, of which the answers that were compared carry loss; no facts are read.
+
+    Limits in tokens: the query, each response with its stop, and each whole dialogue. Raises DataError; so are rows refused
+    whose responses are the same.
+    """
+    records, problems = read_preferences(path)
+    encoder, template = settings.encoder, settings.template
+    row_filter = settings.row_filter(path, problems)
+    for record in row_filter.usable(records, settings.image_folder):
+        n_images = len(record.images)
+        pair = [
+            encoder.encode(dialogue_segments(template, (*record.turns, Turn("gpt", output)), n_images))
+            for output in record.outputs
+        ]
+        if not row_filter.differ(record, [tokens.ids for tokens in pair]):
+            continue
+        supervised = [_last_answer(tokens.supervised) for tokens in pair]
+        query = supervised[0].index(True)
+        responses = [sum(answer) for answer in supervised]
+        pictures = settings.picture_lengths(record.images)
+        totals = [len(tokens.ids) + beyond_one(pictures) for tokens in pair]
+        if row_filter.fits(settings.limits, query, max(responses), max(totals)):
+            row = {"row": record.row, "images": record.images, "preference": record.preference}
+            for number, (tokens, answer) in enumerate(zip(pair, supervised, strict=True), start=1):
+                row |= {f"ids_{number}": list(tokens.ids), f"supervised_{number}": answer}
+            row_filter.keep(row, {"query": [query], "response": responses, "total": totals, **pictures})
+            row_filter.describe(encoder, pair[0].ids, None)
+            texts = [*_texts(record.turns), *record.outputs]
+            row_filter.count_unknown(encoder, [tokens.ids for tokens in pair], texts, ())
+    return AnswerPairDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
 
 
 def build_dialogues(path: str | Path, settings: RowSettings) -> DialogueDataset:
@@ -146,6 +180,13 @@ def build_prompts(
     return PromptDataset(
         row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report, reward_pipeline
     )
+
+
+def _last_answer(supervised: Sequence[bool]) -> list[bool]:
+    """True at the tokens of the last answer alone."""
+    runs = [(answer, len(list(run))) for answer, run in groupby(supervised)]
+    last = max(place for place, (answer, _) in enumerate(runs) if answer)
+    return [place == last for place, (_, length) in enumerate(runs) for _ in range(length)]
 
 
 def _texts(turns: Iterable[Turn]) -> list[str]:

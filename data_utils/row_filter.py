@@ -16,7 +16,7 @@ from data_utils.fact_lists import FactList
 from data_utils.facts import FactBook, MissingCaptions, RewardPrompt, caption_key, shuffled_captions
 from data_utils.images import QUICK_CHECKS, ImageChecks, check_image
 from data_utils.problems import SHOWN_PROBLEMS, DataError, Problem, shorten
-from data_utils.schema import AnswerType, Record
+from data_utils.schema import AnswerType, PreferenceRecord, Record
 from data_utils.summary import SHOWN_EXAMPLES, DataReport, UnknownTokens
 from data_utils.tokens import SegmentEncoder
 
@@ -118,6 +118,15 @@ class RowFilter:
             self.drop("missing captions")
             return None
         return shuffled_captions(found or (), seed, row)
+
+    def differ(self, record: PreferenceRecord, pair: Sequence[Sequence[int]]) -> bool:
+        """Whether the two answers of a pair, here their dialogues as ids, differ; a row in which they do not is refused."""
+        if pair[0] != pair[1]:
+            return True
+        remedy = "both outputs are the same text to the model, so that none is preferred; remove the row"
+        self._refuse(record, "output_2.value", record.outputs[1], remedy)
+        self.drop("both outputs are the same")
+        return False
 
     def fits(self, limits: Limits, query: int, response: int, total: int) -> bool:
         """Whether the lengths in tokens are within the limits; a row that is not is dropped and counted."""

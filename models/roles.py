@@ -17,6 +17,7 @@ from models.adapters import AdapterBank
 from models.generation import Sample, SamplingSettings, sample
 from models.heads import Head
 from models.packed_features import PackedFeatures
+from models.settings import NO_ADAPTER
 
 
 class Policy(nn.Module):
@@ -69,6 +70,24 @@ class Policy(nn.Module):
         """Answer left-padded prompts int64[B, P]; see `models.generation.sample`, `AdapterBank.use_for_sampling`."""
         with self.bank.use_for_sampling(self.adapter, merge_adapter) as vlm:
             return sample(vlm, input_ids, mask, image_features, settings, uniforms, on_tokens=on_tokens)
+
+
+class BasePolicy(Policy):
+    """The base without any adapter, as a reference policy; it does not sample."""
+
+    def __init__(self, bank: AdapterBank):
+        super().__init__(bank, NO_ADAPTER)
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None,
+        image_features: PackedFeatures | None,
+        training: bool = False,
+    ) -> Tensor:
+        """Final hidden states float[B, L, D] of a sequence batch; never in training mode, as nothing of it trains."""
+        with self.bank.use_base() as vlm:
+            return vlm(input_ids, mask, image_features)
 
 
 class _HeadedModel(nn.Module):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from data_utils.answer_pairs import AnswerPairDataset
 from data_utils.datasets import DialogueDataset, ExampleDataset
 from data_utils.image_choices import ImageChoices
 from data_utils.row_settings import PICTURE
@@ -35,7 +36,7 @@ class Lengths:
     Attributes:
         query: of a PPO prompt.
         total: of a whole row; in PPO prompt, response and reward prompt.
-        supervised: tokens of a dialogue that carry loss.
+        supervised: tokens of a dialogue, or of either one of a pair, that carry loss.
         images: of a row.
         picture: positions of an image, where they are not all alike; None: not known, or they are.
     """
@@ -55,8 +56,9 @@ class Lengths:
     def of_data(dataset: ExampleDataset) -> Lengths:
         """What the rows of a data set hold."""
         longest = {name: max(lengths) for name, lengths in dataset.report.token_lengths.items()}
-        dialogues = isinstance(dataset, DialogueDataset)
-        supervised = max(map(sum, dataset.column("supervised"))) if dialogues else 0
+        labels = {DialogueDataset: ("supervised",), AnswerPairDataset: ("supervised_1", "supervised_2")}
+        columns = map(dataset.column, labels.get(type(dataset), ()))
+        supervised = max((sum(answer) for column in columns for answer in column), default=0)
         images = max(map(len, dataset.column("images")))
         return Lengths(longest["query"], longest["total"], supervised, images, longest.get(PICTURE))
 

@@ -16,7 +16,8 @@ from llava_rlhf.memory_planning.weights import (
     head_numbers,
     shares_of,
 )
-from llava_rlhf.supervised.sft_trainer import CHUNK_SIZE
+from llava_rlhf.supervised.labelled_log_probs import CHUNK_SIZE
+from llava_rlhf.supervised.objective_arguments import DPO
 from models.heads import LINEAR
 
 TRAIN_ROWS, EVAL_ROWS = "per_device_train_batch_size", "per_device_eval_batch_size"
@@ -28,19 +29,21 @@ def plan_trainer(request: Request) -> MemoryPlan:
 
 
 class _TrainerPlan:
-    """`items` are pairs of two rows, or dialogues of one."""
+    """`items` are pairs of two rows, or dialogues of one; a reward model has a head instead of log-probabilities."""
 
     def __init__(self, request: Request):
         flags = request.flags
         self.request, self.flags, self.lengths = request, flags, request.lengths
-        self.pairs = request.program == REWARD_MODEL
+        self.headed = request.program == REWARD_MODEL
+        self.compares = flags.get("objective") == DPO
+        self.pairs = self.headed or self.compares
         self.base = request.base(flags["model_name_or_path"], request.shape)
-        head = flags["reward_head"] if self.pairs else LINEAR
+        head = flags["reward_head"] if self.headed else LINEAR
         self.bank = Bank(self.base, new_lora(flags), checkpoints_activations(flags), head)
         self.zero = zero_of(flags)
         numbers = adapter_numbers(self.base, self.bank.lora)
         self.trained = Trained(
-            groups=(numbers + (head_numbers(head, self.base) if self.pairs else ()),),
+            groups=(numbers + (head_numbers(head, self.base) if self.headed else ()),),
             optim=str(getattr(flags["optim"], "value", flags["optim"])),
             dtype=self.base.dtype,
             processes=request.processes,
@@ -60,13 +63,17 @@ class _TrainerPlan:
     def _held(self) -> tuple[Part, ...]:
         weight = FLOAT if self.zero is None else self.base.dtype.itemsize
         shares = shares_of(self.zero, self.request.processes)
-        name = "adapter and head" if self.pairs else "adapter"
-        return (
+        name = "adapter and head" if self.headed else "adapter"
+        adapter = self.trained.numbers * weight // shares
+        parts = [
             *base_parts(self.base, shares),
             *gathered_parts([self.base], self.zero),
-            Part(name, self.trained.numbers * weight // shares),
+            Part(name, adapter),
             *self.trained.held(),
-        )
+        ]
+        if self.compares and self.flags.get("policy_model_name_or_path"):
+            parts.append(Part("adapter of the reference", adapter))
+        return tuple(parts)
 
     def _phases(self) -> tuple[Phase, ...]:
         items, accumulation = self.flags[TRAIN_ROWS], self.flags["gradient_accumulation_steps"]
@@ -81,6 +88,7 @@ class _TrainerPlan:
         what = f"{items} {'pairs' if self.pairs else 'rows'} of {work.length} positions"
         phases = [
             Phase("image encoding", pixels + self._encoding(items)),
+            *self._reference(pixels + self._features(items), work),
             Phase(f"update: {what}", pixels + update + trained.buckets),
             Phase("update: optimizer step", pixels + trained.step()),
         ]
@@ -90,12 +98,16 @@ class _TrainerPlan:
             phases.append(Phase("evaluation", self._pixels(items) + size))
         return tuple(phases)
 
+    def _reference(self, around: int, work: Pass) -> tuple[Phase, ...]:
+        """What the reference says of the answers, before the policy does; in evaluation both do, one behind the other."""
+        return (Phase("reference", around + scoring(self.bank, work)),) if self.compares else ()
+
     def _work(self, items: int) -> Pass:
         length = self.request.longest(self.base)
         text = max(0, length - self.lengths.images * self.base.positions)
         rows = 2 * items if self.pairs else items
         tokens = rows * min(text, self.lengths.supervised)
-        head = Head(rows) if self.pairs else Head(tokens, CHUNK_SIZE)
+        head = Head(rows) if self.headed else Head(tokens, CHUNK_SIZE)
         return Pass(rows, length, head, masked=True, autocast=True)
 
     def _pixels(self, items: int) -> int:

@@ -78,7 +78,7 @@ MEANINGS_BY_SETTING = {
     "facts/silent": "share of responses that name no thing at all",
     "objective/reward_spread": "standard deviation between the reward models of an ensemble, mean over responses",
 }
-# What `train_reward_model` and `sft_trainer` log; MEASURED says on which rows.
+# What `train_reward_model` and `initialize_policy_model` log; MEASURED says on which rows.
 TRAINER_MEANINGS = {
     "loss": "loss, mean over the rows",
     "grad_norm": "gradient norm over all trained weights before clipping",
@@ -87,6 +87,12 @@ TRAINER_MEANINGS = {
     "accuracy": "share of pairs whose preferred response has the higher score; a tie counts half",
     "label_positive_rate": "share of pairs whose second response is the preferred one",
     "average_score": "mean score of the responses",
+    "chosen_reward": "log p − log p_ref of the preferred answer times dpo_beta, mean over pairs",
+    "rejected_reward": "the same of the other answer, mean over pairs",
+    "reward_margin": "difference of the two, mean over pairs",
+    "chosen_log_prob": "log p of the preferred answer, mean over pairs (nats)",
+    "rejected_log_prob": "the same of the other answer, mean over pairs (nats)",
+    "approxkl": "half the squared log-ratio to the reference, per token of both answers",
     "runtime": "seconds it took",
     "samples_per_second": "rows per second",
     "steps_per_second": "batches per second",

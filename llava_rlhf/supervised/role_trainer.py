@@ -70,6 +70,8 @@ class RoleTrainer(Trainer):
         self.load_role = load_role
         self.record = record
         self.resume = resume
+        # Of what was trained on since the last line of metrics, over all processes; a checkpoint keeps them.
+        self.sums: dict[str, float] = {}
         self.guard = TrainerGuard(self.accelerator, self.args.output_dir, data_file)
         self._staging: Path | None = None
         self._metrics_file: JsonLines | None = None
@@ -183,6 +185,7 @@ class RoleTrainer(Trainer):
             "loss_since_log": float(self._tr_loss),
             "loss_before": self._total_loss_scalar,
             "last_logged_step": self._globalstep_last_logged,
+            "sums": dict(self.sums),
             "metrics_lines": 0 if self._metrics_file is None else self._metrics_file.lines,
         }
         save_tree(content, Path(output_dir) / PROCESS.format(self.args.process_index))
@@ -209,6 +212,7 @@ class RoleTrainer(Trainer):
         self._tr_loss = torch.tensor(state["loss_since_log"], device=self.args.device)
         self._total_loss_scalar = state["loss_before"]
         self._globalstep_last_logged = state["last_logged_step"]
+        self.sums = dict(state.get("sums", {}))  # earlier versions had none
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.load_role(Path(resume_from_checkpoint))

@@ -10,14 +10,10 @@ from transformers import EvalPrediction
 
 from data_utils.batches import ROWS, ImageBatch
 from data_utils.feature_files import FeatureFiles
-from llava_rlhf.assembly.equal_chunks import equal_chunks
 from llava_rlhf.assembly.image_features import encode_images
-from llava_rlhf.functional.log_probs import head_log_probs
+from llava_rlhf.supervised.labelled_log_probs import CHUNK_SIZE, IGNORE, Labelled, labelled_log_probs
 from llava_rlhf.supervised.role_trainer import RoleTrainer
 from models.roles import Policy
-
-IGNORE = -100
-CHUNK_SIZE = 1024  # supervised tokens per vocabulary projection
 
 
 class DialogueLoss(nn.Module):
@@ -54,27 +50,10 @@ class DialogueLoss(nn.Module):
 
         Rows are padded behind, where no label stands: causal attention needs no `attention_mask`. `images` as in `ImageBatch`.
         """
-        batch = ImageBatch(**images)
-        features = encode_images(self.policy.bank.vlm, batch, self.files)
-        hidden = self.policy.hidden_states(input_ids, None, features, training=self.training)
-        predicts = labels[:, 1:] != IGNORE  # the state at t predicts the token at t + 1
-        places = predicts.flatten().nonzero().squeeze(1)
-        chunk_size, fill = equal_chunks(len(places), self.chunk_size, self.policy.bank.vlm)
-        chosen = torch.cat([places, places.new_zeros(fill)])
-        log_probs, _ = head_log_probs(
-            hidden[:, :-1].flatten(0, 1)[chosen],
-            labels[:, 1:].flatten()[chosen].clamp(min=0),
-            self.policy.project,
-            temperature=1.0,
-            chunk_size=chunk_size,
-            with_entropy=False,
-            banned_ids=self.banned_ids,
-        )
-        # The gradient of what only fills a chunk is 0, but it is taken, as on the processes where the chunk is full.
-        counts = torch.arange(len(chosen), device=chosen.device) < len(places)
-        log_probs = log_probs.masked_fill(~counts, 0.0)
-        sums = log_probs.new_zeros(predicts.numel()).index_add(0, chosen, log_probs)
-        return -sums.view(predicts.shape).sum(dim=1)
+        features = encode_images(self.policy.bank.vlm, ImageBatch(**images), self.files)
+        rows = Labelled(input_ids, labels, features)
+        found = labelled_log_probs(self.policy, rows, self.banned_ids, self.chunk_size, self.training)
+        return -found.sum(dim=1)
 
 
 class SFTTrainer(RoleTrainer):

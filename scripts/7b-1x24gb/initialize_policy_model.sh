@@ -13,6 +13,8 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
 DATA_DIR="${DATA_DIR:-$ROOT/data}"
 BASE_MODEL="${BASE_MODEL:-$ROOT/checkpoints/llava-7b-v1.5-224-sft}"
 DIALOGUES="${DIALOGUES:-$DATA_DIR/llava_reward10k-aokvqa5k.json}"
+PREFERENCES="${PREFERENCES:-$DATA_DIR/llava_7b_v1_preference.json}" # read by OBJECTIVE=dpo
+POLICY_MODEL="${POLICY_MODEL:-}" # what OBJECTIVE=dpo starts from and is held to; empty: the base
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
 OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/7b-1x24gb/policy_init}"
 DEEPSPEED="${DEEPSPEED:-}" # published: scripts/zero2.json
@@ -21,6 +23,8 @@ DEEPSPEED="${DEEPSPEED:-}" # published: scripts/zero2.json
 NUM_PROCESSES="${NUM_GPUS:-1}"
 
 # Optimisation: 1 GPU × 4 dialogues × 32, where 8 GPUs take 8 × 2: fewer at once fit, and a step sees the same 128
+OBJECTIVE="${OBJECTIVE:-sft}" # dpo: learn from PREFERENCES (docs/dpo.md), with a LEARNING_RATE far below this
+DPO_BETA="${DPO_BETA:-0.1}"
 LEARNING_RATE="${LEARNING_RATE:-1e-4}"
 LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
 WARMUP="${WARMUP:-0.03}" # below 1: share of all steps

@@ -102,19 +102,33 @@ train_reward_model() {
     next_script initialize_policy_model "" DIALOGUES IMAGE_FOLDER
 }
 
+# A result of dpo goes to a folder of its own beside that of sft, unless OUTPUT_DIR is given.
 initialize_policy_model() {
-    absolute BASE_MODEL DIALOGUES IMAGE_FOLDER OUTPUT_DIR DEEPSPEED
-    local flags=()
+    local flags=() dataset
+    if [ "$OBJECTIVE" != sft ] && ! is_given OUTPUT_DIR; then OUTPUT_DIR="$(dirname -- "$OUTPUT_DIR")/$OBJECTIVE"; fi
+    absolute BASE_MODEL DIALOGUES PREFERENCES POLICY_MODEL IMAGE_FOLDER OUTPUT_DIR DEEPSPEED
     trainer_flags
+    if [ "$OBJECTIVE" = sft ]; then
+        dataset="$DIALOGUES"
+    else
+        dataset="$PREFERENCES"
+        flags+=(--objective "$OBJECTIVE" --dpo_beta "$DPO_BETA")
+        given --policy_model_name_or_path "$POLICY_MODEL"
+    fi
     given --deepspeed "$DEEPSPEED"
     if [ -n "$EVAL_STEPS" ]; then flags+=(--eval_strategy steps --eval_steps "$EVAL_STEPS"); fi
 
     launch llava_rlhf.initialize_policy_model \
-        --dataset_path "$DIALOGUES" \
+        --dataset_path "$dataset" \
         --save_strategy "$SAVE_STRATEGY" \
         "${flags[@]}" \
         "$@"
-    if [ "$(basename -- "$0")" = initialize_policy_model.sh ]; then next_script train_rl_model POLICY_MODEL PROMPTS CAPTIONS IMAGE_FOLDER; fi
+    if [ "$(basename -- "$0")" != initialize_policy_model.sh ]; then return 0; fi
+    if [ "$OBJECTIVE" = sft ]; then
+        next_script train_rl_model POLICY_MODEL PROMPTS CAPTIONS IMAGE_FOLDER
+    else
+        next_script evaluate ADAPTER
+    fi
 }
 
 # more_reward_models: add to `flags` the reward models that MORE_REWARD_MODELS names, separated by commas.

@@ -14,6 +14,8 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
 DATA_DIR="${DATA_DIR:-$ROOT/data}"
 BASE_MODEL="${BASE_MODEL:-Qwen/Qwen2.5-VL-72B-Instruct}"
 DIALOGUES="${DIALOGUES:-$DATA_DIR/llava_reward10k-aokvqa5k.json}"
+PREFERENCES="${PREFERENCES:-$DATA_DIR/llava_7b_v1_preference.json}" # read by OBJECTIVE=dpo
+POLICY_MODEL="${POLICY_MODEL:-}" # what OBJECTIVE=dpo starts from and is held to; empty: the base
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
 OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/qwen2.5-vl-72b/policy_init}"
 DEEPSPEED="${DEEPSPEED:-$ROOT/scripts/zero3.json}"
@@ -22,6 +24,8 @@ DEEPSPEED="${DEEPSPEED:-$ROOT/scripts/zero3.json}"
 NUM_PROCESSES="${NUM_GPUS:-8}"
 
 # Optimisation: 8 GPUs × 8 dialogues × 2 = 128, as published for LLaVA with LoRA of the same rank; nothing was tuned for this base
+OBJECTIVE="${OBJECTIVE:-sft}" # dpo: learn from PREFERENCES (docs/dpo.md), with a LEARNING_RATE far below this
+DPO_BETA="${DPO_BETA:-0.1}"
 LEARNING_RATE="${LEARNING_RATE:-1e-4}"
 LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
 WARMUP="${WARMUP:-0.03}" # below 1: share of all steps

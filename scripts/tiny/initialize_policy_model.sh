@@ -12,10 +12,14 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/../launch/training.sh"
 WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"
 BASE_MODEL="${BASE_MODEL:-${SFT_MODEL:-$RUN_DIR/sft/merged}}"
 DIALOGUES="${DIALOGUES:-$WORLD_DIR/policy_init.json}"
+PREFERENCES="${PREFERENCES:-$RUN_DIR/preferences/preferences.json}" # read by OBJECTIVE=dpo
+POLICY_MODEL="${POLICY_MODEL:-}" # what OBJECTIVE=dpo starts from and is held to; empty: the base
 IMAGE_FOLDER="${IMAGE_FOLDER:-$WORLD_DIR/images}"
 OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/policy_init}"
 SEED="${SEED:-0}"
 
+OBJECTIVE="${OBJECTIVE:-sft}" # dpo: learn from PREFERENCES (docs/dpo.md), with a LEARNING_RATE far below this
+DPO_BETA="${DPO_BETA:-0.1}"
 LEARNING_RATE="${LEARNING_RATE:-1e-3}"
 LR_SCHEDULER="${LR_SCHEDULER:-cosine}"
 WARMUP="${WARMUP:-0.03}" # below 1: share of all steps

@@ -10,7 +10,8 @@ HERE="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 source "$HERE/common.sh"
 
 # They mean something else in every stage, or come out of an earlier one.
-not_for_all OUTPUT_DIR BASE_MODEL SFT_MODEL FACTS ADAPTER TEMPERATURE IMAGE_FOLDER CAPTIONS PREFERENCES DIALOGUES PROMPTS
+not_for_all OUTPUT_DIR BASE_MODEL SFT_MODEL FACTS ADAPTER TEMPERATURE IMAGE_FOLDER CAPTIONS PREFERENCES DIALOGUES PROMPTS \
+    OBJECTIVE POLICY_MODEL
 if [ $# -gt 0 ]; then
     echo "error: run_all.sh takes no arguments ($*): set variables, or run the script of one stage" >&2
     exit 2

@@ -32,6 +32,8 @@ LOGGING_STEPS="${LOGGING_STEPS:-10}"
 
 # Fixed, whatever the environment says
 DIALOGUES="$WORLD_DIR/sft.json"
+OBJECTIVE=sft
+PREFERENCES="" POLICY_MODEL="" # of another objective
 IMAGE_FOLDER="$WORLD_DIR/images"
 QUERY_LEN="$MODEL_MAX_LENGTH"
 RESPONSE_LEN="$MODEL_MAX_LENGTH"

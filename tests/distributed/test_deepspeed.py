@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llava_rlhf.supervised.objective_arguments import DPO
 from models.heads import MLP
 from tests.distributed.comparing import assert_same_roles, metrics_of, weights_in
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
@@ -18,7 +19,7 @@ from tests.support.broken_models import with_broken_weight
 from tests.support.ppo_settings import ANOTHER_LOSS
 from tests.support.reward_models import moved, with_mlp_head
 from tests.support.tiers import tiered
-from tests.support.tiny_data import policy_command, ppo_command, reward_command
+from tests.support.tiny_data import dpo_command, policy_command, ppo_command, reward_command
 from tests.support.tiny_models import tiny_tokenizer
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -59,7 +60,8 @@ ENSEMBLE = "ensemble"
 def runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
     """A function (program, "ddp" | "zero2" | "zero3") → run folder of two steps; each combination runs once.
 
-    PPO also knows each of `VARIANTS` behind them, as in "zero2 published", and an ensemble; the reward model, the other head.
+    PPO also knows each of `VARIANTS` behind them, as in "zero2 published", and an ensemble; the reward model, the other head;
+    the policy, preferences.
     """
     root = tmp_path_factory.mktemp("deepspeed")
     members = [moved(reward_folder, root / "moved", seed=1), with_mlp_head(reward_folder, root / "mlp")]
@@ -73,6 +75,10 @@ def runs(tmp_path_factory, tiny_base, data, policy_folder, reward_folder):
         if variant == MLP:
             config |= {"reward_head": MLP}
         config = {**PPO_STEPS, **config} if program == PPO else config
+        if variant == DPO:
+            return dpo_command(
+                data, tiny_base, folder, policy_model_name_or_path=policy_folder, **TRAINER_STEPS, **config
+            )
         if program == POLICY_INIT:
             return policy_command(data, tiny_base, folder, **TRAINER_STEPS, **config)
         if program == REWARD:
@@ -107,6 +113,15 @@ def test_gradients_are_as_long_as_those_of_ddp(runs, program, kind):
         assert {name: engine[name] for name in names} == pytest.approx(
             {name: plain[name] for name in names}, rel=1e-3, abs=1e-5
         )
+
+
+@pytest.mark.parametrize("engine", tiered(["zero2", "zero3"], daily=["zero2"]))
+def test_preference_optimisation_equals_that_of_ddp_and_goes_on(runs, engine):
+    """Policy and frozen reference stand on one base, whatever the engine does with it."""
+    kind = f"{engine} {DPO}"
+    assert_same_roles(runs(POLICY_INIT, f"ddp {DPO}"), runs(POLICY_INIT, kind))
+    first, second = (runs(POLICY_INIT, kind, resumed) / "checkpoint-2" for resumed in (False, True))
+    assert_same_roles(first, second)
 
 
 @pytest.mark.nightly

@@ -23,7 +23,7 @@ from tests.distributed.comparing import (
 from tests.distributed.processes import POLICY_INIT, PPO, REWARD, run_in_processes
 from tests.support.ppo_settings import ANOTHER_LOSS
 from tests.support.reward_models import moved, with_mlp_head
-from tests.support.tiny_data import policy_command, ppo_command, reward_command
+from tests.support.tiny_data import changed, dpo_command, policy_command, ppo_command, reward_command
 
 pytestmark = pytest.mark.distributed
 
@@ -47,6 +47,24 @@ def test_policy_initialisation(tmp_path, tiny_base, data):
         run_in_processes(POLICY_INIT, argv, world_size, tmp_path / str(world_size))
     assert_same_roles(tmp_path / "1", tmp_path / "2")
     assert_same_metrics(metrics_of(tmp_path / "1", 1), metrics_of(tmp_path / "2", 1))
+
+
+def test_preference_optimisation(tmp_path, tiny_base, data, policy_folder):
+    """Eight pairs at once, and as 2 processes × 2 accumulated batches × 2; in the second step margins are no longer 0.
+
+    The three pairs behind them leave a second step to be filled.
+    """
+    eleven = changed(data.preferences, "eleven.json", lambda rows: rows[:11])
+    layouts = {1: (8, 1), 2: (2, 2)}
+    for world_size, (rows, accumulation) in layouts.items():
+        batch = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation}
+        changes = {**MOVE_BY_GRADIENT, **batch, "max_steps": 2, "policy_model_name_or_path": policy_folder}
+        argv = dpo_command(data, tiny_base, tmp_path / str(world_size), dataset_path=eleven, **changes)
+        run_in_processes(POLICY_INIT, argv, world_size, tmp_path / str(world_size))
+    assert_same_roles(tmp_path / "1", tmp_path / "2")
+    assert abs(metrics_of(tmp_path / "1", 2)["reward_margin"]) > 1e-4
+    for step in (1, 2):
+        assert_same_metrics(metrics_of(tmp_path / "1", step), metrics_of(tmp_path / "2", step))
 
 
 def test_dialogues_differ_in_supervised_tokens(data):

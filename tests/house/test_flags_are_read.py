@@ -146,7 +146,9 @@ def test_every_flag_is_read():
 def test_every_program_checks_images_as_its_flags_say():
     """Whoever reads rows with images of a user's folder hands on --verify_images and --follow_image_links."""
     readers = {"RowSettings", "RowFilter"}
-    builders = {"build_dialogues", "build_preferences", "build_prompts", "build_answers"}
+    builders = {
+        f"build_{kind}" for kind in ("dialogues", "preferences", "answer_pairs", "prompts", "answers")
+    }
     seen, wrong = set(), []
     for path in sorted((ROOT / "llava_rlhf").rglob("*.py")):
         source = path.read_text()

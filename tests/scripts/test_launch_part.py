@@ -45,7 +45,13 @@ OWN_STEPS = {
 PREPARING = {"set", "source", ":", "absolute"}  # where things are, and what has to be given
 ASSIGNED = re.compile(r'^([A-Z]\w*)=|(?<=")\s([A-Z]\w*)=""', re.MULTILINE)
 # So that all of evaluate.sh is run, and that the number of GPUs is none that is there without being asked for.
-GIVEN = {"BENCHMARK": "mmhal", "JUDGE_URL": "http://judge", "NUM_GPUS": "2", "FACT_REWARD": "mentions"}
+GIVEN = {
+    "BENCHMARK": "mmhal",
+    "JUDGE_URL": "http://judge",
+    "NUM_GPUS": "2",
+    "FACT_REWARD": "mentions",
+    "OBJECTIVE": "dpo",
+}
 
 
 def call_of(script: str) -> str:

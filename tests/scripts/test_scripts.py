@@ -65,6 +65,22 @@ def test_tiny_ppo_has_the_learning_rate_that_its_recipe_was_measured_at(said, se
     assert tuple(found[name] for name in names) == settings
 
 
+@pytest.mark.parametrize("script", ["13b-v1.5-336", "qwen3-vl-8b", "tiny"])
+def test_preferences_in_the_place_of_dialogues(script, runner, tmp_path):
+    """OBJECTIVE=dpo: other rows, its two flags, and a folder beside that of policy init."""
+    name = f"{script}/initialize_policy_model.sh"
+    own = {"PREFERENCES": str(tmp_path / "pairs.json"), "POLICY_MODEL": str(tmp_path / "policy")}
+    (plain,) = runner.run(name, **own)
+    assert plain.value("dataset_path") != own["PREFERENCES"] and "--objective" not in plain.words
+    (call,) = runner.run(name, OBJECTIVE="dpo", DPO_BETA="0.3", **own)
+    assert (call.value("objective"), call.value("dpo_beta")) == ("dpo", "0.3")
+    assert call.value("dataset_path") == own["PREFERENCES"]
+    assert call.value("policy_model_name_or_path") == own["POLICY_MODEL"]
+    assert Path(call.value("output_dir")) == Path(plain.value("output_dir")).with_name("dpo")
+    (named,) = runner.run(name, OBJECTIVE="dpo", OUTPUT_DIR=str(tmp_path / "mine"), **own)
+    assert named.value("output_dir") == str(tmp_path / "mine")
+
+
 def test_facts_must_be_true_or_false(runner):
     done = runner.start("tiny/train_reward_model.sh", FACTS="yes")
     assert done.returncode == 2 and "FACTS=yes" in done.stderr and not runner.calls()
@@ -76,6 +92,8 @@ def test_every_variable_at_the_top_can_be_overridden(script, runner):
     text = (runner.checkout / "scripts" / script).read_text()
     names = set(re.findall(r'="\$\{(\w+):-', text)) - {"FACTS", "NAME"}
     sources = {name for name in names if re.search(rf":-[^\n]*\${name}\b", text)} | {"OUTPUT_DIR"} & names
+    if "OBJECTIVE" in names:
+        sources.add("DIALOGUES")  # another objective reads PREFERENCES
     assert len(names) >= 8 and "SEED" in names
     for group in [names - sources, *({name} for name in sources)]:
         given = {name: f"/value of/{name}" for name in group}

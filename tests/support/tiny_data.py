@@ -164,6 +164,12 @@ def policy_command(data: TinyData, base: Path, output_dir: Path, /, **changes: A
     return command_line(**{**settings, **changes})
 
 
+def dpo_command(data: TinyData, base: Path, output_dir: Path, /, **changes: Any) -> list[str]:
+    """Command line of initialize_policy_model.py on preferences: 2 steps of 4 pairs."""
+    settings = {"dataset_path": data.preferences, "objective": "dpo"}
+    return policy_command(data, base, output_dir, **{**settings, **changes})
+
+
 def ppo_command(
     data: TinyData, base: Path, policy: Path, reward_model: Path, output_dir: Path, /, **changes: Any
 ) -> list[str]:

@@ -5,7 +5,6 @@ The group is ended whole: by `stop` or `kill`, and by a watcher beside it once t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -15,8 +14,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,29 +173,3 @@ def new_server(folder: Path, **variables: str) -> VLLMServer:
     """A server of its own for a test, not started; `TINY` where `variables` say nothing else."""
     environment = str(vllm_environment())
     return VLLMServer({**TINY, "VLLM_VENV": environment, "PORT": str(free_port()), **variables}, folder)
-
-
-def shared_server(folder: Path) -> VLLMServer:
-    """The one server of a test run: whoever comes first starts it, and it ends with the run.
-
-    Args:
-        folder: the same in every process of the run.
-    """
-    state = folder / "vllm.json"
-    with _locked(folder / "vllm.lock"):
-        if state.is_file():
-            server = VLLMServer(folder=folder, **json.loads(state.read_text()))
-            if server.healthy():
-                return server
-        server = new_server(folder)
-        # Of xdist's processes none lives as long as the one that started them.
-        server.start(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
-        state.write_text(json.dumps({"variables": dict(server.variables), "group": server.group}))
-    return server
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.vllm_server import VLLMServer, new_server, shared_server
+from tests.support.vllm_server import VLLMServer, new_server
 
 
 @pytest.fixture(scope="session")
-def vllm_server(tmp_path_factory) -> VLLMServer:
-    """The server of the tiny base that all tests of a run share; adapters that a test loads have names of its own."""
-    folder = tmp_path_factory.getbasetemp()
-    return shared_server(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+def vllm_server(tmp_path_factory) -> Iterator[VLLMServer]:
+    """The server of the tiny base that all tests of a process share; adapters that a test loads have names of its own.
+
+    Not of all processes: tests look at what is left on it.
+    """
+    # Of xdist's processes the one that started them ends last.
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    server = new_server(tmp_path_factory.getbasetemp()).start(owner)
+    yield server
+    server.kill()
 
 
 @pytest.fixture

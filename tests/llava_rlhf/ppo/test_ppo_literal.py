@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from torch import Tensor
 
 from tests.support.literal_ppo import LiteralPPO, Row
 from tests.support.off_policy import run_off_policy
@@ -168,6 +169,17 @@ def run_variant(variant, *places, **changes):
     return run_off_policy(argv, *ENGINES[variant]) if variant in ENGINES else run_ppo(argv)
 
 
+def weights_of(twin: LiteralPPO) -> dict[str, Tensor]:
+    """What a twin has trained, under the names of `trained`."""
+    weights, roles = {}, {"lora_policy": twin.policy}
+    if twin.critic:
+        weights = {"head.weight": twin.value.weight.detach(), "head.bias": twin.value.bias.detach()}
+        roles["lora_value"] = twin.value
+    for role, plain in roles.items():
+        weights |= {f"{role}.{name}": value.detach() for name, value in plain.adapter_state().items()}
+    return weights
+
+
 @pytest.mark.parametrize(
     "variant",
     tiered(VARIANTS, quick=QUICK),
@@ -224,13 +236,7 @@ def test_two_steps_equal_ppo_written_out(
     assert 0 < sum(cut_off) < 16, "the missing-stop penalty must fall on some rows"
     if variant == "rewards by sentence":
         assert any(metrics["response/sentences_mean"] > 1 for metrics in logged)
-    weights, roles = {}, {"lora_policy": twin.policy}
-    if twin.critic:
-        weights = {"head.weight": twin.value.weight.detach(), "head.bias": twin.value.bias.detach()}
-        roles["lora_value"] = twin.value
-    for role, plain in roles.items():
-        weights |= {f"{role}.{name}": value.detach() for name, value in plain.adapter_state().items()}
-    off = differences(trained(tmp_path), weights)
+    off = differences(trained(tmp_path), weights_of(twin))
     # Adam makes whole steps of gradients near its epsilon: on some processors a weight is off by a part of one.
     assert off.quantile(0.999) < 1e-5 and off.max() < 5e-5
     assert (tmp_path / "lora_value").exists() == (tmp_path / "value_head.safetensors").exists() == twin.critic

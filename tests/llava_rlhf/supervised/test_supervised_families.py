@@ -16,7 +16,9 @@ from data_utils.batches import DialogueCollator
 from llava_rlhf import initialize_policy_model, train_reward_model
 from llava_rlhf.runs.run_folder import read_json_lines
 from models.base_files import read_family
-from tests.support.tiny_data import policy_command, reward_command
+from tests.support.literal_dpo import labelled_answer, literal_dpo
+from tests.support.plain_models import PlainRole
+from tests.support.tiny_data import dpo_command, policy_command, reward_command
 from tests.support.tiny_families import OTHERS
 from tests.support.tiny_families.common import TinyFamily
 
@@ -117,6 +119,23 @@ def test_a_policy_has_the_loss_of_plain_models(tiny_data, base, tmp_path):
         total, count = total + float(losses.sum()), count + len(places)
     (final,) = (line for line in read_json_lines(tmp_path / "metrics.jsonl") if "final_loss" in line)
     assert final["final_loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_preferences_have_the_loss_of_plain_models(tiny_data, base, tmp_path):
+    """The reference is the base itself; pictures take as many positions in both answers of a pair."""
+    prepared = initialize_policy_model.prepare(dpo_command(tiny_data, base.folder, tmp_path, **base.settings))
+    initialize_policy_model.run(prepared)
+    items = [prepared.eval_set[index] for index in range(len(prepared.eval_set))]
+    expected = literal_dpo(
+        PlainRole(base.folder, tmp_path / "lora_policy"), None, items, 0.1, 0.0, labelled_answer
+    )
+    (final,) = (line for line in read_json_lines(tmp_path / "metrics.jsonl") if "final_loss" in line)
+    assert abs(final["final_reward_margin"]) > 1e-4
+    for name in ("loss", "reward_margin", "chosen_log_prob", "rejected_log_prob", "approxkl"):
+        assert final[f"final_{name}"] == pytest.approx(float(expected[name].detach()), rel=1e-4, abs=1e-5), (
+            name
+        )
 
 
 def test_another_template_whose_answers_end_otherwise_is_refused(tiny_data, base, tmp_path):
