@@ -21,6 +21,7 @@ from llava_rlhf.runs.run_folder import read_json_lines, write_text_whole
 
 FINISHED = "finished.json"  # a training program writes it last
 KINDS = ("plain", "factual")
+DPO_RATE = "2e-4"  # a guess, a fifth of supervised fine-tuning's
 QUERY, RESPONSE, BATCH = "40", "28", "256"  # tokens, tokens, answers at once, as in scripts/tiny
 
 
@@ -175,16 +176,26 @@ class Stages:
             self._train("train_rl_model", variables, flags, folder)
         return folder
 
-    def supervised(self, name: str, seed: int, rows: list[Any], changes: dict[str, str], flags: Sequence[str] = ()) -> Path:  # fmt: skip
-        """A policy trained on rows from the SFT model; `changes` are variables of initialize_policy_model.sh."""
+    def supervised(self, name: str, seed: int, rows: list[Any], changes: dict[str, str], preferences: bool = False) -> Path:  # fmt: skip
+        """A policy trained on rows: the SFT model on dialogues, or the policy init on preferences, by DPO.
+
+        `changes` are variables of initialize_policy_model.sh.
+        """
         folder = self.folder / "policies" / f"{name}-{seed}"
         if not (folder / FINISHED).exists():
+            file = str(self._write(f"rows/{name}-{seed}.json", rows))
+            compared = {
+                "OBJECTIVE": "dpo",
+                "PREFERENCES": file,
+                "POLICY_MODEL": str(self.init()),
+                "LEARNING_RATE": DPO_RATE,
+            }
             variables = self._variables(seed, "plain", None, folder) | {
                 "BASE_MODEL": str(self.sft()),
-                "DIALOGUES": str(self._write(f"rows/{name}-{seed}.json", rows)),
+                **(compared if preferences else {"DIALOGUES": file}),
                 **changes,
             }
-            self._train("initialize_policy_model", variables, flags, folder)
+            self._train("initialize_policy_model", variables, (), folder)
         return folder
 
     def captions(self, noise: Noise | None) -> Path:

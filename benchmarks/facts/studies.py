@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.facts.stages import KINDS, Judge, Noise, Stages
-from benchmarks.facts.world import NOISES, by_prompt, dialogue, gold, labelled_pair
+from benchmarks.facts.world import NOISES, dialogue, labelled_pair
 from data_utils.shapes_world import Scene
-from llava_rlhf.evaluation.benchmarks.reward_files import expected_of_best
 from llava_rlhf.runs.run_folder import read_json_lines
+from llava_rlhf.tiny_world.best_of_n import GOLD, best_numbers, by_prompt, gold, scored_best
 from llava_rlhf.tiny_world.score_answers import score_answers
 
-GOLD = ("gold", "hallucination", "recall")
 KL_LEVELS = (2, 5, 10, 20, 30)  # nats, at which long_ppo is read off
 WINDOW = 3  # PPO steps that are averaged there
 MENTIONS = {"FACT_REWARD": "mentions"}
@@ -44,11 +44,6 @@ def most(stages: Stages) -> int:
     return max(stages.arguments.pairs)
 
 
-def powers(samples: int) -> list[int]:
-    """1, 2, 4 … up to `samples`."""
-    return sorted({2**power for power in range(samples.bit_length())} | {samples})
-
-
 def best_of_n(stages: Stages, seed: int) -> Arms:
     """Answers of the policy init, of which each judge and the oracle choose the best of n."""
     judges = {kind: Judge(kind, most(stages), seed) for kind in KINDS}
@@ -68,32 +63,8 @@ def _best_of_n(stages: Stages, seed: int, policy: str, judges: Mapping[str, Judg
     groups = by_prompt(read_json_lines(answers))
     worth = [[gold(one, scenes[one["image"][0]]) for one in group] for group in groups]
     for arm, judge in judges.items():
-        scored = by_prompt(stages.scores(judge, answers, name))
-        yield arm, best_numbers([[one["score"] for one in group] for group in scored], worth)
+        yield arm, scored_best(stages.scores(judge, answers, name), scenes)
     yield "oracle", best_numbers([[one["gold"] for one in group] for group in worth], worth)
-
-
-def best_numbers(
-    scores: Sequence[Sequence[float]], worth: Sequence[Sequence[Mapping[str, float]]]
-) -> dict[str, float]:
-    """Means over prompts of what the best of n is worth, `NAME@n`; `proxy` in standard deviations of all scores from their mean.
-
-    Args:
-        scores: of each prompt's answers.
-        worth: of the same answers, as `world.gold`.
-    """
-    center, spread = float(np.mean(scores)), float(np.std(scores)) or 1.0
-    found = {}
-    for n in powers(len(scores[0])):
-        for name in GOLD:
-            values = [
-                expected_of_best(of, [one[name] for one in answers], n)
-                for of, answers in zip(scores, worth, strict=True)
-            ]
-            found[f"{name}@{n}"] = statistics.fmean(values)
-        best = statistics.fmean(expected_of_best(of, of, n) for of in scores)
-        found[f"proxy@{n}"] = (best - center) / spread
-    return found
 
 
 def pairs(stages: Stages, seed: int) -> Arms:
@@ -273,12 +244,9 @@ def _described(stages: Stages, name: str, policy: Any, seed: int) -> dict[str, f
 
 
 def _preferred(stages: Stages, arm: str, rows: list[Any], seed: int) -> dict[str, float]:
-    flags = ("--objective", "dpo")
-    policy = stages.supervised(f"dpo-{arm}", seed, rows, {}, flags)
+    policy = stages.supervised(f"dpo-{arm}", seed, rows, {"EPOCHS": "3"}, preferences=True)
     return _described(stages, f"dpo-{arm}-{seed}", policy, seed)
 
 
 def _rows(stages: Stages, name: str) -> list[Any]:
-    import json
-
     return json.loads((stages.world / name).read_text())

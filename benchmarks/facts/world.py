@@ -1,18 +1,15 @@
-"""What studies are made of, as pure functions: parts of preferences, noisy captions, chosen answers, gold."""
+"""What studies are made of, as pure functions: parts of preferences, noisy captions, chosen answers."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from data_utils.schema import AnswerType
-from data_utils.shapes_files import Row, caption_entries, parse_question
-from data_utils.shapes_text import answer_quality
-from data_utils.shapes_world import NAMES, Scene, measure_description
+from data_utils.shapes_files import Row, caption_entries
+from data_utils.shapes_world import NAMES, Scene
 
 NOISES = ("missing", "wrong")
 
@@ -64,27 +61,6 @@ def noisy_captions(scenes: Mapping[str, Scene], kind: str, share: float, seed: i
         right = caption_entries(image, scene.names, rng)
         found |= {**right, image: caption_entries(image, said, rng)[image]}
     return found
-
-
-def gold(record: Mapping[str, Any], scene: Scene) -> dict[str, float]:
-    """What an answer to a request to describe is worth: `gold` is the oracle's score (recall − ½ per false object − ½ per repeat,
-    −1 for another kind of answer), `hallucination` 1 where it names something that is not there, `recall`."""
-    text = record["answer"]
-    question = parse_question(record["question"], AnswerType.GENERAL, scene.names)
-    measured = measure_description(scene.names, text)
-    return {
-        "gold": answer_quality(question, scene.names, text),
-        "hallucination": float(measured.hallucinated),
-        "recall": measured.recall,
-    }
-
-
-def by_prompt(records: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Answers in groups, one for each prompt, in the order of the file."""
-    groups: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for record in records:
-        groups[record["id"]].append(record)
-    return list(groups.values())
 
 
 def dialogue(record: Mapping[str, Any]) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,11 @@ from benchmarks.facts import __main__ as driver
 from benchmarks.facts.figures import FIGURES
 from benchmarks.facts.registry import STUDIES
 from benchmarks.facts.settings import STUDIES as NAMES
-from benchmarks.facts.studies import best_numbers, curve_numbers, rollout_curve
+from benchmarks.facts.studies import curve_numbers, rollout_curve
 from benchmarks.facts.tables import difference, report, worth_of_facts
 from data_utils.shapes_world import PlacedObject, Scene
 
 SCENE = Scene((PlacedObject("red-circle", 0, 0, 0, 5.0),), noise_seed=0)
-
-
-def test_best_of_n_by_hand():
-    worth = [[{"gold": float(g), "hallucination": 0.0, "recall": 1.0} for g in (1, 2, 3, 4)]]
-    found = best_numbers([[4.0, 3.0, 2.0, 1.0]], worth)
-    assert found["gold@1"] == pytest.approx(2.5)
-    # The lowest gold of two: 1 in 3 of 6 choices, 2 in 2, 3 in 1.
-    assert found["gold@2"] == pytest.approx((3 * 1 + 2 * 2 + 3) / 6)
-    assert found["gold@4"] == pytest.approx(1)
-    assert found["proxy@1"] == pytest.approx(0)
-    assert found["proxy@4"] == pytest.approx(1.5 / math.sqrt(1.25))
 
 
 def test_a_long_run_is_read_off_where_its_kl_gets_there():

@@ -1,4 +1,4 @@
-"""What the studies of facts are made of: parts of preferences, noisy captions, gold, and what facts are worth in pairs."""
+"""What the studies of facts are made of: parts of preferences, noisy captions, and what facts are worth in pairs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 
 from benchmarks.facts.world import (
-    by_prompt,
     drawn_pairs,
-    gold,
     labelled_pair,
     noisy_captions,
     pairs_needed,
     split_pairs,
 )
-from data_utils.shapes_world import PlacedObject, Scene, mentioned_objects, sample_scene
+from data_utils.shapes_world import mentioned_objects, sample_scene
 
 ROWS = [{"image": f"{number // 2}.png", "id": number} for number in range(20)]
 
@@ -60,27 +58,11 @@ def test_so_many_objects_of_noisy_captions_are_missing_or_wrong(kind):
     assert noisy_captions(scenes, kind, 0.0, seed=1) != found
 
 
-def test_gold_by_hand():
-    scene = Scene(
-        (PlacedObject("red-circle", 0, 0, 0, 5.0), PlacedObject("blue-square", 1, 0, 0, 5.0)), noise_seed=0
-    )
-    asked = {"question": "what is in the image?"}
-    answer = "the image shows a red-circle, a red-circle and a green-cross."
-    # recall 1/2, one false object, one repeat
-    assert gold({**asked, "answer": answer}, scene) == {"gold": -0.5, "hallucination": 1.0, "recall": 0.5}
-    off_topic = gold({**asked, "answer": "Yes, there is a red-circle."}, scene)
-    assert off_topic == {"gold": -1.0, "hallucination": 0.0, "recall": 0.5}
-
-
-def test_answers_are_grouped_and_compared():
-    records = [{"id": name, "answer": name + str(at), "image": ["p.png"], "question": "q?"}
-               for at in range(2) for name in "ab"]  # fmt: skip
-    first, second = by_prompt(records)
-    assert [one["answer"] for one in first] == ["a0", "a1"]
-    assert [labelled_pair(*first, scores)["preference"] for scores in ((1.0, 0.0), (0.0, 1.0))] == [1, 2]
-    assert labelled_pair(*first, (1.0, 1.0)) is None
-    assert labelled_pair(first[0], first[0], (1.0, 0.0)) is None
-    assert second[0]["id"] == "b"
+def test_two_answers_become_a_preference():
+    first, second = ({"id": "a", "answer": text, "image": ["p.png"], "question": "q?"} for text in "xy")
+    assert [labelled_pair(first, second, of)["preference"] for of in ((1.0, 0.0), (0.0, 1.0))] == [1, 2]
+    assert labelled_pair(first, second, (1.0, 1.0)) is None
+    assert labelled_pair(first, first, (1.0, 0.0)) is None
 
 
 def test_pairs_needed_are_read_off_between_points_in_logarithms():

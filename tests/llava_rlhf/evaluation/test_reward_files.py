@@ -8,12 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from llava_rlhf.evaluation.benchmarks.reward_files import (
-    BestOfN,
-    RewardAccuracy,
-    expected_best,
-    expected_of_best,
-)
+from llava_rlhf.evaluation.benchmarks.reward_files import BestOfN, RewardAccuracy, expected_best
 from llava_rlhf.evaluation.score_files import summarise
 
 
@@ -24,16 +19,6 @@ def test_expected_best_is_the_mean_over_all_choices(scores):
     for n in range(1, len(scores) + 1):
         choices = [max(choice) for choice in itertools.combinations(scores, n)]
         assert expected_best(scores, n) == pytest.approx(np.mean(choices), rel=1e-12)
-
-
-def test_what_the_best_is_worth_is_the_mean_over_all_choices_and_over_ties():
-    scores, values = [2.0, 0.5, 2.0, -1.0, 2.0, 0.5], [1.0, 4.0, 0.0, 7.0, -2.0, 9.0]
-    for n in range(1, len(scores) + 1):
-        worth = []
-        for choice in itertools.combinations(range(len(scores)), n):
-            highest = max(scores[place] for place in choice)
-            worth.append(np.mean([values[place] for place in choice if scores[place] == highest]))
-        assert expected_of_best(scores, values, n) == pytest.approx(np.mean(worth), rel=1e-12)
 
 
 def test_expected_best_of_many_answers():
