@@ -8,12 +8,12 @@ import logging
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -31,6 +31,7 @@ from llava_rlhf.reward_service.refusals import RefusedError
 from llava_rlhf.reward_service.scoring import RowRules
 
 VERSION = "v1"
+READERS = 4
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class ScoringDesk:
         limits: of a request.
         description: of the reward model, for /v1/model.
         answer_ends: stop tokens of policies, as text.
+        readers: how many requests are read at a time; each thread keeps memory of its own.
     """
 
     rules: RowRules
@@ -54,6 +56,7 @@ class ScoringDesk:
     limits: LimitArguments
     description: Mapping[str, Any]
     answer_ends: Sequence[str]
+    readers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(READERS))
 
     async def score(self, rows: Any, shared: Any = None, own: Sequence[Any] | None = None) -> Scores:
         """Scores of the rows of one request, all or none.
@@ -74,7 +77,7 @@ class ScoringDesk:
                 f"{len(rows)} rows, at most {self.limits.max_rows} are accepted in a request (--max_rows); send them in parts",
             )
         with self.batcher.admission(len(rows)):
-            items = await run_in_threadpool(self._items, rows, shared, own)
+            items = await to_thread.run_sync(self._items, rows, shared, own, limiter=self.readers)
             return await self.batcher.scores(items)
 
     def _items(self, rows: list[Any], shared: Any, own: Sequence[Any] | None) -> list[AnswerItem]:
