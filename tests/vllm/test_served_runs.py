@@ -11,6 +11,7 @@ from llava_rlhf import initialize_policy_model, train_rl_model
 from llava_rlhf.engines.vllm_engine import VLLMEngine
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.runs.stopping import EngineError
+from tests.distributed.launching import ROOT
 from tests.distributed.processes import PPO, run_in_processes
 from tests.support.ppo_world import largest_difference, metrics_of, run_ppo, trained
 from tests.support.tiny_data import policy_command
@@ -117,13 +118,14 @@ def test_a_rank_that_the_server_does_not_hold_is_refused_before_a_model_is_loade
 @pytest.mark.distributed
 def test_two_processes_ask_what_one_asks(world, vllm_server, tmp_path):
     """The main process delivers adapters for both, and every row has the answer that it has in one process."""
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        argv = world.command(folder, vllm_server.url, max_steps=1, rollout_per_device_batch_size=2)
+    zero3 = {"deepspeed": ROOT / "scripts" / "zero3.json"}
+    for name, processes, changes in (("one", 1, {}), ("two", 2, {}), ("two, the base divided", 2, zero3)):
+        folder = tmp_path / name
+        argv = world.command(folder, vllm_server.url, max_steps=1, rollout_per_device_batch_size=2, **changes)
         run_in_processes(PPO, argv, processes, folder)
-    one, two = ([row["response"] for row in first_rollouts(tmp_path / name)] for name in ("1", "2"))
-    assert one == two and len(one) == 8
-    assert largest_difference(trained(tmp_path / "1"), trained(tmp_path / "2")) < 1e-5
+        answers = [row["response"] for row in first_rollouts(folder)]
+        assert len(answers) == 8 and answers == [row["response"] for row in first_rollouts(tmp_path / "one")]
+        assert largest_difference(trained(folder), trained(tmp_path / "one")) < 1e-5
 
 
 @pytest.mark.distributed
