@@ -8,9 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data_utils.conversation import query_segments
 from data_utils.fact_lists import captions_as_facts
-from data_utils.schema import AnswerType, Turn
+from data_utils.schema import AnswerType
 from llava_rlhf.assembly.token_text import token_text
 from llava_rlhf.fact_rewards.arguments import FactRewardArguments
 from llava_rlhf.fact_rewards.claims import (
@@ -26,7 +25,8 @@ from llava_rlhf.ppo.targets import TargetMaker
 from llava_rlhf.ppo.yes_no import YesNo
 from llava_rlhf.runs.run_folder import read_json_lines
 from models.vlm import load_tokenizer
-from tests.support.plain_models import PlainRole, seen
+from tests.support.literal_claims import plain_chance_of_yes
+from tests.support.plain_models import PlainRole
 from tests.support.ppo_world import assemble, metrics_of, run_ppo, trained
 from tests.support.tiny_families import TINY_FAMILIES
 
@@ -148,18 +148,6 @@ def parts(ppo_on_one_base, tmp_path_factory):
     )
 
 
-@torch.no_grad()
-def plain_probability(parts, plain, text, item=None):
-    """Of yes, by the base with its adapter switched off, one question at a time; with the pictures of an item."""
-    side, names = parts.prepared.text, item.image_names if item else ()
-    turn = Turn("human", "<image>" * len(names) + text)
-    ids = list(side.encoder.encode(query_segments(side.template, (turn,), len(names))).ids)
-    with plain.model.disable_adapter():
-        logits = plain.run(ids, seen(item)[1] if item else torch.zeros(0, 3, 28, 28))[1][-1]
-    answers = [side.tokenizer.convert_tokens_to_ids(word) for word in ("▁Yes", "▁No")]
-    return float(logits[answers].softmax(dim=0)[0])
-
-
 def test_judgements_are_those_of_the_base_alone(parts, policy_run):
     found = parts.collect(ROWS)
     plain = PlainRole(parts.roles.reward.bank.vlm.model.config._name_or_path, policy_run / "lora_policy")
@@ -169,7 +157,9 @@ def test_judgements_are_those_of_the_base_alone(parts, policy_run):
             if one.supported is None or not notes(item.facts):
                 continue
             support, contradiction = (
-                plain_probability(parts, plain, about_facts(template, notes(item.facts), one.mention.name))
+                plain_chance_of_yes(
+                    parts.prepared.text, plain, about_facts(template, notes(item.facts), one.mention.name)
+                )
                 for template in (SUPPORTED, CONTRADICTED)
             )
             total = max(1.0, support + contradiction)
@@ -178,7 +168,7 @@ def test_judgements_are_those_of_the_base_alone(parts, policy_run):
             )
             checked["facts"] += 1
             if one.probability is not None:
-                shown = plain_probability(parts, plain, about_picture(one.mention.name), item)
+                shown = plain_chance_of_yes(parts.prepared.text, plain, about_picture(one.mention.name), item)
                 assert one.probability == pytest.approx(shown, abs=1e-5)
                 checked["picture"] += 1
     assert min(checked.values()) > 2, checked
