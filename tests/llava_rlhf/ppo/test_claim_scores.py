@@ -15,6 +15,7 @@ from llava_rlhf.fact_rewards.arguments import FactRewardArguments
 from llava_rlhf.fact_rewards.claims import (
     CONTRADICTED,
     SUPPORTED,
+    TOLD,
     ClaimReward,
     about_facts,
     about_picture,
@@ -59,7 +60,7 @@ class Counting:
 
 
 def item(answer_type=AnswerType.GENERAL, names=(), facts=FACTS):
-    return SimpleNamespace(facts=facts, answer_type=answer_type, image_names=names)
+    return SimpleNamespace(facts=facts, answer_type=answer_type, image_names=names, question="What?")
 
 
 def scorer(asker, file=None, **changes):
@@ -109,14 +110,14 @@ def test_who_is_asked_what(tmp_path):
     ]
     scorer(asker, unmentioned="ask_picture").scores(items, texts, None)
     known = notes(FACTS)
-    of_facts = [about_facts(one, known, "A cat.") for one in (SUPPORTED, CONTRADICTED)]
-    told = [about_facts(SUPPORTED, ["A cat."], fact) for fact in known]
+    of_facts = [about_facts(one, known, "What?", "A cat.") for one in (SUPPORTED, CONTRADICTED)]
+    told = [about_facts(TOLD, ["A cat."], "", fact) for fact in known]
     asked = {(one.text, one.pictures): one.row for one in asker.asked}
     assert len(asked) == len(asker.asked), "each once, though two answers say it"
     assert {(text, ()) for text in (*of_facts, *told)} <= asked.keys()
     shown = {key: row for key, row in asked.items() if key[1]}
-    assert shown.pop((about_picture("A car."), ("a.png",))) == 2, "no facts: the picture alone says"
-    assert set(shown) <= {(about_picture("A cat."), ("a.png",))}
+    assert shown.pop((about_picture("What?", "A car."), ("a.png",))) == 2, "no facts: the picture alone says"
+    assert set(shown) <= {(about_picture("What?", "A cat."), ("a.png",))}
     assert not any("A dog?" in text for text, _ in asked), "what an answer asks is no claim"
 
 
@@ -158,7 +159,9 @@ def test_judgements_are_those_of_the_base_alone(parts, policy_run):
                 continue
             support, contradiction = (
                 plain_chance_of_yes(
-                    parts.prepared.text, plain, about_facts(template, notes(item.facts), one.mention.name)
+                    parts.prepared.text,
+                    plain,
+                    about_facts(template, notes(item.facts), item.question, one.mention.name),
                 )
                 for template in (SUPPORTED, CONTRADICTED)
             )
@@ -168,7 +171,9 @@ def test_judgements_are_those_of_the_base_alone(parts, policy_run):
             )
             checked["facts"] += 1
             if one.probability is not None:
-                shown = plain_chance_of_yes(parts.prepared.text, plain, about_picture(one.mention.name), item)
+                shown = plain_chance_of_yes(
+                    parts.prepared.text, plain, about_picture(item.question, one.mention.name), item
+                )
                 assert one.probability == pytest.approx(shown, abs=1e-5)
                 checked["picture"] += 1
     assert min(checked.values()) > 2, checked

@@ -121,7 +121,9 @@ def test_claims_are_judged_as_the_plain_base_judges(models, tiny_data, tmp_path)
         known = notes(item.facts)
         for one in (one for one in row["mentions"] if "supported" in one):
             expected = [
-                plain_chance_of_yes(prepared.text, plain, about_facts(template, known, one["name"]))
+                plain_chance_of_yes(
+                    prepared.text, plain, about_facts(template, known, item.question, one["name"])
+                )
                 for template in (SUPPORTED, CONTRADICTED)
                 if known
             ] or [0.0, 0.0]
@@ -130,7 +132,9 @@ def test_claims_are_judged_as_the_plain_base_judges(models, tiny_data, tmp_path)
             assert found == pytest.approx(expected, abs=1e-4)
             asked["facts"] += bool(known)
             if "probability" in one:
-                chance = plain_chance_of_yes(prepared.text, plain, about_picture(one["name"]), item)
+                chance = plain_chance_of_yes(
+                    prepared.text, plain, about_picture(item.question, one["name"]), item
+                )
                 assert one["probability"] == pytest.approx(chance, abs=1e-4)
                 asked["picture"] += 1
     assert min(asked.values()) > 0, asked
