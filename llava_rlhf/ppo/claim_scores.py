@@ -19,6 +19,21 @@ from llava_rlhf.runs.run_folder import JsonLines, read_json_lines
 CACHE = "claims/answers_{}.jsonl"  # in the run folder, of each process by its number
 
 
+def read_answers(file: str | Path) -> tuple[dict[str, float], int]:
+    """Key of a question → probability of Yes, and whole lines of a file, which need not be there.
+
+    Raises ValueError where it holds something else.
+    """
+    known: dict[str, float] = {}
+    records = read_json_lines(file)
+    for number, record in enumerate(records, 1):
+        try:
+            known |= {key: float(yes) for key, yes in record["answers"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ValueError(f"{file}, line {number}: no answers of a judge; move the file away") from None
+    return known, len(records)
+
+
 class KnownAnswers:
     """Asks each question once, whatever becomes of the run: what was answered is on disk before it is used.
 
@@ -35,16 +50,8 @@ class KnownAnswers:
 
     def __init__(self, asker: Asker, file: str | Path | None):
         self.asker = asker
-        self._known: dict[str, float] = {}
-        records = [] if file is None else read_json_lines(file)
-        for number, record in enumerate(records, 1):
-            try:
-                self._known |= {key: float(yes) for key, yes in record["answers"].items()}
-            except (AttributeError, KeyError, TypeError, ValueError):
-                raise ValueError(
-                    f"{file}, line {number}: no answers of a judge; move the file away"
-                ) from None
-        self._lines = None if file is None else JsonLines(file, len(records))
+        self._known, lines = ({}, 0) if file is None else read_answers(file)
+        self._lines = None if file is None else JsonLines(file, lines)
 
     def probabilities(self, questions: Sequence[YesNo], images: ImageFeatures) -> list[float]:
         """Of Yes, for each question; its key is the text, the pictures and who is asked."""
