@@ -6,6 +6,7 @@ what is left is what they do not mention, and means the same as for things that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,14 +19,33 @@ from llava_rlhf.fact_rewards.mentions import FactReward, Judged, Verdict
 
 # Each is answered with Yes or No. The facts come first: judges that keep what they have read need not read them again.
 SUPPORTED = (
+    "Notes about an image:\n{facts}\n\nQuestion: {question}\nAnswer: {claim}\n\nDo the notes say that this answer is true? "
+    "Answer with Yes or No."
+)
+CONTRADICTED = SUPPORTED.replace("is true?", "is false?")
+SHOWN = "Question: {question}\nAnswer: {claim}\n\nDoes the image show that this answer is true? Answer with Yes or No."
+TOLD = (
     "Notes about an image:\n{facts}\n\nStatement: {claim}\n\nDo the notes say that the statement is true? "
     "Answer with Yes or No."
 )
-CONTRADICTED = (
-    "Notes about an image:\n{facts}\n\nStatement: {claim}\n\nDo the notes say that the statement is false? "
-    "Answer with Yes or No."
-)
-SHOWN = "Statement: {claim}\n\nDoes the image show that the statement is true? Answer with Yes or No."
+_PLACES = re.compile(r"\{(facts|question|claim)\}")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, with all that its claims are judged by.
+
+    Attributes:
+        text: the answer.
+        question: what it answers: "Yes." alone claims nothing.
+        facts: of its row.
+        wide: whether the question is open, so that the answer should tell all that is known.
+    """
+
+    text: str
+    question: str
+    facts: FactList
+    wide: bool
 
 
 @dataclass(frozen=True)
@@ -88,16 +108,18 @@ def notes(facts: FactList) -> tuple[str, ...]:
     return tuple(dict.fromkeys(fact.text if fact.source == CAPTION else fact.line() for fact in sure))
 
 
-def about_facts(template: str, facts: Sequence[str], claim: str) -> str:
-    """The question whether facts say something of a claim; braces within either stay as they are."""
-    head, _, tail = template.partition("{facts}")
-    lines = "\n".join(f"- {fact}" for fact in facts)
-    return head + lines + tail.replace("{claim}", claim)
+def about_facts(template: str, facts: Sequence[str], question: str, claim: str) -> str:
+    """The question whether facts say something of a claim; braces within any of them stay as they are."""
+    return _filled(template, facts="\n".join(f"- {fact}" for fact in facts), question=question, claim=claim)
 
 
-def about_picture(claim: str) -> str:
+def about_picture(question: str, claim: str) -> str:
     """The question whether the picture shows a claim."""
-    return SHOWN.replace("{claim}", claim)
+    return _filled(SHOWN, question=question, claim=claim)
+
+
+def _filled(template: str, **values: str) -> str:
+    return _PLACES.sub(lambda place: values[place[1]], template)
 
 
 @dataclass(frozen=True)
@@ -114,73 +136,71 @@ class ClaimReward:
         """The claims to be judged: each once, nothing that is a question."""
         return list(dict.fromkeys(one.name for one, repeated in _told(text) if not repeated))
 
-    def questions(self, text: str, facts: FactList, open_question: bool) -> list[str]:
+    def questions(self, answer: Answered) -> list[str]:
         """What is to be asked of the facts, and of the answer: whether it tells them."""
-        known = known_facts(facts)
+        known = notes(answer.facts)
         if not known:
             return []
         found = [
-            about_facts(template, notes(facts), claim)
-            for claim in self.asked(text)
+            about_facts(template, known, answer.question, claim)
+            for claim in self.asked(answer.text)
             for template in (SUPPORTED, CONTRADICTED)
         ]
-        return [*found, *(self._coverage_questions(text, known) if open_question else ())]
+        return [*found, *self._coverage_questions(answer)]
 
-    def left_open(self, text: str, facts: FactList, answers: Mapping[str, float]) -> list[str]:
+    def left_open(self, answer: Answered, said: Mapping[str, float]) -> list[str]:
         """Claims of which the facts most likely say nothing; none where they say that they are complete."""
-        if facts.complete:
+        if answer.facts.complete:
             return []
         return [
-            claim for claim in self.asked(text) if self._said(claim, facts, answers).verdict == "unmentioned"
+            claim
+            for claim in self.asked(answer.text)
+            if self._said(claim, answer, said).verdict == "unmentioned"
         ]
 
     def of(
-        self,
-        text: str,
-        facts: FactList,
-        open_question: bool,
-        answers: Mapping[str, float],
-        seen: Mapping[str, float] | None = None,
+        self, answer: Answered, said: Mapping[str, float], seen: Mapping[str, float] | None = None
     ) -> FactReward:
         """What an answer earns.
 
         Args:
-            text: the answer.
-            facts: of its row.
-            open_question: whether it should tell all that is known.
-            answers: question of `questions` → probability of Yes.
+            answer: what is judged, and by what.
+            said: question of `questions` → probability of Yes.
             seen: claim → probability that the picture shows it, of those that were asked for.
         """
-        judged = tuple(self._judged(text, facts, answers, seen or {}))
-        known = known_facts(facts)
-        told = self._coverage_questions(text, known) if open_question else []
-        named = sum(answers[question] for question in told)
-        share = named / len(known) if known else 0.0
-        return FactReward(judged, named, len(known), self.arguments.fact_coverage_score * share)
+        judged = tuple(self._judged(answer, said, seen or {}))
+        known = len(known_facts(answer.facts))
+        named = sum(said[question] for question in self._coverage_questions(answer))
+        share = named / known if known else 0.0
+        return FactReward(judged, named, known, self.arguments.fact_coverage_score * share)
 
-    def _coverage_questions(self, text: str, known: Sequence[str]) -> list[str]:
-        """For each fact whether the answer tells it: the same question, with the answer as what is known."""
-        if not self.arguments.fact_coverage_score or not self.asked(text):
+    def _coverage_questions(self, answer: Answered) -> list[str]:
+        """For each fact whether the claims of an answer to an open question tell it."""
+        told = self.asked(answer.text)
+        if not told or not answer.wide or not self.arguments.fact_coverage_score:
             return []
-        return [about_facts(SUPPORTED, self.asked(text), fact) for fact in known]
+        return [about_facts(TOLD, told, "", fact) for fact in known_facts(answer.facts)]
 
-    def _said(self, claim: str, facts: FactList, answers: Mapping[str, float]) -> Said:
-        known = notes(facts)
+    def _said(self, claim: str, answer: Answered, said: Mapping[str, float]) -> Said:
+        known = notes(answer.facts)
         if not known:
             return NOTHING
-        return Said.of(*(answers[about_facts(one, known, claim)] for one in (SUPPORTED, CONTRADICTED)))
+        pair = (
+            about_facts(template, known, answer.question, claim) for template in (SUPPORTED, CONTRADICTED)
+        )
+        return Said.of(*(said[question] for question in pair))
 
     def _judged(
-        self, text: str, facts: FactList, answers: Mapping[str, float], seen: Mapping[str, float]
+        self, answer: Answered, answers: Mapping[str, float], seen: Mapping[str, float]
     ) -> list[JudgedClaim]:
         found = []
-        for claim, repeated in _told(text, with_questions=True):
+        for claim, repeated in _told(answer.text, with_questions=True):
             if claim.stance == "open" or repeated:
                 found.append(JudgedClaim(claim, "unsaid" if claim.stance == "open" else "repeated", 0.0))
                 continue
-            said = self._said(claim.name, facts, answers)
+            said = self._said(claim.name, answer, answers)
             verdict, probability = said.verdict, seen.get(claim.name)
-            penalised = facts.complete or self.arguments.unmentioned == "penalise"
+            penalised = answer.facts.complete or self.arguments.unmentioned == "penalise"
             if verdict == "unmentioned" and penalised:
                 verdict = "wrong"
             reward = self._score(said, probability, penalised)

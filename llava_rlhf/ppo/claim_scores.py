@@ -11,12 +11,27 @@ from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
 from llava_rlhf.assembly.image_features import ImageFeatures
 from llava_rlhf.assembly.token_text import TokenText
-from llava_rlhf.fact_rewards.claims import ClaimReward, about_picture
+from llava_rlhf.fact_rewards.claims import Answered, ClaimReward, about_picture
 from llava_rlhf.ppo.fact_scores import FactScores
 from llava_rlhf.ppo.yes_no import Asker, YesNo
 from llava_rlhf.runs.run_folder import JsonLines, read_json_lines
 
 CACHE = "claims/answers_{}.jsonl"  # in the run folder, of each process by its number
+
+
+def read_answers(file: str | Path) -> tuple[dict[str, float], int]:
+    """Key of a question → probability of Yes, and whole lines of a file, which need not be there.
+
+    Raises ValueError where it holds something else.
+    """
+    known: dict[str, float] = {}
+    records = read_json_lines(file)
+    for number, record in enumerate(records, 1):
+        try:
+            known |= {key: float(yes) for key, yes in record["answers"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ValueError(f"{file}, line {number}: no answers of a judge; move the file away") from None
+    return known, len(records)
 
 
 class KnownAnswers:
@@ -35,16 +50,8 @@ class KnownAnswers:
 
     def __init__(self, asker: Asker, file: str | Path | None):
         self.asker = asker
-        self._known: dict[str, float] = {}
-        records = [] if file is None else read_json_lines(file)
-        for number, record in enumerate(records, 1):
-            try:
-                self._known |= {key: float(yes) for key, yes in record["answers"].items()}
-            except (AttributeError, KeyError, TypeError, ValueError):
-                raise ValueError(
-                    f"{file}, line {number}: no answers of a judge; move the file away"
-                ) from None
-        self._lines = None if file is None else JsonLines(file, len(records))
+        self._known, lines = ({}, 0) if file is None else read_answers(file)
+        self._lines = None if file is None else JsonLines(file, lines)
 
     def probabilities(self, questions: Sequence[YesNo], images: ImageFeatures) -> list[float]:
         """Of Yes, for each question; its key is the text, the pictures and who is asked."""
@@ -78,26 +85,28 @@ class ClaimScorer:
         self, items: Sequence[PromptItem], texts: Sequence[TokenText], images: ImageFeatures
     ) -> FactScores:
         """What answers to prompts earn; `images` as the reward model's base sees them."""
-        open_questions = [item.answer_type is AnswerType.GENERAL for item in items]
-        rows = list(zip(items, texts, open_questions, strict=True))
+        rows = [
+            Answered(text.text, item.question, item.facts, item.answer_type is AnswerType.GENERAL)
+            for item, text in zip(items, texts, strict=True)
+        ]
         of_facts = self._ask(
             [
-                [YesNo(text, (), row) for text in self.reward.questions(answer.text, item.facts, wide)]
-                for row, (item, answer, wide) in enumerate(rows)
+                [YesNo(text, (), row) for text in self.reward.questions(answer)]
+                for row, answer in enumerate(rows)
             ],
             images,
         )
-        seen = self._seen(items, texts, of_facts, images)
+        seen = self._seen(items, rows, of_facts, images)
         found = [
-            self.reward.of(answer.text, item.facts, wide, known, shown)
-            for (item, answer, wide), known, shown in zip(rows, of_facts, seen, strict=True)
+            self.reward.of(answer, said, shown)
+            for answer, said, shown in zip(rows, of_facts, seen, strict=True)
         ]
         return FactScores(list(texts), found)
 
     def _seen(
         self,
         items: Sequence[PromptItem],
-        texts: Sequence[TokenText],
+        rows: Sequence[Answered],
         of_facts: Sequence[Mapping[str, float]],
         images: ImageFeatures,
     ) -> list[dict[str, float]]:
@@ -105,19 +114,21 @@ class ClaimScorer:
         if not self.asks_picture:
             return [{} for _ in items]
         wanted = [
-            self.reward.left_open(text.text, item.facts, known) if item.image_names else []
-            for item, text, known in zip(items, texts, of_facts, strict=True)
+            {claim: about_picture(answer.question, claim) for claim in self.reward.left_open(answer, said)}
+            if item.image_names
+            else {}
+            for item, answer, said in zip(items, rows, of_facts, strict=True)
         ]
         asked = self._ask(
             [
-                [YesNo(about_picture(claim), items[row].image_names, row) for claim in row_claims]
-                for row, row_claims in enumerate(wanted)
+                [YesNo(text, items[row].image_names, row) for text in questions.values()]
+                for row, questions in enumerate(wanted)
             ],
             images,
         )
         return [
-            {claim: known[about_picture(claim)] for claim in row_claims}
-            for row_claims, known in zip(wanted, asked, strict=True)
+            {claim: said[text] for claim, text in questions.items()}
+            for questions, said in zip(wanted, asked, strict=True)
         ]
 
     def _ask(self, questions: Sequence[Sequence[YesNo]], images: ImageFeatures) -> list[dict[str, float]]:

@@ -33,13 +33,18 @@ FLAGS = {
     "claims-in-parts": {**CLAIMS, "deepspeed": ZERO3, "rollout_engine": "vllm", "vllm_servers": NOBODY},
     "no-facts-at-all": {**CLAIMS, "facts": False, "allow_prompt_change": True, "image_to_caption_file": None},
 }
-CASES = tuple(FLAGS)
+CASES = (*FLAGS, "answers-of-nobody")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_documented(case, prepare, data, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    row, flags = documented(__file__, case), dict(FLAGS[case])
+    row, flags = documented(__file__, case), dict(FLAGS.get(case, CLAIMS))
+    if case == "answers-of-nobody":
+        file = tmp_path / "answers of a run" / "claims" / "answers_0.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text('{"answers": {"0a1b": 0.5}}\n{"answers": ["0a1b"]}\n')
+        flags["output_dir"] = file.parent.parent
     if case == "no-facts-at-all":
 
         def without_captions(rows):

@@ -11,6 +11,8 @@ from llava_rlhf.fact_rewards.arguments import FactRewardArguments
 from llava_rlhf.fact_rewards.claims import (
     CONTRADICTED,
     SUPPORTED,
+    TOLD,
+    Answered,
     ClaimReward,
     Said,
     about_facts,
@@ -31,9 +33,14 @@ FACTS = FactList(
         Fact("detector", "object", "bird", 0.2),  # not sure, and so not shown
     )
 )
+QUESTION = "What is there?"
 NOTES = ("A dog on a couch.", "detector: couch")
 ANSWER = "A dog sits there. The dog is blue! Is it asleep?  It looks old…"
 CLAIMS = ("A dog sits there.", "The dog is blue!", "It looks old…")
+
+
+def answer(text=ANSWER, facts=FACTS, wide=True):
+    return Answered(text, QUESTION, facts, wide)
 
 
 def answered(said, told=()):
@@ -41,9 +48,9 @@ def answered(said, told=()):
     found = {}
     for claim, pair in said.items():
         for template, value in zip((SUPPORTED, CONTRADICTED), pair, strict=True):
-            found[about_facts(template, NOTES, claim)] = value
+            found[about_facts(template, NOTES, QUESTION, claim)] = value
     for fact, value in dict(told).items():
-        found[about_facts(SUPPORTED, list(said), fact)] = value
+        found[about_facts(TOLD, list(said), "", fact)] = value
     return found
 
 
@@ -71,21 +78,22 @@ def test_claims_are_sentences_where_they_stand(text, found):
 
 def test_what_is_asked_of_the_facts():
     assert (notes(FACTS), known_facts(FACTS)) == (NOTES, ("A dog on a couch.", "couch"))
-    assert set(REWARD.questions(ANSWER, FACTS, True)) == SAID.keys()
-    assert len(REWARD.questions(ANSWER, FACTS, False)) == 2 * len(CLAIMS)
-    assert REWARD.questions(ANSWER, FactList(), True) == [] == REWARD.questions("", FACTS, True)
+    assert set(REWARD.questions(answer())) == SAID.keys()
+    assert len(REWARD.questions(answer(wide=False))) == 2 * len(CLAIMS)
+    assert REWARD.questions(answer(facts=FactList())) == [] == REWARD.questions(answer(""))
     without = ClaimReward(replace(ARGUMENTS, fact_coverage_score=0.0))
-    assert len(without.questions(ANSWER, FACTS, True)) == 2 * len(CLAIMS)
+    assert len(without.questions(answer())) == 2 * len(CLAIMS)
 
 
 def test_braces_stay_as_they_are():
-    text = about_facts(SUPPORTED, ["{claim} of {facts}"], "a {facts} {claim}")
-    assert "- {claim} of {facts}\n\nStatement: a {facts} {claim}\n" in text
-    assert "Statement: {claim} {x}\n" in about_picture("{claim} {x}")
+    text = about_facts(SUPPORTED, ["{claim} of {facts}"], "{claim}?", "a {facts} {question}")
+    assert "- {claim} of {facts}\n\nQuestion: {claim}?\nAnswer: a {facts} {question}\n\nDo the notes" in text
+    assert "Question: {facts}\nAnswer: {claim} {x}\n" in about_picture("{facts}", "{claim} {x}")
+    assert SUPPORTED.replace("true", "false") == CONTRADICTED != SUPPORTED
 
 
 def test_an_answer_by_hand():
-    found = REWARD.of(ANSWER, FACTS, True, SAID)
+    found = REWARD.of(answer(), SAID)
     # .9 · 2 − .05 · 3 = 1.65; .1 · 2 − .8 · 3 = −2.2; a question; .2 · 2 − .2 · 3 = −.2. Facts told: (.75 + .25) / 2 · 4.
     assert [one.reward for one in found.mentions] == pytest.approx([1.65, -2.2, 0.0, -0.2])
     assert [one.verdict for one in found.mentions] == ["right", "wrong", "unsaid", "unmentioned"]
@@ -97,7 +105,7 @@ def test_an_answer_by_hand():
         (34, pytest.approx(-2.2)),
         (len(ANSWER), pytest.approx(-0.2)),
     ]
-    assert REWARD.of(ANSWER, FACTS, False, SAID).coverage == 0.0
+    assert REWARD.of(answer(wide=False), SAID).coverage == 0.0
 
 
 def test_what_the_facts_leave_open():
@@ -106,39 +114,40 @@ def test_what_the_facts_leave_open():
     penalising = ClaimReward(replace(ARGUMENTS, unmentioned="penalise"))
     complete = replace(FACTS, complete=True)
     for found in (
-        penalising.of(ANSWER, FACTS, False, SAID).mentions[3],
-        REWARD.of(ANSWER, complete, False, SAID, {CLAIMS[2]: 0.75}).mentions[3],
+        penalising.of(answer(wide=False), SAID).mentions[3],
+        REWARD.of(answer(facts=complete, wide=False), SAID, {CLAIMS[2]: 0.75}).mentions[3],
     ):
         assert (found.verdict, found.reward) == ("wrong", pytest.approx(-0.2 - 1.8))
     asking = ClaimReward(replace(ARGUMENTS, unmentioned="ask_picture"))
-    assert asking.left_open(ANSWER, FACTS, SAID) == [CLAIMS[2]]
-    assert asking.left_open(ANSWER, complete, SAID) == []
-    found = asking.of(ANSWER, FACTS, False, SAID, {CLAIMS[2]: 0.75}).mentions[3]
+    assert asking.left_open(answer(), SAID) == [CLAIMS[2]]
+    assert asking.left_open(answer(facts=complete), SAID) == []
+    found = asking.of(answer(wide=False), SAID, {CLAIMS[2]: 0.75}).mentions[3]
     assert (found.verdict, found.probability) == ("unmentioned", 0.75)
     assert found.reward == pytest.approx(-0.2 + 0.6 * 0.75)
 
 
 def test_without_facts_all_is_open():
-    found = REWARD.of("A dog.", FactList(), True, {})
+    dog = answer("A dog.", FactList())
+    found = REWARD.of(dog, {})
     assert [(one.verdict, one.reward) for one in found.mentions] == [("unmentioned", 0.0)]
     assert (found.coverage, found.there) == (0.0, 0)
     asking = ClaimReward(replace(ARGUMENTS, unmentioned="ask_picture"))
-    assert asking.left_open("A dog.", FactList(), {}) == ["A dog."]
-    assert asking.of("A dog.", FactList(), True, {}, {"A dog.": 1.0}).by_mentions == 2.0
+    assert asking.left_open(dog, {}) == ["A dog."]
+    assert asking.of(dog, {}, {"A dog.": 1.0}).by_mentions == 2.0
 
 
 def test_a_claim_pays_once():
     text = "A dog sits there. A dog sits there! a  DOG sits there. A cat."
     said = answered({"A dog sits there.": (1.0, 0.0), "A cat.": (0.0, 0.0)})
     assert REWARD.asked(text) == ["A dog sits there.", "A cat."]
-    found = REWARD.of(text, FACTS, False, said)
+    found = REWARD.of(answer(text, wide=False), said)
     assert [one.verdict for one in found.mentions] == ["right", "repeated", "repeated", "unmentioned"]
     assert found.by_mentions == 2.0
 
 
 def test_an_empty_answer_and_one_of_questions_earn_nothing():
     for text in ("", "Is it a dog? What is it？"):
-        found = REWARD.of(text, FACTS, True, {})
+        found = REWARD.of(answer(text), {})
         assert (found.total, found.named, found.there) == (0.0, 0.0, 2)
 
 

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data_utils.conversation import query_segments
 from data_utils.fact_lists import captions_as_facts
-from data_utils.schema import AnswerType, Turn
+from data_utils.schema import AnswerType
 from llava_rlhf.assembly.token_text import token_text
 from llava_rlhf.fact_rewards.arguments import FactRewardArguments
 from llava_rlhf.fact_rewards.claims import (
     CONTRADICTED,
     SUPPORTED,
+    TOLD,
     ClaimReward,
     about_facts,
     about_picture,
@@ -26,7 +26,8 @@ from llava_rlhf.ppo.targets import TargetMaker
 from llava_rlhf.ppo.yes_no import YesNo
 from llava_rlhf.runs.run_folder import read_json_lines
 from models.vlm import load_tokenizer
-from tests.support.plain_models import PlainRole, seen
+from tests.support.literal_claims import plain_chance_of_yes
+from tests.support.plain_models import PlainRole
 from tests.support.ppo_world import assemble, metrics_of, run_ppo, trained
 from tests.support.tiny_families import TINY_FAMILIES
 
@@ -59,7 +60,7 @@ class Counting:
 
 
 def item(answer_type=AnswerType.GENERAL, names=(), facts=FACTS):
-    return SimpleNamespace(facts=facts, answer_type=answer_type, image_names=names)
+    return SimpleNamespace(facts=facts, answer_type=answer_type, image_names=names, question="What?")
 
 
 def scorer(asker, file=None, **changes):
@@ -109,14 +110,14 @@ def test_who_is_asked_what(tmp_path):
     ]
     scorer(asker, unmentioned="ask_picture").scores(items, texts, None)
     known = notes(FACTS)
-    of_facts = [about_facts(one, known, "A cat.") for one in (SUPPORTED, CONTRADICTED)]
-    told = [about_facts(SUPPORTED, ["A cat."], fact) for fact in known]
+    of_facts = [about_facts(one, known, "What?", "A cat.") for one in (SUPPORTED, CONTRADICTED)]
+    told = [about_facts(TOLD, ["A cat."], "", fact) for fact in known]
     asked = {(one.text, one.pictures): one.row for one in asker.asked}
     assert len(asked) == len(asker.asked), "each once, though two answers say it"
     assert {(text, ()) for text in (*of_facts, *told)} <= asked.keys()
     shown = {key: row for key, row in asked.items() if key[1]}
-    assert shown.pop((about_picture("A car."), ("a.png",))) == 2, "no facts: the picture alone says"
-    assert set(shown) <= {(about_picture("A cat."), ("a.png",))}
+    assert shown.pop((about_picture("What?", "A car."), ("a.png",))) == 2, "no facts: the picture alone says"
+    assert set(shown) <= {(about_picture("What?", "A cat."), ("a.png",))}
     assert not any("A dog?" in text for text, _ in asked), "what an answer asks is no claim"
 
 
@@ -148,18 +149,6 @@ def parts(ppo_on_one_base, tmp_path_factory):
     )
 
 
-@torch.no_grad()
-def plain_probability(parts, plain, text, item=None):
-    """Of yes, by the base with its adapter switched off, one question at a time; with the pictures of an item."""
-    side, names = parts.prepared.text, item.image_names if item else ()
-    turn = Turn("human", "<image>" * len(names) + text)
-    ids = list(side.encoder.encode(query_segments(side.template, (turn,), len(names))).ids)
-    with plain.model.disable_adapter():
-        logits = plain.run(ids, seen(item)[1] if item else torch.zeros(0, 3, 28, 28))[1][-1]
-    answers = [side.tokenizer.convert_tokens_to_ids(word) for word in ("▁Yes", "▁No")]
-    return float(logits[answers].softmax(dim=0)[0])
-
-
 def test_judgements_are_those_of_the_base_alone(parts, policy_run):
     found = parts.collect(ROWS)
     plain = PlainRole(parts.roles.reward.bank.vlm.model.config._name_or_path, policy_run / "lora_policy")
@@ -169,7 +158,11 @@ def test_judgements_are_those_of_the_base_alone(parts, policy_run):
             if one.supported is None or not notes(item.facts):
                 continue
             support, contradiction = (
-                plain_probability(parts, plain, about_facts(template, notes(item.facts), one.mention.name))
+                plain_chance_of_yes(
+                    parts.prepared.text,
+                    plain,
+                    about_facts(template, notes(item.facts), item.question, one.mention.name),
+                )
                 for template in (SUPPORTED, CONTRADICTED)
             )
             total = max(1.0, support + contradiction)
@@ -178,7 +171,9 @@ def test_judgements_are_those_of_the_base_alone(parts, policy_run):
             )
             checked["facts"] += 1
             if one.probability is not None:
-                shown = plain_probability(parts, plain, about_picture(one.mention.name), item)
+                shown = plain_chance_of_yes(
+                    parts.prepared.text, plain, about_picture(item.question, one.mention.name), item
+                )
                 assert one.probability == pytest.approx(shown, abs=1e-5)
                 checked["picture"] += 1
     assert min(checked.values()) > 2, checked

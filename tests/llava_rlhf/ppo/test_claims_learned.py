@@ -18,7 +18,8 @@ KNOWN = (*THINGS, *COLOURS)
 
 def judged_by_words(text: str) -> str:
     """Notes say that a statement is true if they hold all things and colours in it, false if they hold none of them."""
-    notes, _, statement = text.partition("\n\nStatement: ")
+    notes, _, statement = text.partition("\nAnswer: ")
+    notes = notes.partition("\n\nQuestion: ")[0]
     statement, _, question = statement.partition("\n\n")
     known, said = ({word for word in KNOWN if re.search(rf"\b{word}\b", part)} for part in (notes, statement))
     wanted = said and (said <= known if "is true" in question else not said & known)

@@ -12,13 +12,28 @@ from accelerate.state import AcceleratorState
 from transformers import AutoTokenizer
 
 from llava_rlhf import answer_prompts, initialize_policy_model, train_reward_model
+from llava_rlhf.fact_rewards.claims import (
+    CONTRADICTED,
+    SUPPORTED,
+    about_facts,
+    about_picture,
+    notes,
+)
 from llava_rlhf.runs.run_folder import read_json_lines
 from models.base_files import read_family
 from tests.llava_rlhf.evaluation.scoring import scored
+from tests.support.literal_claims import plain_chance_of_yes
 from tests.support.literal_ppo import LiteralPPO, Row
 from tests.support.plain_models import PlainRole, seen
 from tests.support.ppo_world import largest_difference, metrics_of, record_experience, run_ppo, trained
-from tests.support.tiny_data import TinyData, command_line, policy_command, ppo_command, reward_command
+from tests.support.tiny_data import (
+    TinyData,
+    changed,
+    command_line,
+    policy_command,
+    ppo_command,
+    reward_command,
+)
 from tests.support.tiny_families import OTHERS
 
 LIMITS = {"query_len": 300, "model_max_length": 900}
@@ -89,6 +104,40 @@ def models(request, tiny_data, tmp_path_factory) -> Trained:
         program.run(program.prepare(argv))
     policy, reward = (folder / program.__name__ for program in (initialize_policy_model, train_reward_model))
     return Trained(version, base, policy, reward)
+
+
+@pytest.mark.slow
+def test_claims_are_judged_as_the_plain_base_judges(models, tiny_data, tmp_path):
+    """Questions of text alone and, where there are no facts, about pictures, which differ in size."""
+    few = changed(tiny_data.captions, "few.json", lambda known: dict(list(known.items())[:4]))
+    facts = {"image_to_caption_file": few, "missing_captions": "no_fact"}
+    claims = {"fact_reward": "claims", "unmentioned": "ask_picture", "temperature": 3.0}
+    prepared = run_ppo(models.command(tiny_data, tmp_path, **ONE_UPDATE, **claims, **facts))
+    plain = PlainRole(models.base, models.policy / "lora_policy")
+    items = {item.row: item for item in map(prepared.prompts.__getitem__, range(len(prepared.prompts)))}
+    asked = {"facts": 0, "picture": 0}
+    for row in read_json_lines(tmp_path / "rollouts/000001.jsonl"):
+        item = items[row["row"]]
+        known = notes(item.facts)
+        for one in (one for one in row["mentions"] if "supported" in one):
+            expected = [
+                plain_chance_of_yes(
+                    prepared.text, plain, about_facts(template, known, item.question, one["name"])
+                )
+                for template in (SUPPORTED, CONTRADICTED)
+                if known
+            ] or [0.0, 0.0]
+            total = max(1.0, sum(expected))
+            found = [one["supported"] * total, one["contradicted"] * total]
+            assert found == pytest.approx(expected, abs=1e-4)
+            asked["facts"] += bool(known)
+            if "probability" in one:
+                chance = plain_chance_of_yes(
+                    prepared.text, plain, about_picture(item.question, one["name"]), item
+                )
+                assert one["probability"] == pytest.approx(chance, abs=1e-4)
+                asked["picture"] += 1
+    assert min(asked.values()) > 0, asked
 
 
 @pytest.mark.slow
