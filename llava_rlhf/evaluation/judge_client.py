@@ -49,12 +49,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said: its text ("" where it said nothing), tokens as the server counts them (0: it does not)."""
+    """What a judge said: its text ("" where it said nothing), tokens as the server counts them (0: it does not), and the model
+    that the server says it was, which may be a dated one behind the name that was asked for (None: it does not say)."""
 
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str | None = None
+    model: str | None = None
 
 
 @dataclass
@@ -252,7 +254,7 @@ class JudgeClient:
         try:
             choice, usage = completion.choices[0], completion.usage
             counts = (int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)) if usage else (0, 0)
-            return Reply(_text(choice.message.content), *counts, choice.finish_reason)
+            return Reply(_text(choice.message.content), *counts, choice.finish_reason, completion.model)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise JudgeError(f"{place} sent no chat completion: {str(completion)[:200]!r}") from None
 
