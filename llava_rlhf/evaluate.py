@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from llava_rlhf.engines.arguments import ServerArguments
+from llava_rlhf.engines.judge_client import JudgeError
 from llava_rlhf.evaluation.answer_files import read_settings
 from llava_rlhf.evaluation.arguments import (
     AnswerArguments,
@@ -35,7 +36,6 @@ from llava_rlhf.evaluation.arguments import (
 from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, Record, read_objects
 from llava_rlhf.evaluation.comparison import Comparison, check_comparable, compare, group_runs
-from llava_rlhf.evaluation.judge_client import JudgeError
 from llava_rlhf.evaluation.prompt_files import write_prompts
 from llava_rlhf.evaluation.registry import Scoring, make_benchmark
 from llava_rlhf.evaluation.score_files import ScoreFile, format_summary, read_score_file, summarise

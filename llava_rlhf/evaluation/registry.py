@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from llava_rlhf.engines.judge_client import Judge, JudgeClient, ReplyCache
 from llava_rlhf.evaluation.arguments import JudgeArguments
 from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
 from llava_rlhf.evaluation.benchmarks import hallusionbench, mmhal, object_halbench
@@ -23,7 +24,6 @@ from llava_rlhf.evaluation.benchmarks.reward_files import BestOfN, RewardAccurac
 from llava_rlhf.evaluation.benchmarks.tiny_world import TinyWorld
 from llava_rlhf.evaluation.benchmarks.vl_rewardbench import VLRewardBench
 from llava_rlhf.evaluation.benchmarks.words import ListedWords, TaggedWords, Words
-from llava_rlhf.evaluation.judge_client import Judge, JudgeClient, ReplyCache
 
 PAIRS = {one.name: one for one in (VLRewardBench, MMRLHFRewardBench, MultimodalRewardBench)}
 PROMPTS = Path(__file__).parents[2] / "prompts"

@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -25,8 +25,12 @@ class LaunchLine:
     processes: int
 
 
-def launch_lines(script: str | Path, extra: Sequence[str] = ()) -> list[LaunchLine]:
+def launch_lines(
+    script: str | Path, extra: Sequence[str] = (), variables: Mapping[str, str] | None = None
+) -> list[LaunchLine]:
     """The training programs that a script starts when it is given `extra` arguments, in order.
+
+    `variables` stand in its environment besides those of this process.
 
     Raises ValueError when it is no script, fails, or starts none of them.
     """
@@ -39,7 +43,8 @@ def launch_lines(script: str | Path, extra: Sequence[str] = ()) -> list[LaunchLi
             f"{script} does not start one of {', '.join(PROGRAMS)}, so it can't be planned: name the script of one of these, "
             "or the program itself (evaluation: docs/one_24gb_card.md)"
         )
-    environment = {"PYTHON": sys.executable, **os.environ, "DRY_RUN": "1", "LAUNCHER": "torchrun"}
+    environment = {"PYTHON": sys.executable, **os.environ, **(variables or {})}
+    environment |= {"DRY_RUN": "1", "LAUNCHER": "torchrun"}
     done = subprocess.run(
         ["bash", str(script), *extra], capture_output=True, text=True, check=False, env=environment
     )

@@ -26,6 +26,10 @@ class BuildArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the initial weights and of all lessons."})
     family: str = field(default="llava", metadata={"help": f"Of the base: {' or '.join(FAMILIES)}."})
     naming_steps: int | None = field(default=None, metadata={"help": "Steps of stage 1; None: the plan's."})
+    checking_steps: int | None = field(
+        default=None,
+        metadata={"help": "Steps of stage 2; None: the plan's. 0: a base that hardly checks words by sight."},
+    )
     mixture_steps: int | None = field(default=None, metadata={"help": "Steps of stage 3; None: the plan's."})
     threads: int = field(
         default=1, metadata={"help": "CPU threads; the model is too small for more to help."}
@@ -43,7 +47,11 @@ class BuildArguments:
     @property
     def steps(self) -> dict[str, int]:
         """Those that were given, by their names in the plan."""
-        given = {"naming_steps": self.naming_steps, "mixture_steps": self.mixture_steps}
+        given = {
+            "naming_steps": self.naming_steps,
+            "checking_steps": self.checking_steps,
+            "mixture_steps": self.mixture_steps,
+        }
         return {name: steps for name, steps in given.items() if steps is not None}
 
 

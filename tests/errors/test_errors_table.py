@@ -11,6 +11,7 @@ from llava_rlhf import (
     initialize_policy_model,
     score,
     serve_policy,
+    serve_reward,
     train_reward_model,
     train_rl_model,
 )
@@ -71,6 +72,7 @@ def test_every_flag_that_is_named_exists():
         train_rl_model,
         score,
         serve_policy,
+        serve_reward,
         rename_weights,
     )
     known = {

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from data_utils.schema import AnswerType
+from llava_rlhf.engines.judge_client import Judge, Question
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
     Item,
@@ -26,7 +27,6 @@ from llava_rlhf.evaluation.benchmarks.items import (
 )
 from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt, judge_conditions
 from llava_rlhf.evaluation.benchmarks.published_answers import have
-from llava_rlhf.evaluation.judge_client import Judge, Question
 
 PROMPT_NAMES = ("question", "reference", "answer")
 SUPPLEMENT = "VS"  # what is asked can be known without the image; "VD": it can't

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_rlhf.evaluation.judge_client import Judge, Reply
+from llava_rlhf.engines.judge_client import Judge, Reply
 
 
 class JudgePrompt:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from data_utils.pictures_elsewhere import is_base64_picture
+from llava_rlhf.engines.judge_client import Judge, Question
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
     Item,
@@ -27,7 +28,6 @@ from llava_rlhf.evaluation.benchmarks.items import (
 )
 from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt, judge_conditions
 from llava_rlhf.evaluation.benchmarks.published_answers import by_image_and_question, have, unknown_layout
-from llava_rlhf.evaluation.judge_client import Judge, Question
 
 HALLUCINATION_BELOW = 3
 # "Rating (0-6): 4", "**Rating:** 4/6"; "4.5", "-1", "3-4" and "3 or 4" are no ratings.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from llava_rlhf.engines.judge_client import Judge, Question
 from llava_rlhf.evaluation.benchmarks.coco_truth import objects_there
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
@@ -24,7 +25,6 @@ from llava_rlhf.evaluation.benchmarks.items import (
 )
 from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt, judge_conditions
 from llava_rlhf.evaluation.benchmarks.published_answers import by_image_number, have
-from llava_rlhf.evaluation.judge_client import Judge, Question
 from llava_rlhf.fact_rewards.object_words import ObjectWords
 
 PROMPT_NAMES = ("question", "answer")

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, ItemScore, Record, Scores
 from llava_rlhf.evaluation.benchmarks.scored_pairs import (
     PAIR_METRICS,
@@ -118,22 +116,13 @@ class BestOfN(Benchmark):
 
 
 def expected_best(scores: Sequence[float], n: int) -> float:
-    """Mean of the highest score over all ways to take `n` of the scores: the unbiased estimate of best-of-n.
+    """Mean of the highest score over all ways to take `n` of the scores: the unbiased estimate of best-of-n."""
+    import torch  # slow to load
 
-    In rising order, score number i (from 1) is the highest of C(i−1, n−1) of the C(N, n) choices.
-    """
-    from scipy.special import gammaln  # slow to load
+    from llava_rlhf.functional.best_of_n import expected_of_best
 
-    ordered = np.sort(np.asarray(scores, float))
-    rank = np.arange(n, len(ordered) + 1)
-    # C(i-1, n-1) / C(N, n), by logarithms: the numbers themselves are too large for floats from N ≈ 1000 on.
-    log_share = (
-        (gammaln(rank) - gammaln(n) - gammaln(rank - n + 1))
-        - gammaln(len(ordered) + 1)
-        + gammaln(n + 1)
-        + gammaln(len(ordered) - n + 1)
-    )
-    return float(np.exp(log_share) @ ordered[n - 1 :])
+    table = torch.as_tensor(scores, dtype=torch.float64)
+    return expected_of_best(table, table, n)
 
 
 def _refuse_twice(ids: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llava_rlhf.engines.judge_client import Endpoint, JudgeClient, ReplyCache
 from llava_rlhf.evaluation.benchmarks.hallusionbench import (
     PROMPT_NAMES,
     HallusionBench,
@@ -16,7 +17,6 @@ from llava_rlhf.evaluation.benchmarks.hallusionbench import (
     read_verdict,
 )
 from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
-from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, ReplyCache
 from llava_rlhf.evaluation.registry import PROMPTS
 from tests.llava_rlhf.evaluation.published_pairs_rows import values
 from tests.support.judge_server import JudgeServer

@@ -12,9 +12,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
 
+from llava_rlhf.engines.judge_client import Endpoint, JudgeClient, Question, ReplyCache
 from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
 from llava_rlhf.evaluation.benchmarks.mmhal import PROMPT_NAMES, MMHal, read_rating, repeat_spread
-from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, Question, ReplyCache
 from llava_rlhf.evaluation.local_judge import LocalJudge
 from llava_rlhf.evaluation.registry import PROMPTS
 from llava_rlhf.evaluation.score_files import judge_of, summarise

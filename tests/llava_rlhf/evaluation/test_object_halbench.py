@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from llava_rlhf.engines.judge_client import Endpoint, JudgeClient, ReplyCache
 from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
 from llava_rlhf.evaluation.benchmarks.object_halbench import PROMPT_NAMES, ObjectHalBench, read_list
-from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, ReplyCache
 from llava_rlhf.evaluation.registry import PROMPTS
 from tests.llava_rlhf.evaluation.published_pairs_rows import values
 from tests.llava_rlhf.evaluation.test_chair import write_coco

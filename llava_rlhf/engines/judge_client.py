@@ -49,13 +49,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said: its text ("" where it said nothing), tokens as the server counts them (0: it does not), and the model
-    that the server says it was, which may be a dated one behind the name that was asked for (None: it does not say)."""
+    """What a judge said: its text ("" where it said nothing), tokens as the server counts them (0: it does not).
+
+    `first_token`: token → log-probability, of the likeliest that the text could have begun with; None where nobody asked for
+    them (`logprobs`) or the server does not say. `model`: what the server says it was, which may be a dated one behind the
+    name that was asked for; None where it does not say.
+    """
 
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str | None = None
+    first_token: Mapping[str, float] | None = None
     model: str | None = None
 
 
@@ -254,7 +259,8 @@ class JudgeClient:
         try:
             choice, usage = completion.choices[0], completion.usage
             counts = (int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)) if usage else (0, 0)
-            return Reply(_text(choice.message.content), *counts, choice.finish_reason, completion.model)
+            text = _text(choice.message.content)
+            return Reply(text, *counts, choice.finish_reason, _first_token(choice), completion.model)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise JudgeError(f"{place} sent no chat completion: {str(completion)[:200]!r}") from None
 
@@ -266,6 +272,14 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
         if content is None or isinstance(content, str)
         else "".join(part["text"] for part in content)
     )
+
+
+def _first_token(choice: Any) -> dict[str, float] | None:
+    """Token → log-probability at the first place, where the server says them; one token may be spelt in several ways."""
+    content = getattr(choice.logprobs, "content", None)
+    if not content:
+        return None
+    return {one.token: float(one.logprob) for one in (content[0].top_logprobs or content[:1])}
 
 
 def _content(question: Question) -> str | list[dict[str, Any]]:

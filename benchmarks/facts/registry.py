@@ -1,0 +1,74 @@
+"""The studies by name: what of each is shown, and which arms are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from benchmarks.facts import studies
+from benchmarks.facts.studies import GOLD, KL_LEVELS, Study
+
+_NS = (1, 4, 8, 16, 64)
+_ENDS = tuple(f"{name} {way}" for way in ("sampled", "greedy") for name in ("hallucination", "recall"))
+_BEST = tuple(f"{name}@{n}" for name in (*GOLD, "proxy") for n in _NS)
+_BASES = ("sighted", "blind")
+
+STUDIES: Mapping[str, Study] = {
+    "best_of_n": Study(studies.best_of_n, _BEST, [("factual", "plain")]),
+    "pairs": Study(
+        studies.pairs,
+        ("accuracy", "descriptions"),
+        [(f"factual-{n}", f"plain-{n}") for n in (100, 300, 1000, 8000)],
+    ),
+    "noisy_captions": Study(
+        studies.noisy_captions,
+        ("accuracy", "descriptions"),
+        [("factual", "plain")]
+        + [(f"{kind}-{percent}", "plain") for kind in ("missing", "wrong") for percent in (10, 30, 50)],
+    ),
+    "unmentioned": Study(
+        studies.unmentioned,
+        (*_ENDS, "yes_no_accuracy sampled"),
+        [
+            (f"missing-30-{one}", f"missing-30-{other}")
+            for one, other in (
+                ("penalise", "neutral"),
+                ("ask_picture", "neutral"),
+                ("ask_picture", "penalise"),
+            )
+        ],
+    ),
+    "pareto": Study(
+        studies.pareto,
+        (*_ENDS, "yes_no_accuracy sampled"),
+        [("factual", "plain")]
+        + [
+            (arm, "factual")
+            for arm in (
+                "mentions",
+                "mentions + coverage",
+                "mentions + coverage, weighed",
+                "factual + mentions + coverage",
+            )
+        ],
+    ),
+    "selection": Study(
+        studies.selection,
+        (*_ENDS, "gold sampled", "gold greedy"),
+        [(f"{way}, factual", f"{way}, plain") for way in ("SFT", "DPO")]
+        + [("SFT, plain", "SFT, random"), ("SFT, factual", "SFT, random")],
+    ),
+    "long_ppo": Study(
+        studies.long_ppo,
+        tuple(f"{name}@{at}" for at in (*KL_LEVELS, "end") for name in ("kl", "proxy", *GOLD)),
+        [("factual-300", "plain-300"), ("factual-8000", "plain-8000")],
+    ),
+    "blind_base": Study(
+        studies.blind_base,
+        ("accuracy", *_BEST),
+        [
+            (f"factual, {judge} judge, {policy} policy", f"plain, {judge} judge, {policy} policy")
+            for policy in _BASES
+            for judge in _BASES
+        ],
+    ),
+}
