@@ -52,7 +52,8 @@ class Reply:
     """What a judge said: its text ("" where it said nothing), tokens as the server counts them (0: it does not).
 
     `first_token`: token → log-probability, of the likeliest that the text could have begun with; None where nobody asked for
-    them (`logprobs`) or the server does not say.
+    them (`logprobs`) or the server does not say. `model`: what the server says it was, which may be a dated one behind the
+    name that was asked for; None where it does not say.
     """
 
     text: str
@@ -60,6 +61,7 @@ class Reply:
     completion_tokens: int = 0
     finish_reason: str | None = None
     first_token: Mapping[str, float] | None = None
+    model: str | None = None
 
 
 @dataclass
@@ -258,7 +260,7 @@ class JudgeClient:
             choice, usage = completion.choices[0], completion.usage
             counts = (int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)) if usage else (0, 0)
             text = _text(choice.message.content)
-            return Reply(text, *counts, choice.finish_reason, _first_token(choice))
+            return Reply(text, *counts, choice.finish_reason, _first_token(choice), completion.model)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise JudgeError(f"{place} sent no chat completion: {str(completion)[:200]!r}") from None
 

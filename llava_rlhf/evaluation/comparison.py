@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_rlhf.evaluation.score_files import ScoreFile, categories, clusters_of, sums
+from llava_rlhf.evaluation.score_files import ScoreFile, categories, clusters_of, judge_of, sums
 from llava_rlhf.reporting.statistics import Difference, interval, paired_difference
 
 SHOWN_IDS = 5
@@ -93,8 +93,8 @@ def check_comparable(
                     f"({'; '.join(differing)}); their difference may be that of the conditions."
                 )
         notes += _check_items(benchmark, runs, leave_out_missing)
-        if "judge" in first.scores.conditions:
-            notes.append(f"{benchmark}: judged by {first.scores.conditions['judge']}.")
+        judge = judge_of(first.scores.conditions)
+        notes += [f"{benchmark}: judged by {judge}."] if judge else []
         for name, file in runs.items():
             failures = file.scores.counts.get("parse_failures")
             if failures:
@@ -136,7 +136,7 @@ def compare(groups: Mapping[str, Mapping[str, ScoreFile]], resamples: int, seed:
 def _refuse_other_judges(benchmark: str, *runs: tuple[str, ScoreFile]) -> None:
     """Raise ValueError where not all were read by one judge, or by one rule: no note makes such numbers comparable."""
     read_by = {
-        name: file.scores.conditions.get("judge")
+        name: judge_of(file.scores.conditions)
         or f"no judge ({file.scores.conditions.get('verdict', 'rule')})"
         for name, file in runs
     }

@@ -53,6 +53,14 @@ class ScoreFile:
         write_text_whole(path, json.dumps(content, indent=1, default=float) + "\n")
 
 
+def judge_of(conditions: Mapping[str, Any]) -> str | None:
+    """The judge's name, with what its server called it where that differs; None where no judge has read the answers."""
+    if "judge" not in conditions:
+        return None
+    reported = conditions.get("judge_reported")
+    return f"{conditions['judge']} ({', '.join(reported)})" if reported else str(conditions["judge"])
+
+
 def read_score_file(path: str | Path) -> ScoreFile:
     """Read what `ScoreFile.write` wrote. Raises ValueError for another file."""
     try:

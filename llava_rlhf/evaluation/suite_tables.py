@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_rlhf.evaluation.score_files import ALL, ScoreFile, limits, number
+from llava_rlhf.evaluation.score_files import ALL, ScoreFile, judge_of, limits, number
 
 UP, DOWN = "↑", "↓"
 # Benchmark → what tells of hallucination, which way is better, and what tells of coverage (more is better).
@@ -91,9 +91,7 @@ def suite_rows(
 
 def read_by(conditions: Mapping[str, Any]) -> str:
     """Who read the answers: the judge's name; without one the published rule, or how words were found."""
-    if "judge" in conditions:
-        return str(conditions["judge"])
-    return str(conditions.get("words") or "rule")
+    return judge_of(conditions) or str(conditions.get("words") or "rule")
 
 
 def suite_notes(files: Mapping[str, ScoreFile]) -> list[str]:

@@ -25,7 +25,7 @@ from llava_rlhf.evaluation.benchmarks.items import (
     match_answers,
     read_objects,
 )
-from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
+from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt, judge_conditions
 from llava_rlhf.evaluation.benchmarks.published_answers import have
 
 PROMPT_NAMES = ("question", "reference", "answer")
@@ -115,7 +115,7 @@ class HallusionBench(Benchmark):
         matched = match_answers(items, answers, leave_out_missing)
         samples = _samples(matched)
         asked = [(item, text) for item, texts in matched for text in texts]
-        outcomes = self._outcomes(asked)
+        outcomes, read_by = self._outcomes(asked)
         by_item = {
             item.id: outcomes[place * samples : (place + 1) * samples]
             for place, (item, _) in enumerate(matched)
@@ -126,24 +126,19 @@ class HallusionBench(Benchmark):
             for item, _ in matched
         ]
         conditions = {"file": file_hash(self.file), "verdict": "rule" if self.judge is None else "judge"}
-        if self.judge is not None:
-            conditions |= {
-                "judge": self.judge.name,
-                "judge_settings": dict(self.judge.settings),
-                "judge_prompt": self.prompt.mark,
-            }
-        return Scores(scored, conditions, {"missing": len(items) - len(scored)})
+        return Scores(scored, conditions | read_by, {"missing": len(items) - len(scored)})
 
-    def _outcomes(self, asked: Sequence[tuple[Item, str]]) -> list[Outcome]:
+    def _outcomes(self, asked: Sequence[tuple[Item, str]]) -> tuple[list[Outcome], dict[str, Any]]:
+        """What each answer is, and the conditions of a judge."""
         if self.judge is None:
-            return [by_rule(text, item.truth["yes"]) for item, text in asked]
+            return [by_rule(text, item.truth["yes"]) for item, text in asked], {}
         prompts = [
             self.prompt.render(question=item.question, reference=item.truth["reference"], answer=text)
             for item, text in asked
         ]
-        return [
-            read_verdict(reply.text) for reply in self.judge.ask_all([Question(text) for text in prompts])
-        ]
+        replies = self.judge.ask_all([Question(text) for text in prompts])
+        conditions = judge_conditions(self.judge, self.prompt, replies)
+        return [read_verdict(reply.text) for reply in replies], conditions
 
 
 def is_right(outcome: Outcome, item: Item) -> bool:

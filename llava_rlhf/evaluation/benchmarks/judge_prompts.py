@@ -1,10 +1,13 @@
-"""What a judge reads: a text file with places to fill in."""
+"""What a judge reads, a text file with places to fill in; and what its verdicts depend on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from llava_rlhf.engines.judge_client import Judge, Reply
 
 
 class JudgePrompt:
@@ -43,3 +46,18 @@ class JudgePrompt:
     def render(self, **values: str) -> str:
         """The prompt with the values of all names."""
         return self._text.format(*(values[name] for name in self._names), **values)
+
+
+def judge_conditions(judge: Judge, prompt: JudgePrompt, replies: Sequence[Reply]) -> dict[str, Any]:
+    """What must be the same for two runs that a judge has read to be compared.
+
+    `judge_reported` is there where the server named another model than the one that was asked for: a name such as "gpt-4" may
+    stand for another model next month.
+    """
+    reported = sorted({reply.model for reply in replies if reply.model not in (None, judge.name)})
+    return {
+        "judge": judge.name,
+        "judge_settings": dict(judge.settings),
+        "judge_prompt": prompt.mark,
+        **({"judge_reported": reported} if reported else {}),
+    }

@@ -26,7 +26,7 @@ from llava_rlhf.evaluation.benchmarks.items import (
     match_answers,
     read_objects,
 )
-from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
+from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt, judge_conditions
 from llava_rlhf.evaluation.benchmarks.published_answers import by_image_and_question, have, unknown_layout
 
 HALLUCINATION_BELOW = 3
@@ -101,9 +101,7 @@ class MMHal(Benchmark):
             scored.append(_score(item, column[~np.isnan(column)]))
         conditions = {
             "file": file_hash(self.file),
-            "judge": self.judge.name,
-            "judge_settings": dict(self.judge.settings),
-            "judge_prompt": self.prompt.mark,
+            **judge_conditions(self.judge, self.prompt, replies),
             "repeats": self.repeats,
         }
         counts = {

@@ -23,7 +23,7 @@ from llava_rlhf.evaluation.benchmarks.items import (
     read_objects,
     summed,
 )
-from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
+from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt, judge_conditions
 from llava_rlhf.evaluation.benchmarks.published_answers import by_image_number, have
 from llava_rlhf.fact_rewards.object_words import ObjectWords
 
@@ -110,7 +110,7 @@ class ObjectHalBench(Benchmark):
         items = self.items()
         matched = match_answers(items, answers, leave_out_missing)
         texts = [text.replace("Assistant:", "").strip() for _, given in matched for text in given]
-        named, counts = self._named([item for item, given in matched for _ in given], texts)
+        named, counts, read_by = self._named([item for item, given in matched for _ in given], texts)
         places = iter(zip(texts, named, strict=True))
         scored = []
         for item, given in matched:
@@ -123,20 +123,15 @@ class ObjectHalBench(Benchmark):
             "phrases": file_hash(self.objects.files[1]),
             "verdict": "rule" if self.judge is None else "judge",
         }
-        if self.judge is not None:
-            conditions |= {
-                "judge": self.judge.name,
-                "judge_settings": dict(self.judge.settings),
-                "judge_prompt": self.prompt.mark,
-            }
-        return Scores(scored, conditions, {"missing": len(items) - len(scored)} | counts)
+        return Scores(scored, conditions | read_by, {"missing": len(items) - len(scored)} | counts)
 
     def _named(
         self, items: Sequence[Item], texts: Sequence[str]
-    ) -> tuple[list[list[str] | None], dict[str, Any]]:
-        """The objects that each text names, one a mention, None where that could not be read; and what was counted."""
+    ) -> tuple[list[list[str] | None], dict[str, Any], dict[str, Any]]:
+        """The objects that each text names, one a mention, None where that could not be read; what was counted; and the
+        conditions of a judge."""
         if self.judge is None:
-            return [self.objects.mentions(text) for text in texts], {}
+            return [self.objects.mentions(text) for text in texts], {}, {}
         asked = [place for place, text in enumerate(texts) if len(text.split()) > SHORT]
         prompts = [self.prompt.render(question=items[place].question, answer=texts[place]) for place in asked]
         replies = self.judge.ask_all([Question(prompt) for prompt in prompts])
@@ -145,11 +140,12 @@ class ObjectHalBench(Benchmark):
             listed = read_list(reply.text)
             named[place] = None if listed is None else self._once(listed)
         failures = sum(one is None for one in named)
-        return named, {
+        counts = {
             "verdicts": len(asked),
             "parse_failures": failures,
             "short_answers": len(texts) - len(asked),
         }
+        return named, counts, judge_conditions(self.judge, self.prompt, replies)
 
     def _once(self, listed: Sequence[str]) -> list[str]:
         """Objects that listed words stand for; a word counts once, two words for one object count twice, as published."""

@@ -47,6 +47,7 @@ def test_a_description_by_hand():
         ("orange", "orange", (1, 0, 0, 1)),
         # What is associated with anything comes before the things themselves: "person" covers the man.
         ("person", "man person", (1, 0, 1, 2)),
+        ("person people", "man person", (2, 0, 1, 2)),  # both cover him, none the person
         ("person man", "man person", (2, 0, 2, 2)),  # "man" covers the person
         ("person person", "man person", (2, 0, 1, 2)),  # always the first one
         ("people", "person man", (1, 0, 1, 2)),

@@ -17,7 +17,7 @@ from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
 from llava_rlhf.evaluation.benchmarks.mmhal import PROMPT_NAMES, MMHal, read_rating, repeat_spread
 from llava_rlhf.evaluation.local_judge import LocalJudge
 from llava_rlhf.evaluation.registry import PROMPTS
-from llava_rlhf.evaluation.score_files import summarise
+from llava_rlhf.evaluation.score_files import judge_of, summarise
 from tests.support.judge_server import JudgeServer
 
 TYPES = ("attribute", "counting")
@@ -248,3 +248,14 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"not \['top_p'\]"):
         (tmp_path / "config.json").write_text("{}")
         LocalJudge(tmp_path, {"top_p": 1}, ReplyCache(None), "cpu")
+
+
+def test_a_name_behind_the_judges_name_is_kept(server, tmp_path):
+    """The server says that it is judge-1, whoever is asked for."""
+    for asked, reported in (("judge-1", None), ("judge", ["judge-1"])):
+        judge = JudgeClient(Endpoint(server.url, asked), ReplyCache(None))
+        file = write_questions(tmp_path / "q.json")
+        mmhal = MMHal(file, judge, JudgePrompt(JUDGE_PROMPT, PROMPT_NAMES), 1)
+        conditions = mmhal.score(answers_to(mmhal, ["Rating: 4"] * 4), False).conditions
+        assert conditions.get("judge_reported") == reported
+        assert judge_of(conditions) == ("judge-1" if reported is None else "judge (judge-1)")
