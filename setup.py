@@ -22,4 +22,6 @@ setup(
         "llava_rlhf.pages": ["*.jinja", "*.css", "*.js"],
     },
     install_requires=[requirement for requirement in requirements if requirement],
+    # Nouns and similar words of AMBER's descriptions, as published; their data is downloaded apart (docs/evaluation.md).
+    extras_require={"amber": ["nltk>=3.9,<4", "spacy>=3.8,<4"]},
 )

@@ -16,10 +16,10 @@ that was sampled in pieces that the tokenizer would not choose is scored as the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import datasets as hf
 import torch
@@ -46,6 +46,7 @@ from data_utils.schema import (
     refuse_no_row,
     refuse_unread_fields,
 )
+from data_utils.tokens import SegmentEncoder
 
 PAIR_FIELDS = frozenset({"output_1", "output_2", "preference"})
 
@@ -110,11 +111,19 @@ def read_answers(path: str | Path) -> tuple[list[AnswerRecord], list[Problem]]:
     rows, problems = _load_rows(path)
     records: list[AnswerRecord] = []
     for number, row in enumerate(rows):
-        wrong = _wrong_fields(row)
-        problems += [bad_row(path, number, bad) for bad in wrong]
-        if not wrong:
-            records.append(_record(row, str(path), number))
+        record, wrong = answer_record(row, str(path), number)
+        problems += wrong
+        if record is not None:
+            records.append(record)
     return records, problems
+
+
+def answer_record(row: Any, file: str, number: int) -> tuple[AnswerRecord | None, list[Problem]]:
+    """One row as a record, or None with its problems; `file` and `number` say in messages where it stands."""
+    wrong = _wrong_fields(row)
+    if wrong:
+        return None, [bad_row(file, number, bad) for bad in wrong]
+    return _record(row, file, number), []
 
 
 def build_answers(
@@ -133,15 +142,12 @@ def build_answers(
         captions = row_filter.captions(record, record.answer_type, facts, prompt, seed, row)
         if captions is None:
             continue
-        reward_prompt = encoder.encode_behind(template.reward_prompt(prompt.render(captions)))
-        segments = query_segments(template, record.turns, len(record.images))
-        query = len(encoder.encode(segments).ids)
-        answered = encoder.encode([*segments, *answer_segments(record.answer, record.stopped, template)]).ids
-        response, total = len(answered) - query, len(answered) + len(reward_prompt)
+        asked = scored_ids(record, captions, encoder, template, prompt)
+        ids, query, response = asked.ids, asked.query, asked.response
         pictures = settings.picture_lengths(record.images)
-        total += beyond_one(pictures)
+        total = len(ids) + beyond_one(pictures)
         if row_filter.fits(settings.limits, query, response, total):
-            kept = {"row": record.row, "ids": [*answered, *reward_prompt], "images": record.images}
+            kept = {"row": record.row, "ids": ids, "images": record.images}
             row_filter.keep(kept, {"query": [query], "response": [response], "total": [total], **pictures})
             row_filter.describe(encoder, kept["ids"], captions if prompt.uses_facts else None)
             row_filter.count_facts(facts.known(record, record.answer_type))
@@ -149,6 +155,34 @@ def build_answers(
             row_filter.count_unknown(encoder, [kept["ids"][: query + response]], texts, captions)
             row_filter.report.answer_types[record.answer_type.name] += 1
     return AnswerDataset(row_filter.finish(), settings.image_folder, settings.pipeline, row_filter.report)
+
+
+class ScoredIds(NamedTuple):
+    """The sequence that a reward model reads.
+
+    Attributes:
+        ids: of query, answer (with its stop) and reward prompt; an image is one token.
+        query, response: tokens of the first two.
+    """
+
+    ids: list[int]
+    query: int
+    response: int
+
+
+def scored_ids(
+    record: AnswerRecord,
+    captions: Sequence[str],
+    encoder: SegmentEncoder,
+    template: Template,
+    prompt: RewardPrompt,
+) -> ScoredIds:
+    """An answer as it is scored, the facts in the order of `captions`."""
+    reward_prompt = encoder.encode_behind(template.reward_prompt(prompt.render(captions)))
+    segments = query_segments(template, record.turns, len(record.images))
+    query = len(encoder.encode(segments).ids)
+    answered = encoder.encode([*segments, *answer_segments(record.answer, record.stopped, template)]).ids
+    return ScoredIds([*answered, *reward_prompt], query, len(answered) - query)
 
 
 def answer_segments(answer: str, stopped: bool, template: Template) -> list[Segment]:

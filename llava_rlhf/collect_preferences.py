@@ -23,7 +23,7 @@ from llava_rlhf.collection.assignments import AssignmentQueue
 from llava_rlhf.collection.folder import CollectionFolder, answered_rows
 from llava_rlhf.collection.pairs import Pair
 from llava_rlhf.engines.arguments import ServerArguments
-from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, JudgeError, ReplyCache
+from llava_rlhf.engines.judge_client import Endpoint, JudgeClient, JudgeError, ReplyCache
 from llava_rlhf.pages.arguments import PageArguments
 from llava_rlhf.runs.arguments import ModelArguments
 from llava_rlhf.runs.logs import start_logging

@@ -5,8 +5,10 @@
     python -m llava_rlhf.evaluate score --benchmark pope --benchmark_files data/pope/coco_pope_random.json \\
         --answers runs/ppo.jsonl --output_file runs/ppo.json
     python -m llava_rlhf.evaluate compare --runs SFT=runs/sft.json PPO=runs/ppo.json --output_dir runs/table
+    python -m llava_rlhf.evaluate suite --suite_file suite.json --image_folder data --base_model_name checkpoints/llava-7b-v1.5-224-sft \\
+        --adapter runs/rl_model --output_dir runs/suite
 
-Only `answer` needs the model (and a GPU); `--help` behind an action lists its flags.
+`suite` asks the questions of several benchmarks in one go and scores the answers. Only `answer` and `suite` need the model (and a GPU); `--help` behind an action lists its flags.
 """
 
 from __future__ import annotations
@@ -19,23 +21,33 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from llava_rlhf.engines.arguments import ServerArguments
+from llava_rlhf.engines.judge_client import JudgeError
 from llava_rlhf.evaluation.answer_files import read_settings
 from llava_rlhf.evaluation.arguments import (
     AnswerArguments,
-    BenchmarkArguments,
     BenchmarkDataArguments,
     CompareArguments,
     JudgeArguments,
     QuestionArguments,
     ScoreArguments,
+    StatisticsArguments,
     name_and_file,
 )
-from llava_rlhf.evaluation.benchmarks.items import Benchmark, Record, read_objects
+from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
+from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, Record, read_objects
 from llava_rlhf.evaluation.comparison import Comparison, check_comparable, compare, group_runs
-from llava_rlhf.evaluation.judge_client import JudgeError
 from llava_rlhf.evaluation.prompt_files import write_prompts
-from llava_rlhf.evaluation.registry import make_benchmark
+from llava_rlhf.evaluation.registry import Scoring, make_benchmark
 from llava_rlhf.evaluation.score_files import ScoreFile, format_summary, read_score_file, summarise
+from llava_rlhf.evaluation.suite_arguments import SuiteAnswerArguments, SuiteArguments
+from llava_rlhf.evaluation.suite_tables import SuiteRow, suite_json, suite_markdown, suite_rows
+from llava_rlhf.evaluation.suites import (
+    Entry,
+    read_suite,
+    split_answers,
+    unique_questions,
+    write_answers_of,
+)
 from llava_rlhf.evaluation.tables import as_json, latex, markdown
 from llava_rlhf.runs.arguments import DataArguments, ModelArguments
 from llava_rlhf.runs.parsing import StrictParser, run_program, split_action
@@ -55,6 +67,14 @@ ARGUMENTS = {
     ),
     "score": (BenchmarkArguments, ScoreArguments, JudgeArguments),
     "compare": (CompareArguments,),
+    "suite": (
+        SuiteArguments,
+        SuiteAnswerArguments,
+        BenchmarkDataArguments,
+        ModelArguments,
+        ServerArguments,
+        JudgeArguments,
+    ),
 }
 
 
@@ -78,6 +98,16 @@ class CompareRun:
     notes: Sequence[str]
 
 
+@dataclass(frozen=True)
+class SuiteRun:
+    """A checked suite: its entries, what they ask together, and who will answer."""
+
+    arguments: SuiteArguments
+    entries: Sequence[Entry]
+    questions: Sequence[Item]
+    answering: AnswerRun
+
+
 def prepare(argv: Sequence[str]) -> tuple[str, Any]:
     """The action and what it needs, checked before a model is loaded or a judge asked. Raises ValueError."""
     action, flags = split_action(argv, ARGUMENTS, __doc__)
@@ -88,6 +118,7 @@ def prepare(argv: Sequence[str]) -> tuple[str, Any]:
         "answer": prepare_answer,
         "score": prepare_score,
         "compare": prepare_compare,
+        "suite": prepare_suite,
     }
     return action, steps[action](*parsed)
 
@@ -106,9 +137,12 @@ def prepare_answer(
     items = make_benchmark(benchmark).items()
     prompts = Path(f"{arguments.output_file}.prompts.json")
     write_prompts(items, questions.question_suffix, prompts)
+    return prepare_answers(arguments, _data_of(data, prompts), model, engine)
+
+
+def _data_of(data: BenchmarkDataArguments, prompts: Path) -> DataArguments:
     values = {item.name: getattr(data, item.name) for item in fields(DataArguments)}
-    data = DataArguments(**(values | {"dataset_path": str(prompts)}))
-    return prepare_answers(arguments, data, model, engine)
+    return DataArguments(**(values | {"dataset_path": str(prompts)}))
 
 
 def prepare_score(
@@ -118,7 +152,8 @@ def prepare_score(
     given = [answer for _, answer in read_objects(arguments.answers, "--answers")]
     if not given:
         raise ValueError(f"--answers {arguments.answers}: holds no answers")
-    made = make_benchmark(benchmark, arguments, judge)
+    cache = Path(arguments.output_file).parent / "judge_cache.jsonl"
+    made = make_benchmark(benchmark, Scoring(arguments.answers, cache, arguments.judge_device, judge))
     answers = made.own_layout(given)
     made.check(answers, arguments.missing_items == "leave_out")
     return ScoreRun(arguments, made, benchmark.benchmark, answers)
@@ -133,10 +168,37 @@ def prepare_compare(arguments: CompareArguments) -> CompareRun:
     return CompareRun(arguments, groups, named[0][0], notes)
 
 
+def prepare_suite(
+    arguments: SuiteArguments,
+    answering: SuiteAnswerArguments,
+    data: BenchmarkDataArguments,
+    model: ModelArguments,
+    engine: ServerArguments,
+    judge: JudgeArguments,
+) -> SuiteRun:
+    """Read all benchmarks, get their judges ready, and check the questions of all of them like any file of prompts."""
+    from llava_rlhf.evaluation.answer_runs import prepare_answers
+
+    entries = read_suite(arguments, judge)
+    questions = unique_questions(entries)
+    folder = Path(arguments.output_dir)
+    write_prompts(questions, "", folder / "prompts.json")
+    values = {item.name: getattr(answering, item.name) for item in fields(AnswerArguments)}
+    checked = AnswerArguments(**(values | {"output_file": str(folder / answering.output_file)}))
+    run = prepare_answers(checked, _data_of(data, folder / "prompts.json"), model, engine)
+    if len(run.prompts) < len(questions) and arguments.missing_items == "refuse":
+        raise ValueError(
+            f"{len(questions) - len(run.prompts)} of {len(questions)} questions are dropped (--skip_invalid True) and would "
+            "have no answer; mend them, or score the others with --missing_items leave_out"
+        )
+    return SuiteRun(arguments, entries, questions, run)
+
+
 def run(prepared: tuple[str, Any]) -> None:
     """Do what was prepared."""
     action, checked = prepared
-    {"answer": run_answer, "score": run_score, "compare": run_compare}[action](checked)
+    actions = {"answer": run_answer, "score": run_score, "compare": run_compare, "suite": run_suite}
+    actions[action](checked)
 
 
 def run_answer(prepared: AnswerRun) -> None:
@@ -148,21 +210,63 @@ def run_answer(prepared: AnswerRun) -> None:
 
 def run_score(prepared: ScoreRun) -> None:
     """Score, write the numbers and print them."""
-    arguments, benchmark = prepared.arguments, prepared.benchmark
+    arguments = prepared.arguments
+    settings = read_settings(arguments.answers)
+    output = Path(arguments.output_file)
+    file, table = _score(
+        prepared.benchmark, prepared.name, prepared.answers, arguments.answers, arguments, settings, output
+    )
+    print(format_summary(table))
+    counts = {name: f"{n:.3f}" if isinstance(n, float) else n for name, n in file.scores.counts.items() if n}
+    print("".join(f"{name}: {count}\n" for name, count in counts.items()), end="")
+    print(f"wrote {arguments.output_file}")
+
+
+def _score(
+    benchmark: Benchmark,
+    name: str,
+    answers: Sequence[Record],
+    path: str,
+    statistics: StatisticsArguments,
+    settings: Mapping[str, Any] | None,
+    output: Path,
+) -> tuple[ScoreFile, dict[str, Any]]:
+    """Score answers, which lie in `path`, and write the file of numbers."""
     try:
-        scores = benchmark.score(prepared.answers, arguments.missing_items == "leave_out")
+        scores = benchmark.score(answers, statistics.missing_items == "leave_out")
     except JudgeError as error:
         raise SystemExit(
             f"error: {error}\nReplies so far are kept: the same command goes on from there"
         ) from None
-    table = summarise(scores.items, list(benchmark.metrics), arguments.resamples, arguments.statistics_seed)
-    settings = read_settings(arguments.answers)
-    file = ScoreFile(prepared.name, benchmark.metrics, arguments.answers, settings, scores)
-    file.write(Path(arguments.output_file), table)
-    print(format_summary(table))
-    counts = {name: f"{n:.3f}" if isinstance(n, float) else n for name, n in scores.counts.items() if n}
-    print("".join(f"{name}: {count}\n" for name, count in counts.items()), end="")
-    print(f"wrote {arguments.output_file}")
+    table = summarise(scores.items, list(benchmark.metrics), statistics.resamples, statistics.statistics_seed)
+    file = ScoreFile(name, benchmark.metrics, path, settings, scores)
+    file.write(output, table)
+    return file, table
+
+
+def run_suite(prepared: SuiteRun) -> None:
+    """Answer what is not answered yet, score every entry, write the table and print it."""
+    run_answer(prepared.answering)
+    folder, arguments = Path(prepared.arguments.output_dir), prepared.arguments
+    settings = read_settings(prepared.answering.output.path)
+    given = [answer for _, answer in read_objects(prepared.answering.output.path, "answers")]
+    files: dict[str, ScoreFile] = {}
+    rows: list[SuiteRow] = []
+    answers = split_answers(prepared.entries, prepared.questions, given)
+    for entry in tqdm(prepared.entries, desc="scoring", unit="entry", disable=None):
+        path = folder / "answers" / f"{entry.name}.jsonl"
+        write_answers_of(path, answers[entry.name], settings, entry.suffix)
+        output = folder / "scores" / f"{entry.name}.json"
+        made = {**(settings or {}), "question_suffix": entry.suffix}
+        files[entry.name], table = _score(
+            entry.made, entry.benchmark, answers[entry.name], str(path), arguments, made, output
+        )
+        rows += suite_rows(entry.name, files[entry.name], table)
+    text = suite_markdown(rows, files)
+    write_text_whole(folder / "table.md", text)
+    write_text_whole(folder / "table.json", suite_json(rows, files))
+    print(text, end="")
+    print(f"wrote table.md, table.json, answers/ and scores/ in {folder}")
 
 
 def run_compare(prepared: CompareRun) -> None:

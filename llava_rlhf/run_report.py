@@ -2,14 +2,16 @@
 
     python -m llava_rlhf.run_report --run runs/rl_model --scores sft/scores.json rl_model/scores.json
     python -m llava_rlhf.run_report --run runs/rl_model runs/rl_model_without_facts
+    python -m llava_rlhf.run_report --pairs runs/scores.jsonl --run runs/reward_model
 
 What changed, whether the run is healthy, curves of every metric; of a PPO run also what the reward is made of, and its
-rollouts in a table. Several runs stand side by side.
+rollouts in a table. Several runs stand side by side. Of scored pairs: how good the reward model is as a judge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llava_rlhf.reporting.arguments import RunReportArguments
@@ -17,28 +19,55 @@ from llava_rlhf.runs.parsing import StrictParser, run_program
 
 if TYPE_CHECKING:
     from llava_rlhf.reporting.changes import Measured
+    from llava_rlhf.reporting.judge_quality import JudgeQuality
     from llava_rlhf.reporting.run_data import RunData
 
 
-def prepare(argv: Sequence[str]) -> tuple[RunReportArguments, list[RunData], Measured | None]:
-    """Parse the command line, read the runs and compare the scores. Raises ValueError for missing or damaged files."""
+@dataclass(frozen=True)
+class Report:
+    """What was read, ready to be written: runs with what was measured, or the quality of a judge."""
+
+    arguments: RunReportArguments
+    runs: list[RunData]
+    held_out: Measured | None = None
+    quality: JudgeQuality | None = None
+
+
+def prepare(argv: Sequence[str]) -> Report:
+    """Parse the command line, read the runs, and compare the scores or read the pairs. Raises ValueError for missing or
+    damaged files."""
     (arguments,) = StrictParser((RunReportArguments,), description=__doc__).parse(argv)
-    from llava_rlhf.evaluation.measured import measured  # brings SciPy
     from llava_rlhf.reporting.page import run_names
-    from llava_rlhf.reporting.report import read_for_report
+    from llava_rlhf.reporting.report import captions_of, read_for_report
 
     runs = read_for_report(arguments)
+    if arguments.pairs is not None:
+        from llava_rlhf.evaluation.judged_pairs import judge_quality  # brings SciPy
+
+        found = judge_quality(arguments.pairs, captions_of(arguments, runs), arguments.worst_pairs)
+        return Report(arguments, runs, quality=found)
+    if not arguments.scores:
+        return Report(arguments, runs)
+    from llava_rlhf.evaluation.measured import measured  # brings SciPy
+
     names = run_names(runs) if len(runs) > 1 else ["before", "after"]
-    return arguments, runs, measured(names, arguments.scores) if arguments.scores else None
+    return Report(arguments, runs, measured(names, arguments.scores))
 
 
-def run(prepared: tuple[RunReportArguments, list[RunData], Measured | None]) -> None:
+def run(prepared: Report) -> None:
     """Shrink the images and write the page; print what looks unhealthy."""
-    from llava_rlhf.reporting.report import unhealthy, write_report
+    from llava_rlhf.reporting.health import OK
+    from llava_rlhf.reporting.judge_quality import judge_checks
+    from llava_rlhf.reporting.report import unhealthy, write_judge_report, write_report
 
-    write_report(*prepared)
-    _, runs, held_out = prepared
-    for line in unhealthy(runs, held_out):
+    if prepared.quality is not None:
+        write_judge_report(prepared.arguments, prepared.runs, prepared.quality)
+        for check in judge_checks(prepared.quality):
+            if check.state != OK:
+                print(f"{check.state}: {check.seen}")
+        return
+    write_report(prepared.arguments, prepared.runs, prepared.held_out)
+    for line in unhealthy(prepared.runs, prepared.held_out):
         print(line)
 
 

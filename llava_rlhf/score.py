@@ -81,7 +81,9 @@ def prepare(argv: Sequence[str]) -> ScoreRun:
     dataset = (build_preferences if pairs else build_answers)(
         data.dataset_path,
         row_settings(data, text),
-        facts=load_fact_book(facts, data.skip_invalid),
+        facts=load_fact_book(
+            facts.image_to_caption_file, facts.image_to_facts_file, facts.missing_captions, data.skip_invalid
+        ),
         prompt=RewardPrompt(card.prompt),
         seed=arguments.seed,
     )

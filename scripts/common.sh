@@ -30,7 +30,7 @@ absolute() {
 # is_hub_id NAME: whether a variable that may name a model or data set is owner/name[@revision][/folder or file]. The
 # programs look again (llava_rlhf/hub/places.py).
 is_hub_id() {
-    case "$1" in *_MODEL | ADAPTER | JUDGE_MODEL_PATH | PREFERENCES | DIALOGUES | PROMPTS | CAPTIONS | DATASET) ;; *) return 1 ;; esac
+    case "$1" in *_MODEL | ADAPTER | JUDGE_MODEL_PATH | PREFERENCES | DIALOGUES | PROMPTS | CAPTIONS | MORE_FACTS | DATASET) ;; *) return 1 ;; esac
     [[ "${!1}" =~ ^([A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*)(@[^/@[:space:]]+)?(/.*)?$ ]] || return 1
     if [ -e "${!1}" ] || [ -L "${!1}" ] || [ -e "${BASH_REMATCH[1]}" ] || [ -L "${BASH_REMATCH[1]}" ]; then return 1; fi
     [ -n "${BASH_REMATCH[2]}" ] && return 0 # with a revision

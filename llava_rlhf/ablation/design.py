@@ -124,12 +124,15 @@ OFFERED: Mapping[str, Factor] = {
             _mentions("mentions", "--fact_coverage_score", "0"),
             _mentions("covered"),
             _mentions("mentions_alone", "--reward_model_coef", "0"),
+            Level("claims", ("--fact_reward", "claims"), {"FACT_REWARD": "claims"}),
         ),
         {
             "mentions paid": ("mentions", "published"),
             "mentions and coverage paid": ("covered", "published"),
             "coverage beside mentions": ("covered", "mentions"),
             "mentions and coverage without a reward model": ("mentions_alone", "covered"),
+            "claims judged and paid": ("claims", "published"),
+            "claims instead of mentions": ("claims", "covered"),
         },
     ),
     "unmentioned": Factor(

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_utils.conversation import CHAT, TEMPLATES, Template
 from data_utils.fact_lists import read_facts
-from data_utils.facts import PLACEHOLDER, FactBook, RewardPrompt
+from data_utils.facts import PLACEHOLDER, FactBook, MissingCaptions, RewardPrompt
 from data_utils.image_choices import ImageChoices
 from data_utils.images import ImagePipeline
 from data_utils.problems import DataError, Problem
@@ -174,14 +174,17 @@ def load_facts(arguments: FactArguments, skip_invalid: bool) -> tuple[FactBook, 
             f"--reward_prompt_file {arguments.reward_prompt_file} has no {PLACEHOLDER}, so nobody would read the {what} "
             f"of {flag}; write {PLACEHOLDER} where they belong, or leave the {what} out (--facts False)"
         )
-    return load_fact_book(arguments, skip_invalid), prompt
+    files = (arguments.image_to_caption_file, arguments.image_to_facts_file)
+    return load_fact_book(*files, arguments.missing_captions, skip_invalid), prompt
 
 
-def load_fact_book(arguments: FactArguments, skip_invalid: bool) -> FactBook:
-    """The maps of captions and other facts. Raises DataError when a file breaks the format."""
-    captions = _read_map(read_captions, arguments.image_to_caption_file, skip_invalid)
-    facts = _read_map(read_facts, arguments.image_to_facts_file, skip_invalid)
-    return FactBook(captions, arguments.missing_captions, facts)
+def load_fact_book(
+    captions_file: str | None, facts_file: str | None, missing: MissingCaptions, skip_invalid: bool
+) -> FactBook:
+    """The maps of captions and other facts, where there are any. Raises DataError when a file breaks the format."""
+    captions = _read_map(read_captions, captions_file, skip_invalid)
+    facts = _read_map(read_facts, facts_file, skip_invalid)
+    return FactBook(captions, missing, facts)
 
 
 def _read_map(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llava_rlhf.collection.judgements import Judgement, Verdict
 from llava_rlhf.collection.pairs import Pair
-from llava_rlhf.evaluation.judge_client import Judge, Question
+from llava_rlhf.engines.judge_client import Judge, Question
 
 PLACEHOLDERS = ("{question}", "{captions}", "{answer_a}", "{answer_b}")
 PROMPT = """\

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llava_rlhf.evaluation.judge_client import Endpoint
+from llava_rlhf.engines.judge_client import Endpoint
 from llava_rlhf.runs.arguments import DataArguments
 from llava_rlhf.runs.output_place import check_writable
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llava_rlhf.evaluation.judge_client import Endpoint
+from llava_rlhf.engines.judge_client import Endpoint
 from llava_rlhf.runs.arguments import DataArguments
 from llava_rlhf.runs.output_place import check_writable
 
 DEFAULT_JUDGE_OPTIONS = '{"temperature": 0, "max_tokens": 512}'
-JUDGE_PROMPT = Path(__file__).parents[2] / "prompts" / "mmhal_judge_prompt.txt"
 
 
 @dataclass
@@ -44,72 +43,6 @@ class AnswerArguments:
 
 
 @dataclass
-class BenchmarkArguments:
-    """Which benchmark, and its files."""
-
-    _argument_group_name = "benchmark"
-
-    benchmark: Literal[
-        "pope",
-        "mmhal",
-        "chair",
-        "tiny_world",
-        "reward_accuracy",
-        "best_of_n",
-        "vl_rewardbench",
-        "mm_rlhf_rewardbench",
-        "multimodal_rewardbench",
-    ] = field(metadata={"help": "Which benchmark; docs/evaluation.md says what each wants and means."})
-    benchmark_files: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "pope: its JSON files; mmhal: response_template.json; chair: instances_*.json captions_*.json of "
-            "COCO; tiny_world: the folder of make_world; benchmarks of reward models: their file of pairs."
-        },
-    )
-    images: int = field(
-        default=500,
-        metadata={"help": "chair: so many images, drawn from those of the files; 0 for all."},
-    )
-    image_seed: int = field(default=0, metadata={"help": "chair: of that draw."})
-    question: str = field(
-        default="Please describe this image in detail.", metadata={"help": "chair: what is asked."}
-    )
-    synonyms_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "chair: words for objects, such as the published synonyms.txt (default: our own list)."
-        },
-    )
-
-    def __post_init__(self):
-        counts = {
-            "pope": range(1, 100),
-            "mmhal": (1,),
-            "chair": (2,),
-            "tiny_world": (1,),
-            "vl_rewardbench": (1,),
-            "mm_rlhf_rewardbench": (1,),
-            "multimodal_rewardbench": (1,),
-        }
-        if len(self.benchmark_files) not in counts.get(self.benchmark, (0,)):
-            raise ValueError(
-                f"--benchmark {self.benchmark} with {len(self.benchmark_files)} --benchmark_files: it wants "
-                + {
-                    "pope": "one or more JSON files of questions",
-                    "mmhal": "one, response_template.json",
-                    "chair": "two, instances_*.json and captions_*.json of the same images",
-                    "tiny_world": "one, the folder of make_world",
-                    "vl_rewardbench": "one, data.jsonl",
-                    "mm_rlhf_rewardbench": "one, mm_reward_bench.jsonl",
-                    "multimodal_rewardbench": "one, all_data.json",
-                }.get(self.benchmark, "none: everything is in the file of scores (--answers)")
-            )
-        if self.images < 0:
-            raise ValueError(f"--images {self.images}: must be 0 or more")
-
-
-@dataclass
 class QuestionArguments:
     """How the questions of a benchmark are put."""
 
@@ -134,7 +67,7 @@ class BenchmarkDataArguments(DataArguments):
 
 @dataclass
 class JudgeArguments:
-    """Who rates the answers (mmhal only)."""
+    """Who rates the answers (mmhal, hallusionbench, object_halbench)."""
 
     _argument_group_name = "judge"
 
@@ -149,10 +82,17 @@ class JudgeArguments:
     judge_model_path: str | None = field(
         default=None, metadata={"help": "Instead of an endpoint: folder of a Hugging Face language model."}
     )
-    judge_prompt_file: str = field(
-        default=str(JUDGE_PROMPT),
+    verdict: Literal["judge", "rule"] | None = field(
+        default=None,
         metadata={
-            "help": "Prompt with {image_content}, {question}, {reference}, {answer}, or four {} in this order."
+            "help": "hallusionbench, object_halbench: who reads the answers, a judge or a rule of words; must be said."
+        },
+    )
+    judge_prompt_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt (default: the benchmark's in prompts/) with {question}, {answer}, and of mmhal {image_content} and "
+            "{reference}, of hallusionbench {reference}; or as many {} in the order that docs/evaluation.md says."
         },
     )
     judge_options: str = field(

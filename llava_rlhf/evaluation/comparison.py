@@ -80,6 +80,7 @@ def check_comparable(
             if list(file.metrics) != list(first.metrics):
                 raise ValueError(f"{benchmark}: {name} has other metrics than {first_name}; score both again")
             differing = _differing_conditions(first, file)
+            _refuse_other_judges(benchmark, (first_name, first), (name, file))
             if differing and not other_conditions:
                 raise ValueError(
                     f"{benchmark}: {name} was scored under other conditions than {first_name}: {'; '.join(differing)}. "
@@ -92,6 +93,8 @@ def check_comparable(
                     f"({'; '.join(differing)}); their difference may be that of the conditions."
                 )
         notes += _check_items(benchmark, runs, leave_out_missing)
+        if "judge" in first.scores.conditions:
+            notes.append(f"{benchmark}: judged by {first.scores.conditions['judge']}.")
         for name, file in runs.items():
             failures = file.scores.counts.get("parse_failures")
             if failures:
@@ -128,6 +131,20 @@ def compare(groups: Mapping[str, Mapping[str, ScoreFile]], resamples: int, seed:
                         interval(ours, resamples, seed),
                         difference,
                     )
+
+
+def _refuse_other_judges(benchmark: str, *runs: tuple[str, ScoreFile]) -> None:
+    """Raise ValueError where not all were read by one judge, or by one rule: no note makes such numbers comparable."""
+    read_by = {
+        name: file.scores.conditions.get("judge")
+        or f"no judge ({file.scores.conditions.get('verdict', 'rule')})"
+        for name, file in runs
+    }
+    if len(set(read_by.values())) > 1:
+        said = ", ".join(f"{name} by {judge}" for name, judge in read_by.items())
+        raise ValueError(
+            f"{benchmark}: read by different judges: {said}. Score the same answers again, all by one judge"
+        )
 
 
 def _check_items(benchmark: str, runs: Mapping[str, ScoreFile], leave_out_missing: bool) -> list[str]:

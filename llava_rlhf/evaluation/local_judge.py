@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from llava_rlhf.evaluation.judge_client import Question, Reply, ReplyCache
+from llava_rlhf.engines.judge_client import Question, Reply, ReplyCache
 from llava_rlhf.hub.places import place_of_download
 from models.base_place import check_place
 

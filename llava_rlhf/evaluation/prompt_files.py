@@ -15,9 +15,14 @@ def write_prompts(items: Sequence[Item], suffix: str, path: Path) -> None:
     rows = [
         {
             "id": item.id,
-            "image": item.image,
+            **({"image": item.image} if item.image else {}),
             "conversations": [
-                {"from": "human", "value": "<image>\n" + "\n".join(filter(None, (item.question, suffix)))}
+                {
+                    "from": "human",
+                    "value": "\n".join(
+                        filter(None, ("<image>" if item.image else "", item.question, suffix))
+                    ),
+                }
             ],
             "caption_type": int(item.answer_type),
         }

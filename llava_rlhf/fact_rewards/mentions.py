@@ -60,13 +60,14 @@ class FactReward:
     """What an answer earned by what it says.
 
     Attributes:
-        mentions: in the order of the text, those that are no mention of a thing (`unsaid`), too.
-        named, there: how many of the things in the facts it names, and how many there are.
+        mentions: in the order of the text, those that are no mention of a thing (`unsaid`), too; or claims.
+        named, there: how many of the things in the facts it names, and how many there are; of claims, how many facts it tells on
+            average, and how many there are.
         coverage: what that earned; 0 where the question is not open, or no fact names a thing.
     """
 
     mentions: tuple[Judged, ...]
-    named: int
+    named: float
     there: int
     coverage: float
 

@@ -72,7 +72,7 @@ class ObjectWords:
         if more is not None:
             self._read_words(flags[1], Path(more))
         for phrase, name in list(self._objects.items()):  # a word that is there itself goes before a plural
-            for plural in _plurals(phrase[-1]):
+            for plural in plurals(phrase[-1]):
                 self._objects.setdefault((*phrase[:-1], plural), name)
         self._read_phrases(self.files[1])
         self._longest = max(map(len, self._objects))
@@ -110,7 +110,7 @@ class ObjectWords:
                 means: str | None = name.strip() or None
                 if means == "*":
                     means = self._objects.get(phrase[-1:])
-                for last in (phrase[-1], *_plurals(phrase[-1])):
+                for last in (phrase[-1], *plurals(phrase[-1])):
                     self._objects.setdefault((*phrase[:-1], last), means if means in self.names else None)
 
     def mentions(self, text: str) -> list[str]:
@@ -170,7 +170,7 @@ def _lowered(text: str) -> str:
     return re.sub(r"['’]s(?![a-z])", "' ", small)
 
 
-def _plurals(word: str) -> Iterable[str]:
+def plurals(word: str) -> Iterable[str]:
     """Regular plurals; irregular ones stand in the file."""
     if word.endswith(("s", "x", "z", "ch", "sh")):
         return (word + "es",)

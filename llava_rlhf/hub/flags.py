@@ -13,7 +13,7 @@ from llava_rlhf.hub.places import HubPlace, hub_place, is_first_of_machine, plac
 # Bases, adapters and reward models: a folder of safetensors.
 MODEL_FLAGS = frozenset(
     "model_name_or_path base_model_name base_model value_base_model reward_base_model_name judge_model_path "
-    "adapter policy_model_name_or_path reward_model_name_or_path more_reward_models".split()
+    "adapter policy_model_name_or_path reward_model_name_or_path reward_model more_reward_models".split()
 )
 # Rows, captions and questions: one file each.
 DATA_FLAGS = frozenset(

@@ -18,21 +18,19 @@ from llava_rlhf.assembly.roles import PPORoles, TextSide, unsampled_ids
 from llava_rlhf.engines.arguments import EngineArguments
 from llava_rlhf.engines.making import make_engine
 from llava_rlhf.fact_rewards.arguments import FactRewardArguments
-from llava_rlhf.fact_rewards.mentions import MentionReward, word_list
 from llava_rlhf.hub.places import base_name
 from llava_rlhf.ppo.actor_critic import ActorCritic, ScoringSettings
 from llava_rlhf.ppo.arguments import PPOArguments, RewardArguments
 from llava_rlhf.ppo.batch_plan import BatchPlan
 from llava_rlhf.ppo.checkpoints import PPOState
 from llava_rlhf.ppo.estimator_arguments import EstimatorArguments
-from llava_rlhf.ppo.fact_scores import FactScorer
+from llava_rlhf.ppo.fact_scorers import make_fact_scorer
 from llava_rlhf.ppo.guards import Guard
 from llava_rlhf.ppo.kl_controller import AdaptiveKLController, FixedKLController
 from llava_rlhf.ppo.limits import GuardArguments
 from llava_rlhf.ppo.loss_arguments import LossArguments
 from llava_rlhf.ppo.micro_batches import MicroBatches
 from llava_rlhf.ppo.optimization import clip_each_group, make_optimizer
-from llava_rlhf.ppo.picture_questions import PictureQuestions
 from llava_rlhf.ppo.policy_objective import PolicyObjective
 from llava_rlhf.ppo.prompt_stream import PromptStream
 from llava_rlhf.ppo.return_normalizer import ReturnNormalizer
@@ -267,20 +265,8 @@ def make_collector(
         settings.reward.reward_placement == "sentence",
         settings.ensemble.beta,
         settings.estimator.value_sees_facts,
-        make_fact_scorer(roles, text, settings),
+        make_fact_scorer(roles, text, settings, accelerator.process_index),
     )
-
-
-def make_fact_scorer(roles: PPORoles, text: TextSide, settings: PPOSettings) -> FactScorer | None:
-    """Who pays answers by what they say; None without a fact reward."""
-    facts, ppo = settings.fact_reward, settings.ppo
-    if not facts.on:
-        return None
-    picture = None
-    if facts.asks_picture:
-        batches = MicroBatches(ppo.reward_model_per_device_batch_size, ppo.tokens_per_micro_batch)
-        picture = PictureQuestions(roles.reward.bank, text, facts, batches, text.tokenizer.pad_token_id)
-    return FactScorer(MentionReward(word_list(facts), facts), picture)
 
 
 def make_kl_controller(reward: RewardArguments) -> FixedKLController | AdaptiveKLController:

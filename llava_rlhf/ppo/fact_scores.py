@@ -15,6 +15,7 @@ from data_utils.schema import AnswerType
 from llava_rlhf.assembly.image_features import ImageFeatures
 from llava_rlhf.assembly.token_text import TokenText, at_tokens
 from llava_rlhf.fact_rewards.arguments import FactRewardArguments
+from llava_rlhf.fact_rewards.claims import known_facts
 from llava_rlhf.fact_rewards.mentions import FactReward, MentionReward, truth, word_list
 from llava_rlhf.fact_rewards.object_words import ObjectWords
 from llava_rlhf.ppo.picture_questions import PictureQuestions
@@ -92,20 +93,30 @@ def check_facts(arguments: FactRewardArguments, prompts: PromptDataset) -> str:
     """
     if not arguments.on:
         return ""
-    words = word_list(arguments)
+    words = None if arguments.judges_claims else word_list(arguments)
     counts = _things(prompts, words, range(min(LOOKED_AT, len(prompts))))
-    if not any(counts) and not any(_things(prompts, words, range(LOOKED_AT, len(prompts)))):
+    needed = (
+        words is not None or not arguments.asks_picture
+    )  # a picture can be asked of claims without any fact
+    if needed and not any(counts) and not any(_things(prompts, words, range(LOOKED_AT, len(prompts)))):
+        problem = f"none of the {len(prompts)} prompts has a fact"
+        remedy = "or --unmentioned ask_picture"
+        if words is not None:
+            problem = (
+                f"no fact of the {len(prompts)} prompts names a thing of --fact_words {arguments.fact_words}"
+            )
+            remedy = "or other words (--fact_words, --fact_synonyms)"
         raise ValueError(
-            f"--fact_reward {arguments.fact_reward}, but no fact of the {len(prompts)} prompts names a thing of --fact_words "
-            f"{arguments.fact_words}; give captions (--image_to_caption_file) or other facts (--image_to_facts_file), or other "
-            "words (--fact_words, --fact_synonyms)"
+            f"--fact_reward {arguments.fact_reward}, but {problem}; give captions (--image_to_caption_file) or other facts "
+            f"(--image_to_facts_file), {remedy}"
         )
     known = sum(count > 0 for count in counts)
     mean = sum(counts) / max(known, 1)
-    return f"fact rewards: facts of {known} of the first {len(counts)} prompts name things, {mean:.2g} each"
+    what = "there are facts" if words is None else "facts name things"
+    return f"fact rewards: {what} of {known} of the first {len(counts)} prompts, {mean:.2g} each"
 
 
-def _things(prompts: PromptDataset, words: ObjectWords, rows: range) -> list[int]:
-    """How many things the facts of these prompts name."""
-    part = prompts.select(rows)
-    return [len(truth(FactList.of_rows(facts), words).there) for facts in part.column("facts")]
+def _things(prompts: PromptDataset, words: ObjectWords | None, rows: range) -> list[int]:
+    """How many things the facts of these prompts name; without words how many facts there are."""
+    known = [FactList.of_rows(facts) for facts in prompts.select(rows).column("facts")]
+    return [len(known_facts(facts) if words is None else truth(facts, words).there) for facts in known]

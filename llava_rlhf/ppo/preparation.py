@@ -31,6 +31,7 @@ from llava_rlhf.ppo.checkpoints import check_roles
 from llava_rlhf.ppo.fact_scores import check_facts
 from llava_rlhf.ppo.inputs import identify_inputs
 from llava_rlhf.ppo.optimization import check_optimizer, learning_rate_schedule
+from llava_rlhf.ppo.yes_no import check_judge, judge_of
 from llava_rlhf.runs.checking import processes_of_run, was_checked
 from llava_rlhf.runs.logs import announce, describe_passes, start_logging
 from llava_rlhf.runs.missing_paths import refuse_missing, refuse_missing_paths
@@ -118,7 +119,12 @@ def check_run(settings: PPOSettings) -> PPORun:
 
 
 def ask_servers(settings: PPOSettings, text: TextSide, prompts: PromptDataset, policy_adapter: Path) -> None:
-    """Look whether the servers, where there are any, can answer these prompts. Raises ValueError where they can't."""
+    """Look whether the servers, where there are any, can answer these prompts, and a judge questions.
+
+    Raises ValueError where they can't.
+    """
+    if (judge := judge_of(settings.fact_reward)) is not None:
+        check_judge(judge)
     if not settings.engine.served:
         return
     check_served(settings.ppo.base_model_name)
@@ -141,6 +147,7 @@ def check_together(settings: PPOSettings) -> None:
     settings.loss.check_engine(engine)
     ppo.check_engine(engine)
     settings.fact_reward.check_with(settings.reward.reward_model_coef, ppo.divides_base)
+    judge_of(settings.fact_reward)
     if ppo.divides_base and settings.run.feature_cache is not None:
         raise ValueError(NO_CACHE_UNDER_ZERO_3)
 

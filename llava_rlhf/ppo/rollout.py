@@ -24,6 +24,7 @@ from llava_rlhf.ppo.actor_critic import (
     join_responses,
     response_log_probs,
 )
+from llava_rlhf.ppo.claim_scores import ClaimScorer
 from llava_rlhf.ppo.experience import Experience, trimmed
 from llava_rlhf.ppo.fact_scores import FactScorer, FactScores
 from llava_rlhf.ppo.micro_batches import MicroBatches
@@ -89,7 +90,7 @@ class RolloutCollector:
         by_sentence: bool = False,
         ensemble_beta: float = 0.0,
         value_sees_facts: bool = False,
-        fact_scorer: FactScorer | None = None,
+        fact_scorer: FactScorer | ClaimScorer | None = None,
     ):
         self.roles, self.tokenizer, self.stop_ids = roles, tokenizer, tuple(stop_ids)
         self.engine = engine

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llava_rlhf.fact_rewards.claims import JudgedClaim
+from llava_rlhf.fact_rewards.mentions import Judged
 from llava_rlhf.ppo.experience import Experience
 from llava_rlhf.ppo.fact_scores import FactScores
 from llava_rlhf.ppo.reward_scores import SentenceScores
@@ -22,6 +24,14 @@ def _sentences(scores: SentenceScores, row: int) -> list[dict[str, Any]]:
     return [{"end": end, "reward": reward} for end, reward in rewards]
 
 
+def _probabilities(one: Judged) -> dict[str, float]:
+    """What was asked: whether the picture shows it and, of a claim, what the facts say of it."""
+    asked = {"probability": one.probability}
+    if isinstance(one, JudgedClaim):
+        asked |= {"supported": one.supported, "contradicted": one.contradicted}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
 def _facts(scores: FactScores, row: int) -> dict[str, Any]:
     found = scores.rewards[row]
     mentions = [
@@ -31,7 +41,7 @@ def _facts(scores: FactScores, row: int) -> dict[str, Any]:
             "end": one.mention.end,
             "verdict": one.verdict,
             "reward": one.reward,
-            **({} if one.probability is None else {"probability": one.probability}),
+            **_probabilities(one),
         }
         for one in found.mentions
     ]
@@ -51,8 +61,8 @@ def rollout_row(
 
     Where there is a critic that learns from the response, `value` is what it said before the first token, and `return` what
     it should have said, both in units of the scaled rewards. Where sentences are scored, `sentences` names for each the
-    character of `response` behind it and what it earned; where facts pay, `mentions` names the things in `response`, the
-    characters where they stand and what became of them.
+    character of `response` behind it and what it earned; where facts pay, `mentions` names the things in `response`, or
+    its claims, the characters where they stand and what became of them.
 
     Args:
         experience, shaped: of the step.

@@ -12,15 +12,30 @@ class RunReportArguments:
     _argument_group_name = "report"
 
     run: list[str] = field(
+        default_factory=list,
         metadata={
             "help": "Output folder of a training program, which may still be running; of several, side by side."
-        }
+        },
+    )
+    pairs: str | None = field(
+        default=None,
+        metadata={
+            "help": "Preferences as llava_rlhf.score has scored them: the page tells how good the reward model is as a judge; "
+            "with --run, the run that trained it, also how it was trained."
+        },
     )
     scores: list[str] = field(
         default_factory=list,
         metadata={
             "help": "Files of `evaluate score`: of the model before and after the run; with several runs one of each."
         },
+    )
+    image_to_caption_file: str | None = field(
+        default=None,
+        metadata={"help": "With --pairs: captions to show beside the worst ones. Default: the run's own."},
+    )
+    worst_pairs: int = field(
+        default=30, metadata={"help": "With --pairs: so many of the lowest margins are shown."}
     )
     image_folder: str | None = field(
         default=None,
@@ -29,7 +44,8 @@ class RunReportArguments:
     output_file: str | None = field(
         default=None,
         metadata={
-            "help": "HTML file to write. Default: report.html in the run's folder; of several comparison.html in the first's."
+            "help": "HTML file to write. Default: report.html in the run's folder; of several comparison.html in the first's; of "
+            "pairs PAIRS.html."
         },
     )
     max_rollouts: int = field(
@@ -41,7 +57,8 @@ class RunReportArguments:
     max_images: int = field(default=200, metadata={"help": "Images in the page, at most; 0: names only."})
 
     def __post_init__(self):
-        for name in ("max_rollouts", "whole_steps", "max_images"):
+        self._check_pairs()
+        for name in ("max_rollouts", "whole_steps", "max_images", "worst_pairs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be 0 or more")
         if self.max_rows < 1:
@@ -56,9 +73,30 @@ class RunReportArguments:
             what = "one file for each run" if len(self.run) > 1 else "two files, before and after"
             raise ValueError(f"--scores {' '.join(self.scores)}: {len(self.scores)} given; name {what}")
 
+    def _check_pairs(self) -> None:
+        if self.pairs is None:
+            if not self.run:
+                raise ValueError("name what to report on: --run FOLDER, or --pairs FILE of llava_rlhf.score")
+            if self.image_to_caption_file is not None:
+                raise ValueError(
+                    "--image_to_caption_file is for --pairs; a run's rollouts have their captions"
+                )
+            return
+        if len(self.run) > 1 or self.scores:
+            what = "--scores" if self.scores else f"{len(self.run)} runs"
+            raise ValueError(
+                f"--pairs with {what}: a page on pairs has one run at most, the one that trained the judge"
+            )
+        for name in ("pairs", "image_to_caption_file"):
+            path = getattr(self, name)
+            if path is not None and not Path(path).is_file():
+                raise ValueError(f"--{name} {path}: no such file")
+
     @property
     def target(self) -> Path:
         """The file to write."""
         if self.output_file:
             return Path(self.output_file)
+        if self.pairs is not None:
+            return Path(f"{self.pairs}.html")
         return Path(self.run[0]) / ("report.html" if len(self.run) == 1 else "comparison.html")

@@ -30,7 +30,10 @@ DECOMPOSITION = {
     SCORE: "objective/rewards",
     TOTAL: "objective/shaped_rewards",
 }
-FACT_TERMS = {"things named": "objective/fact_mentions", "facts covered": "objective/fact_coverage"}
+FACT_TERMS = {
+    "things named, or claims": "objective/fact_mentions",
+    "facts covered": "objective/fact_coverage",
+}
 DISTRIBUTION_LABELS = {
     "length": "response length in tokens",
     "kl": "KL estimate summed over a response (nats)",

@@ -1,13 +1,18 @@
-"""One page on a run or several, from their folders to an HTML file."""
+"""One page on a run or several, or on a judge's pairs, from their files to an HTML file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from data_utils.caption_maps import read_captions
+from data_utils.problems import DataError
 from llava_rlhf.reporting.arguments import RunReportArguments
 from llava_rlhf.reporting.changes import Measured
 from llava_rlhf.reporting.health import OK, health
+from llava_rlhf.reporting.judge_page import judge_page
+from llava_rlhf.reporting.judge_quality import JudgeQuality
 from llava_rlhf.reporting.page import run_names, run_page, thumbnails
 from llava_rlhf.reporting.provenance import Link
 from llava_rlhf.reporting.run_data import RunData, read_run
@@ -40,6 +45,37 @@ def write_report(
     print(f"wrote {arguments.target} ({len(page.encode()) / 1e6:.1f} MB, {shown})")
 
 
+def captions_of(arguments: RunReportArguments, runs: Sequence[RunData]) -> Mapping[str, Sequence[str]] | None:
+    """Captions to show beside pairs: those of the flag, else of the run; None where neither names a file that is there.
+
+    Raises DataError when a file breaks the format.
+    """
+    own = runs[0].arguments.get("FactArguments", {}).get("image_to_caption_file") if runs else None
+    path = arguments.image_to_caption_file or own
+    if path is None or not Path(path).is_file():
+        return None
+    captions, problems = read_captions(path)
+    if problems:
+        raise DataError(problems)
+    return captions
+
+
+def write_judge_report(arguments: RunReportArguments, runs: Sequence[RunData], quality: JudgeQuality) -> None:
+    """Shrink the images of the worst pairs and write the page."""
+    images: dict[str, str] = {}
+    folder = _image_folder(arguments, runs[0] if runs else None)
+    notes = list(quality.notes)
+    if folder is None:
+        notes.append("No --image_folder was given, so that pictures have names only.")
+    else:
+        rows = [{"image": pair.image} for pair in quality.worst]
+        images, unread = thumbnails(rows, folder, arguments.max_images)
+        notes += unread
+    page = judge_page(replace(quality, notes=notes), runs[0] if runs else None, images, arguments.target)
+    write_text_whole(arguments.target, page)
+    print(f"wrote {arguments.target} ({len(page.encode()) / 1e6:.1f} MB, {quality.pairs} pairs)")
+
+
 def unhealthy(runs: Sequence[RunData], held_out: Measured | None) -> list[str]:
     """A line for each check of a run that is not fine, with the run's name where there are several."""
     lines = []
@@ -50,9 +86,9 @@ def unhealthy(runs: Sequence[RunData], held_out: Measured | None) -> list[str]:
     return lines
 
 
-def _image_folder(arguments: RunReportArguments, found: RunData) -> Path | None:
+def _image_folder(arguments: RunReportArguments, found: RunData | None) -> Path | None:
     if arguments.max_images == 0:
         return None
-    own = found.arguments.get("DataArguments", {}).get("image_folder")
+    own = None if found is None else found.arguments.get("DataArguments", {}).get("image_folder")
     folder = arguments.image_folder or own
     return Path(folder) if folder and Path(folder).is_dir() else None

@@ -3,7 +3,7 @@
 const { rows, images } = page;
 const PAGE = 20;
 const TERMS = [["reward model", "reward_model"], ["stop penalty", "stop_penalty"], ["length bonus", "length_bonus"],
-  ["correct bonus", "correct_bonus"], ["things named", "fact_mentions"], ["facts covered", "fact_coverage"], ["KL", "kl"], ["KL penalty", "kl_penalty"], ["score plus KL penalty", "penalized"]];
+  ["correct bonus", "correct_bonus"], ["things named, or claims", "fact_mentions"], ["facts covered", "fact_coverage"], ["KL", "kl"], ["KL penalty", "kl_penalty"], ["score plus KL penalty", "penalized"]];
 const words = rows.map((row) =>
   [row.question, row.response, row.id, ...row.captions, ...row.image].join("\n").toLowerCase());
 let turned = 0;

@@ -21,7 +21,7 @@ _FOLDERS = ("image_folder",)
 # Read from the Hub, too: only what can't be the id of a model there is a folder for certain.
 _MODELS = (
     *("model_name_or_path", "base_model_name", "reward_base_model_name"),
-    *("policy_model_name_or_path", "reward_model_name_or_path", "more_reward_models"),
+    *("policy_model_name_or_path", "reward_model_name_or_path", "reward_model", "more_reward_models"),
 )
 
 

@@ -82,10 +82,11 @@ next_script() {
 is_given() { [[ "$(declare -p "$1" 2>/dev/null)" = "declare -x"* ]]; }
 
 train_reward_model() {
-    absolute BASE_MODEL PREFERENCES CAPTIONS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
+    absolute BASE_MODEL PREFERENCES CAPTIONS MORE_FACTS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
     local flags=()
     trainer_flags
     given --facts "$FACTS"
+    given --image_to_facts_file "$MORE_FACTS"
 
     launch llava_rlhf.train_reward_model \
         --dataset_path "$PREFERENCES" \
@@ -143,18 +144,28 @@ more_reward_models() {
     done
 }
 
+# fact_reward: add to `flags` what answers are paid by facts, if they are.
+fact_reward() {
+    if [ "$FACT_REWARD" = none ]; then return 0; fi
+    flags+=(--fact_reward "$FACT_REWARD" --unmentioned "$UNMENTIONED")
+    given --claim_judge_url "$CLAIM_JUDGE_URL"
+    given --claim_judge_model "$CLAIM_JUDGE_NAME"
+    if [ "$FACT_REWARD" != claims ]; then
+        flags+=(--fact_words "$FACT_WORDS")
+        given --picture_question "$PICTURE_QUESTION"
+    fi
+}
+
 train_rl_model() {
-    absolute BASE_MODEL REWARD_BASE_MODEL POLICY_MODEL REWARD_MODEL PROMPTS CAPTIONS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
+    absolute BASE_MODEL REWARD_BASE_MODEL POLICY_MODEL REWARD_MODEL PROMPTS CAPTIONS MORE_FACTS IMAGE_FOLDER REWARD_PROMPT OUTPUT_DIR
     local flags=()
     shared_flags
     given --reward_base_model_name "$REWARD_BASE_MODEL"
     more_reward_models
     engine_flags
     given --facts "$FACTS"
-    if [ "$FACT_REWARD" != none ]; then
-        flags+=(--fact_reward "$FACT_REWARD" --fact_words "$FACT_WORDS" --unmentioned "$UNMENTIONED")
-        given --picture_question "$PICTURE_QUESTION"
-    fi
+    given --image_to_facts_file "$MORE_FACTS"
+    fact_reward
 
     launch llava_rlhf.train_rl_model \
         --base_model_name "$BASE_MODEL" \

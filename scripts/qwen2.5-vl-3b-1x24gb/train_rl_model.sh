@@ -19,6 +19,7 @@ REWARD_MODEL="${REWARD_MODEL:-$ROOT/runs/qwen2.5-vl-3b-1x24gb/reward_model}"
 MORE_REWARD_MODELS="${MORE_REWARD_MODELS:-}" # of the same base, separated by commas: all score together; empty: none
 PROMPTS="${PROMPTS:-$DATA_DIR/llava_ppo50k-aokvqa12k-vqa10k.json}"
 CAPTIONS="${CAPTIONS:-$DATA_DIR/image_to_caption.json}"
+MORE_FACTS="${MORE_FACTS:-}" # facts beside captions (docs/facts.md), the same as of the reward model; empty: none
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
 REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/fact_rlhf_reward_prompt.txt}"
 OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/qwen2.5-vl-3b-1x24gb/rl_model}"
@@ -63,10 +64,12 @@ KL_COEF="${KL_COEF:-0.1}"
 PENALTY="${PENALTY:--8.0}" # no stop token
 LENGTH_BONUS="${LENGTH_BONUS:--10.0}" # times length / RESPONSE_LEN
 CORRECT_BONUS="${CORRECT_BONUS:-2.0}"
-FACT_REWARD="${FACT_REWARD:-none}" # mentions: things that an answer names are paid by the facts (docs/facts.md), as the next two say
+FACT_REWARD="${FACT_REWARD:-none}" # mentions: things that an answer names are paid by the facts, as the next two say; claims: its sentences are (docs/facts.md)
 FACT_WORDS="${FACT_WORDS:-coco}"
-UNMENTIONED="${UNMENTIONED:-neutral}" # a thing that no fact names; penalise: it is not there
-PICTURE_QUESTION="${PICTURE_QUESTION:-}" # of UNMENTIONED=ask_picture; empty: the program's default
+UNMENTIONED="${UNMENTIONED:-neutral}" # a thing that no fact names, or a claim they leave open; penalise: it is not there
+PICTURE_QUESTION="${PICTURE_QUESTION:-}" # of mentions and UNMENTIONED=ask_picture; empty: the program's default
+CLAIM_JUDGE_URL="${CLAIM_JUDGE_URL:-}" # who judges claims, with CLAIM_JUDGE_NAME; empty: the reward model's base
+CLAIM_JUDGE_NAME="${CLAIM_JUDGE_NAME:-}" # the model, as that endpoint calls it
 TEMPERATURE="${TEMPERATURE:-1.0}"
 
 # Lengths in tokens. QUERY_LEN counts an image as one, MODEL_MAX_LENGTH all its positions: the published 2048 of text, and 576

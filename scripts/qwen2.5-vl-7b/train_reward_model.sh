@@ -15,6 +15,7 @@ DATA_DIR="${DATA_DIR:-$ROOT/data}"
 BASE_MODEL="${BASE_MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}"
 PREFERENCES="${PREFERENCES:-$DATA_DIR/llava_7b_v1_preference.json}"
 CAPTIONS="${CAPTIONS:-$DATA_DIR/image_to_caption.json}"
+MORE_FACTS="${MORE_FACTS:-}" # facts beside captions (docs/facts.md); empty: none
 IMAGE_FOLDER="${IMAGE_FOLDER:-$DATA_DIR/coco/train2017}"
 REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/fact_rlhf_reward_prompt.txt}"
 OUTPUT_DIR="${OUTPUT_DIR:-$ROOT/runs/qwen2.5-vl-7b/reward_model}"

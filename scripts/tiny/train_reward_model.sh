@@ -15,6 +15,7 @@ WORLD_DIR="${WORLD_DIR:-$RUN_DIR/world}"
 BASE_MODEL="${BASE_MODEL:-${SFT_MODEL:-$RUN_DIR/sft/merged}}"
 PREFERENCES="${PREFERENCES:-$RUN_DIR/preferences/preferences.json}"
 CAPTIONS="${CAPTIONS:-$WORLD_DIR/image_to_caption.json}"
+MORE_FACTS="${MORE_FACTS:-}" # facts beside captions (docs/facts.md); empty: none
 IMAGE_FOLDER="${IMAGE_FOLDER:-$WORLD_DIR/images}"
 REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/tiny_${KIND}reward_prompt.txt}"
 OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/${KIND}reward_model}"

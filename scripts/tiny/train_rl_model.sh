@@ -19,6 +19,7 @@ REWARD_MODEL="${REWARD_MODEL:-$RUN_DIR/${KIND}reward_model}"
 MORE_REWARD_MODELS="${MORE_REWARD_MODELS:-}" # of the same base, separated by commas: all score together; empty: none
 PROMPTS="${PROMPTS:-$WORLD_DIR/prompts.json}"
 CAPTIONS="${CAPTIONS:-$WORLD_DIR/image_to_caption.json}"
+MORE_FACTS="${MORE_FACTS:-}" # facts beside captions (docs/facts.md), the same as of the reward model; empty: none
 IMAGE_FOLDER="${IMAGE_FOLDER:-$WORLD_DIR/images}"
 REWARD_PROMPT="${REWARD_PROMPT:-$ROOT/prompts/tiny_${KIND}reward_prompt.txt}"
 OUTPUT_DIR="${OUTPUT_DIR:-$RUN_DIR/${KIND}rl_model}"
@@ -59,10 +60,12 @@ KL_COEF="${KL_COEF:-0.1}"
 PENALTY="${PENALTY:--8.0}" # no stop token
 LENGTH_BONUS="${LENGTH_BONUS:--1.0}" # times length / RESPONSE_LEN
 CORRECT_BONUS="${CORRECT_BONUS:-2.0}"
-FACT_REWARD="${FACT_REWARD:-none}" # mentions: things that an answer names are paid by the facts (docs/facts.md), as the next two say
+FACT_REWARD="${FACT_REWARD:-none}" # mentions: things that an answer names are paid by the facts, as the next two say; claims: its sentences are (docs/facts.md)
 FACT_WORDS="${FACT_WORDS:-shapes}"
 UNMENTIONED="${UNMENTIONED:-penalise}" # captions of the tiny world name all there is
-PICTURE_QUESTION="${PICTURE_QUESTION:-}" # of UNMENTIONED=ask_picture
+PICTURE_QUESTION="${PICTURE_QUESTION:-}" # of mentions and UNMENTIONED=ask_picture
+CLAIM_JUDGE_URL="${CLAIM_JUDGE_URL:-}" # who judges claims, with CLAIM_JUDGE_NAME; empty: the reward model's base
+CLAIM_JUDGE_NAME="${CLAIM_JUDGE_NAME:-}" # the model, as that endpoint calls it
 if [ "$UNMENTIONED$PICTURE_QUESTION" = ask_picture ]; then PICTURE_QUESTION="is there a {thing} in the image?"; fi # in its words
 TEMPERATURE="${TEMPERATURE:-1.0}"
 

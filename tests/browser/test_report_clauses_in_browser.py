@@ -25,9 +25,9 @@ FIRST_LINE = "hallucination .800 → .300 (−.500, 95 % interval [−.800, −.
 
 def write(run, **flags) -> Path:
     """The page on a run, or on several."""
-    arguments, *rest = run_report.prepare(command_line(run=run, **flags))
-    run_report.run((arguments, *rest))
-    return arguments.target
+    report = run_report.prepare(command_line(run=run, **flags))
+    run_report.run(report)
+    return report.arguments.target
 
 
 @pytest.fixture(scope="module")

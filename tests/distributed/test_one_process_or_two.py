@@ -192,6 +192,23 @@ def test_fact_rewards(run_both, estimator):
 
 
 @pytest.mark.slow
+def test_claims(run_both):
+    """Each process asks of its own answers, and keeps what it was told in a file of its own."""
+    claims = {"fact_reward": "claims", "unmentioned": "ask_picture", "temperature": 5.0, "noptepochs": 1}
+    folders = run_both(**claims)
+    one, two = map(rollouts, folders)
+    assert any(row["mentions"] for row in one)
+    for row, same in zip(one, two, strict=True):
+        for name in ("fact_mentions", "fact_coverage"):
+            assert same[name] == pytest.approx(row[name], abs=1e-5)
+    assert {path.name for path in (folders[1] / "claims").iterdir()} == {"answers_0.jsonl", "answers_1.jsonl"}
+    one, two = (metrics_of(folder, 1) for folder in folders)
+    assert one["objective/fact_mentions"] != 0
+    assert two.pop("ppo/loss/policy") == pytest.approx(one.pop("ppo/loss/policy"), abs=1e-5)
+    assert_same_metrics(one, two)
+
+
+@pytest.mark.slow
 def test_another_loss(run_both):
     """Its means over rollouts, its limit and what is masked are those of all processes."""
     folders = run_both(**ANOTHER_LOSS)

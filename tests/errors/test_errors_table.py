@@ -11,12 +11,16 @@ from llava_rlhf import (
     initialize_policy_model,
     score,
     serve_policy,
+    serve_reward,
     train_reward_model,
     train_rl_model,
 )
 from llava_rlhf.conversion import rename_weights
-from llava_rlhf.evaluation.arguments import BenchmarkArguments, ScoreArguments
+from llava_rlhf.evaluation.arguments import JudgeArguments, ScoreArguments
+from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
+from llava_rlhf.evaluation.suite_arguments import SuiteArguments
 from llava_rlhf.importing.arguments import ExportArguments, ImportArguments
+from llava_rlhf.reporting.arguments import RunReportArguments
 from llava_rlhf.runs.parsing import StrictParser
 from tests.errors.documented import DOCUMENT, HEADER, SKIPPED, rows
 from tests.house.test_departures_table import tables
@@ -68,6 +72,7 @@ def test_every_flag_that_is_named_exists():
         train_rl_model,
         score,
         serve_policy,
+        serve_reward,
         rename_weights,
     )
     known = {
@@ -75,7 +80,7 @@ def test_every_flag_that_is_named_exists():
         for program in programs
         for option in StrictParser(program.ARGUMENTS).complete()._option_string_actions
     }
-    evaluation = (BenchmarkArguments, ScoreArguments)
+    evaluation = (BenchmarkArguments, ScoreArguments, JudgeArguments, SuiteArguments, RunReportArguments)
     for group in (answer_prompts.AnswerArguments, *evaluation, ImportArguments, ExportArguments):
         known |= set(StrictParser((group,))._option_string_actions)
     shown_misspelt = {"--lerning_rate"}

@@ -15,6 +15,7 @@ PACKAGE = "llava_rlhf"
 ROOMS = (
     "pages",
     "collection",
+    "reward_service",
     "interactive",
     "ablation",
     "evaluation",

@@ -17,8 +17,9 @@ from tests.support.recorded_scripts import ROOT, ScriptRunner
 OURS = {"data_utils", "models", "llava_rlhf"}
 # Imported by a library on our behalf, never by name: what for stands in requirements.txt.
 INDIRECT = {"protobuf", "tensorboard", "deepspeed"}
-# Imported where a flag asks for it, which is refused where the package is missing (ppo/trackers.py): nobody else needs it.
-OPTIONAL = {"wandb"}
+# Imported where a flag asks for it, which is refused where the package is missing (ppo/trackers.py, evaluation/benchmarks/words.py):
+# nobody else needs it.
+OPTIONAL = {"wandb", "nltk", "spacy"}
 
 
 def requirements(name: str) -> dict[str, Requirement]:

@@ -12,7 +12,14 @@ from tests.support.recorded_scripts import LARGE, ONE_CARD
 
 SCRIPTS = [
     *(*LARGE, *ONE_CARD, *EVALUATE, *TINY),
-    *("score.sh", "ablate.sh", "convert_checkpoint.sh", "tiny/build_base.sh", "tiny/run_all.sh"),
+    *(
+        "score.sh",
+        "serve_reward.sh",
+        "ablate.sh",
+        "convert_checkpoint.sh",
+        "tiny/build_base.sh",
+        "tiny/run_all.sh",
+    ),
 ]
 
 

@@ -81,6 +81,23 @@ def test_preferences_in_the_place_of_dialogues(script, runner, tmp_path):
     assert named.value("output_dir") == str(tmp_path / "mine")
 
 
+@pytest.mark.parametrize("script", ["13b-v1.5-336/train_rl_model.sh", "tiny/train_rl_model.sh"])
+def test_claims_and_facts_beside_captions(script, runner, tmp_path):
+    """FACT_REWARD=claims leaves out what mentions alone read."""
+    own = {"MORE_FACTS": str(tmp_path / "facts.json"), "UNMENTIONED": "ask_picture"}
+    judge = {"CLAIM_JUDGE_URL": "http://127.0.0.1:9/v1", "CLAIM_JUDGE_NAME": "judge-1"}
+    (plain,) = runner.run(script)
+    assert not {"--image_to_facts_file", "--fact_reward", "--claim_judge_url"} & set(plain.words)
+    (call,) = runner.run(script, FACT_REWARD="claims", **own, **judge)
+    assert call.value("image_to_facts_file") == own["MORE_FACTS"]
+    assert (call.value("fact_reward"), call.value("unmentioned")) == ("claims", "ask_picture")
+    assert (call.value("claim_judge_url"), call.value("claim_judge_model")) == tuple(judge.values())
+    assert not {"--fact_words", "--picture_question"} & set(call.words)
+    reward_script = script.replace("train_rl_model", "train_reward_model")
+    (reward,) = runner.run(reward_script, MORE_FACTS=own["MORE_FACTS"])
+    assert reward.value("image_to_facts_file") == own["MORE_FACTS"]
+
+
 def test_facts_must_be_true_or_false(runner):
     done = runner.start("tiny/train_reward_model.sh", FACTS="yes")
     assert done.returncode == 2 and "FACTS=yes" in done.stderr and not runner.calls()

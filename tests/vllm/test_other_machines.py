@@ -142,3 +142,20 @@ def test_a_network_that_is_gone_for_ten_seconds_is_waited_for(cluster, here, tmp
     assert ended(nodes) == [0, 0]
     assert max(line["time/rollout"] for line in read_json_lines(tmp_path / "run" / "metrics.jsonl")) >= CUT
     assert_same_run(tmp_path / "run", here)
+
+
+@pytest.mark.slow
+def test_a_network_that_stays_away_ends_a_run_that_goes_on_bit_for_bit(cluster, here, tmp_path):
+    folder = tmp_path / "run"
+    limits = {"vllm_request_timeout": 10, "vllm_step_timeout": 20}
+    command = cluster.command(folder, save_steps=1, resume="auto", **limits)
+    nodes = cluster.start(command)
+    cluster.cut_in_step(nodes, folder, 2)
+    left = outcomes(nodes)
+    assert all(status != 0 for status, _ in left)
+    # Answers that the server had ready are kept, so that the next step's adapter may be the first that misses it.
+    assert all("no server" in text and "the same command again" in text for _, text in left)
+    assert (folder / "checkpoint-1" / "COMPLETE").is_file() and not (folder / "checkpoint-3").exists()
+    cluster.machines.plug(SERVER, True)
+    assert ended(cluster.start(command)) == [0, 0]
+    assert_same_run(folder, here)

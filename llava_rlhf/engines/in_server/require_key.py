@@ -15,11 +15,16 @@ OPEN = ("/health",)  # for who waits until the server is up
 
 
 class RequireKey:
-    """ASGI middleware (`--middleware require_key.RequireKey`): status 401 without `Authorization: Bearer $VLLM_API_KEY`."""
+    """ASGI middleware (`--middleware require_key.RequireKey`): status 401 without `Authorization: Bearer KEY`.
 
-    def __init__(self, app: Callable[..., Awaitable[None]]):
+    Args:
+        app: behind it.
+        key: None: the one in VLLM_API_KEY, as vLLM passes its middleware no arguments.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], key: str | None = None):
         self._app = app
-        self._wanted = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
+        self._wanted = f"Bearer {key or os.environ['VLLM_API_KEY']}".encode()
 
     async def __call__(
         self,

@@ -6,11 +6,10 @@ What is in the image, as published: objects with an instance annotation, and obj
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from data_utils.json_files import read_object
+from llava_rlhf.evaluation.benchmarks.coco_truth import objects_there
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
     Item,
@@ -53,7 +52,11 @@ class Chair(Benchmark):
 
     def items(self) -> list[Item]:
         """The images that were drawn; `truth` is the set of objects in each."""
-        there = _objects_there(self.files, self.words)
+        if len(self.files) != 2:
+            raise ValueError(
+                "--benchmark_files: chair wants two, COCO's instances_*.json and captions_*.json of the same images"
+            )
+        there = dict(objects_there(self.files, self.words).values())
         names = sorted(there)
         if self._images > len(names):
             raise ValueError(f"--images {self._images}: only {len(names)} images have annotations")
@@ -87,7 +90,7 @@ class Chair(Benchmark):
         }
         return Scores(scored, conditions, {"missing": len(items) - len(scored)})
 
-    def _values(self, caption: str, there: set[str]) -> dict[str, tuple[float, float]]:
+    def _values(self, caption: str, there: frozenset[str]) -> dict[str, tuple[float, float]]:
         mentions = self.words.mentions(caption)
         false = sum(name not in there for name in mentions)
         return {
@@ -97,48 +100,3 @@ class Chair(Benchmark):
             "mentions": (len(mentions), 1),
             "words": (len(caption.split()), 1),
         }
-
-
-def _objects_there(files: Sequence[str], words: ObjectWords) -> dict[str, set[str]]:
-    """Image file name → objects in it, for images with instances and captions."""
-    if len(files) != 2:
-        raise ValueError(
-            "--benchmark_files: chair wants two, COCO's instances_*.json and captions_*.json of the same images"
-        )
-    (first, a), (second, b) = ((path, _read(path)) for path in files)
-    (instances_path, instances), (captions_path, captions) = (
-        ((first, a), (second, b)) if "categories" in a else ((second, b), (first, a))
-    )
-    try:
-        categories = {row["id"]: row["name"] for row in instances["categories"]}
-        objects: defaultdict[int, set[str]] = defaultdict(set)
-        for row in instances["annotations"]:
-            objects[row["image_id"]].add(categories[row["category_id"]])
-        shown = {row["id"] for row in instances["images"]}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{instances_path}: no instance annotations of COCO (lacks {error})") from None
-    unknown = sorted(set(categories.values()) - words.names)
-    if unknown:
-        raise ValueError(f"--synonyms_file: no line begins with {', '.join(unknown)}, which COCO annotates")
-    try:
-        told: defaultdict[int, set[str]] = defaultdict(set)
-        for row in captions["annotations"]:
-            told[row["image_id"]].update(words.mentions(row["caption"]))
-        names = {row["id"]: row["file_name"] for row in captions["images"]}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{captions_path}: no caption annotations of COCO (lacks {error})") from None
-    both = names.keys() & shown & told.keys()
-    if not both:
-        raise ValueError(f"{instances_path} and {captions_path} speak of no image in common")
-    return {names[image]: objects[image] | told[image] for image in both}
-
-
-def _read(path: str) -> Mapping[str, Any]:
-    file_hash(path)
-    try:
-        content = read_object(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: must be a JSON file of COCO ({error})") from None
-    if "annotations" not in content:
-        raise ValueError(f"{path}: no annotations of COCO")
-    return content

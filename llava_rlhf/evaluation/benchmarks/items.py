@@ -29,7 +29,7 @@ class Item:
     Attributes:
         id: unique in the benchmark; runs are paired by it.
         question: without image marker.
-        image: relative to the image folder.
+        image: relative to the image folder; "" where the question is asked without one.
         category: part of the benchmark that is also reported alone.
         answer_type: what the answer looks like.
         truth: what scoring needs, as the benchmark likes it.
@@ -135,9 +135,10 @@ def match_answers(
             raise ValueError(
                 f"answers, line {line}: item {item.id} asks {item.question!r}, not {answer['question']!r}"
             )
-        if answer.get("image") not in (None, item.image, [item.image]):
+        shown = [item.image] if item.image else []
+        if answer.get("image") not in (None, item.image, shown):
             raise ValueError(
-                f"answers, line {line}: item {item.id} shows {item.image}, not {answer['image']}"
+                f"answers, line {line}: item {item.id} shows {item.image or 'no image'}, not {answer['image']}"
             )
         texts[item.id].append(answer["answer"])
     missing = [item.id for item in items if item.id not in texts]

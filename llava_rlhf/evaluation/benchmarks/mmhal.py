@@ -6,16 +6,16 @@ what is there, the question and a reference answer.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from data_utils.pictures_elsewhere import is_base64_picture
+from llava_rlhf.engines.judge_client import Judge, Question
 from llava_rlhf.evaluation.benchmarks.items import (
     Benchmark,
     Item,
@@ -26,14 +26,15 @@ from llava_rlhf.evaluation.benchmarks.items import (
     match_answers,
     read_objects,
 )
+from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
 from llava_rlhf.evaluation.benchmarks.published_answers import by_image_and_question, have, unknown_layout
-from llava_rlhf.evaluation.judge_client import Judge, Question
 
 HALLUCINATION_BELOW = 3
 # "Rating (0-6): 4", "**Rating:** 4/6"; "4.5", "-1", "3-4" and "3 or 4" are no ratings.
 _RATING = re.compile(
     r"rating\s*(?:\([^)]*\))?\W{0,6}(?<!-)(\d+)(?![\d.]*\d)(?![-–—]\d|\s*(?:to|or)\s*\d)", re.IGNORECASE
 )
+PROMPT_NAMES = ("image_content", "question", "reference", "answer")
 _FIELDS = ("question_type", "question", "gt_answer")
 
 
@@ -45,43 +46,6 @@ def read_rating(verdict: str) -> int | None:
     """
     found = {int(number) for number in _RATING.findall(verdict)}
     return found.pop() if len(found) == 1 and max(found) <= 6 else None
-
-
-class JudgePrompt:
-    """What the judge reads, with `{image_content}`, `{question}`, `{reference}` and `{answer}` filled in.
-
-    Four `{}` in this order do as well, as the published file has them.
-
-    Args:
-        path: a text file.
-
-    Raises:
-        ValueError: it is missing, or has other places to fill in.
-    """
-
-    def __init__(self, path: str | Path):
-        if not Path(path).is_file():
-            raise ValueError(f"--judge_prompt_file {path}: no such file")
-        self.text = Path(path).read_text(encoding="utf-8").strip()
-        marks = ("<content>", "<question>", "<reference>", "<answer>")
-        try:
-            filled = self._fill(*marks)
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"--judge_prompt_file {path}: braces are for {{image_content}}, {{question}}, {{reference}} and "
-                f"{{answer}} only, others are doubled ({error!r})"
-            ) from None
-        missing = [mark for mark in marks if mark not in filled]
-        if missing:
-            raise ValueError(f"--judge_prompt_file {path}: does not show the judge the {missing[0]}")
-
-    def render(self, item: Item, answer: str) -> str:
-        """The prompt of one answer."""
-        return self._fill(item.truth["content"], item.question, item.truth["reference"], answer)
-
-    def _fill(self, content: str, question: str, reference: str, answer: str) -> str:
-        named = {"image_content": content, "question": question, "reference": reference, "answer": answer}
-        return self.text.format(content, question, reference, answer, **named)
 
 
 class MMHal(Benchmark):
@@ -124,7 +88,7 @@ class MMHal(Benchmark):
         items = self.items()
         matched = match_answers(items, answers, leave_out_missing)
         texts = [(item, text) for item, given in matched for text in given]
-        prompts = [self.prompt.render(item, text) for item, text in texts]
+        prompts = [self.judge_text(item, text) for item, text in texts]
         replies = self.judge.ask_all(
             [Question(prompt, repeat=repeat) for repeat in range(self.repeats) for prompt in prompts]
         )
@@ -139,7 +103,7 @@ class MMHal(Benchmark):
             "file": file_hash(self.file),
             "judge": self.judge.name,
             "judge_settings": dict(self.judge.settings),
-            "judge_prompt": hashlib.sha256(self.prompt.text.encode()).hexdigest(),
+            "judge_prompt": self.prompt.mark,
             "repeats": self.repeats,
         }
         counts = {
@@ -149,6 +113,13 @@ class MMHal(Benchmark):
             "items_without_rating": sum(score.values["rating"][1] == 0 for score in scored),
         }
         return Scores(scored, conditions, counts | repeat_spread(ratings))
+
+    def judge_text(self, item: Item, answer: str) -> str:
+        """What the judge reads of one answer."""
+        content, reference = item.truth["content"], item.truth["reference"]
+        return self.prompt.render(
+            image_content=content, question=item.question, reference=reference, answer=answer
+        )
 
 
 def repeat_spread(ratings: np.ndarray) -> dict[str, Any]:

@@ -70,15 +70,15 @@ def by_image_and_question(items: Sequence[Item], answers: Sequence[Record]) -> l
     )
 
 
-def by_image_number(items: Sequence[Item], answers: Sequence[Record]) -> list[Record]:
-    """Captions with `image_id` and `caption`, as COCO's results have them."""
+def by_image_number(items: Sequence[Item], answers: Sequence[Record], field: str = "caption") -> list[Record]:
+    """Captions with `image_id`, and their text in a field, as COCO's results have them."""
     return _by_key(
         items,
         answers,
         lambda item: _number(item.image),
         "image_id",
         lambda item, answer: True,
-        lambda answer: {"answer": answer["caption"]},
+        lambda answer: {"answer": answer[field]},
     )
 
 

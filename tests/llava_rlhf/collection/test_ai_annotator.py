@@ -14,7 +14,7 @@ from llava_rlhf import collect_preferences
 from llava_rlhf.collection.ai_annotator import AIAnnotator, combined, fill_in, read_prompt, read_verdict
 from llava_rlhf.collection.judgements import Verdict
 from llava_rlhf.collection.pairs import PairFile
-from llava_rlhf.evaluation.judge_client import Reply
+from llava_rlhf.engines.judge_client import Reply
 from tests.llava_rlhf.collection.world import line
 from tests.support.judge_server import JudgeServer
 from tests.support.tiny_data import command_line

@@ -97,19 +97,36 @@ def test_markdown_and_latex_show_the_rows(runs, tmp_path):
     assert r"$<$$|$x$|$$>$ 50\%" in (tmp_path / "table.tex").read_text()
 
 
-def test_other_judges_are_refused_or_said(runs, tmp_path, capsys):
-    other = write_scores(tmp_path / "c.json", [1] * 6, conditions={"judge": "judge-2"})
+def test_other_conditions_are_refused_or_said(runs, tmp_path, capsys):
+    other = write_scores(tmp_path / "c.json", [1] * 6, conditions={"judge": "judge-1", "judge_prompt": "b"})
     mixed = [runs[0], f"C={other}"]
     with pytest.raises(
-        ValueError, match="C was scored under other conditions than SFT: judge judge-2 instead of judge-1"
+        ValueError, match="C was scored under other conditions than SFT: judge_prompt b instead of null"
     ):
         compare(mixed, tmp_path / "out")
     table = compare(mixed, tmp_path / "out", allow_other_conditions=True)
-    (note,) = table["notes"]
-    assert "OTHER CONDITIONS (judge judge-2 instead of judge-1)" in note
+    note, judged = table["notes"]
+    assert "OTHER CONDITIONS (judge_prompt b instead of null)" in note
+    assert judged == "pope: judged by judge-1."
     assert note in capsys.readouterr().out
     for name in ("table.md", "table.tex"):
         assert note in (tmp_path / "out" / name).read_text()
+        assert judged in (tmp_path / "out" / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [
+        ({"judge": "judge-2"}, "SFT by judge-1, C by judge-2"),
+        ({"verdict": "rule"}, r"SFT by judge-1, C by no judge \(rule\)"),
+    ],
+)
+def test_other_judges_are_refused_whatever_is_said(conditions, says, runs, tmp_path):
+    other = write_scores(tmp_path / "c.json", [1] * 6, conditions=conditions)
+    with pytest.raises(
+        ValueError, match=f"pope: read by different judges: {says}. Score the same answers again"
+    ):
+        compare([runs[0], f"C={other}"], tmp_path / "out", allow_other_conditions=True)
 
 
 def test_items_that_belong_to_other_images_can_be_compared_all_the_same(runs, tmp_path):
@@ -145,7 +162,7 @@ def test_missing_items_are_refused_or_said(runs, tmp_path):
 def test_unread_verdicts_are_said(runs, tmp_path):
     other = write_scores(tmp_path / "c.json", [1] * 6, counts={"parse_failures": 3, "verdicts": 12})
     table = compare([runs[0], f"C={other}"], tmp_path / "out")
-    assert table["notes"] == ["pope: 3 of 12 verdicts on C could not be read."]
+    assert table["notes"] == ["pope: judged by judge-1.", "pope: 3 of 12 verdicts on C could not be read."]
 
 
 def test_several_benchmarks_in_one_table(runs, tmp_path):

@@ -12,14 +12,16 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, set_seed
 
-from llava_rlhf.evaluation.arguments import JUDGE_PROMPT
-from llava_rlhf.evaluation.benchmarks.mmhal import JudgePrompt, MMHal, read_rating, repeat_spread
-from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, Question, ReplyCache
+from llava_rlhf.engines.judge_client import Endpoint, JudgeClient, Question, ReplyCache
+from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
+from llava_rlhf.evaluation.benchmarks.mmhal import PROMPT_NAMES, MMHal, read_rating, repeat_spread
 from llava_rlhf.evaluation.local_judge import LocalJudge
+from llava_rlhf.evaluation.registry import PROMPTS
 from llava_rlhf.evaluation.score_files import summarise
 from tests.support.judge_server import JudgeServer
 
 TYPES = ("attribute", "counting")
+JUDGE_PROMPT = PROMPTS / "mmhal_judge_prompt.txt"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,9 @@ def server():
 
 def benchmark(server: JudgeServer, folder: Path, repeats: int = 1, **settings) -> MMHal:
     judge = JudgeClient(Endpoint(server.url, "judge-1", **settings), ReplyCache(folder / "cache.jsonl"))
-    return MMHal(write_questions(folder / "questions.json"), judge, JudgePrompt(JUDGE_PROMPT), repeats)
+    return MMHal(
+        write_questions(folder / "questions.json"), judge, JudgePrompt(JUDGE_PROMPT, PROMPT_NAMES), repeats
+    )
 
 
 def test_images_are_called_by_the_end_of_their_address(tmp_path):
@@ -170,14 +174,14 @@ def test_the_interval_over_repeats_by_hand():
 def test_prompts_that_do_not_fit_are_refused(text, says, tmp_path):
     (tmp_path / "p.txt").write_text(text)
     with pytest.raises(ValueError, match=says):
-        JudgePrompt(tmp_path / "p.txt")
+        JudgePrompt(tmp_path / "p.txt", PROMPT_NAMES)
 
 
 def test_a_prompt_of_the_published_form_is_filled_in(tmp_path):
     (tmp_path / "p.txt").write_text("content {} question {} reference {} answer {} end")
-    item = MMHal(write_questions(tmp_path / "q.json"), None, None, 0).items()[0]
-    assert JudgePrompt(tmp_path / "p.txt").render(item, "a {} b") == (
-        "content Cat, Thing 0 question What is number 0? reference It is 0. answer a {} b end"
+    filled = dict(zip(PROMPT_NAMES, ("Cat, Thing 0", "What?", "It is 0.", "a {} b"), strict=True))
+    assert JudgePrompt(tmp_path / "p.txt", PROMPT_NAMES).render(**filled) == (
+        "content Cat, Thing 0 question What? reference It is 0. answer a {} b end"
     )
 
 
@@ -214,11 +218,11 @@ def local_model(tmp_path_factory) -> Path:
 
 def test_a_local_model_judges_and_what_it_mumbles_is_counted(local_model, tmp_path):
     judge = LocalJudge(local_model, {"temperature": 1.0, "max_tokens": 12}, ReplyCache(None), "cpu")
-    mmhal = MMHal(write_questions(tmp_path / "q.json"), judge, JudgePrompt(JUDGE_PROMPT), 5)
+    mmhal = MMHal(write_questions(tmp_path / "q.json"), judge, JudgePrompt(JUDGE_PROMPT, PROMPT_NAMES), 5)
     scores = mmhal.score(answers_to(mmhal, ["a", "b", "c", "d"]), False)
     replies = judge.ask_all(
         [
-            Question(mmhal.prompt.render(item, text), repeat=repeat)
+            Question(mmhal.judge_text(item, text), repeat=repeat)
             for repeat in range(5)
             for item, text in zip(mmhal.items(), "abcd", strict=True)
         ]

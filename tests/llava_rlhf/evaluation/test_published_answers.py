@@ -11,7 +11,8 @@ import pytest
 
 from llava_rlhf import evaluate
 from llava_rlhf.evaluation.benchmarks.chair import Chair
-from llava_rlhf.evaluation.benchmarks.mmhal import JudgePrompt, MMHal
+from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
+from llava_rlhf.evaluation.benchmarks.mmhal import PROMPT_NAMES, MMHal
 from llava_rlhf.evaluation.benchmarks.pope import Pope
 from llava_rlhf.evaluation.score_files import summarise
 from tests.llava_rlhf.evaluation.test_chair import write_coco
@@ -134,7 +135,7 @@ def test_pictures_in_base64_are_named_once_when_asked_and_not_needed_to_score(tm
     with pytest.raises(ValueError, match="row 0, field 'image': is the picture itself as base64 text"):
         MMHal(file, None, None, 0).items()
     (tmp_path / "prompt.txt").write_text("{} {} {} {}")
-    scoring = MMHal(file, object(), JudgePrompt(tmp_path / "prompt.txt"), 1)  # type: ignore[arg-type]
+    scoring = MMHal(file, object(), JudgePrompt(tmp_path / "prompt.txt", PROMPT_NAMES), 1)  # type: ignore[arg-type]
     assert [item.image for item in scoring.items()] == [f"picture{number}.jpg" for number in range(4)]
 
 

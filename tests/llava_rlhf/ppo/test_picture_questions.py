@@ -79,13 +79,13 @@ def test_each_picture_is_asked_once_and_together_as_alone(parts, found, monkeypa
     known = dict(picture._known)
     assert len(known) == len({(found.items[row].image_names, one.mention.name) for row, one in asked(found)})
     things = [[one.mention.name for one in reward.mentions] for reward in found.facts.rewards]
-    monkeypatch.setattr(picture, "_ask", lambda *arguments: pytest.fail("asked again"))
+    monkeypatch.setattr(picture.asker, "probabilities", lambda *arguments: pytest.fail("asked again"))
     unknown = [[one.mention.name for at, one in asked(found) if at == row] for row in ROWS]
     picture.probabilities(found.items, found.reward_images, unknown)
     monkeypatch.undo()
     assert things != unknown
     picture._known.clear()
-    monkeypatch.setattr(picture, "batches", MicroBatches(1))
+    monkeypatch.setattr(picture.asker, "batches", MicroBatches(1))
     picture.probabilities(found.items, found.reward_images, unknown)
     assert picture._known.keys() == known.keys()
     assert all(picture._known[key] == pytest.approx(known[key], abs=1e-5) for key in known)

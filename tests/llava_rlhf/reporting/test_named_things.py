@@ -24,5 +24,8 @@ def test_things_that_a_response_names(tmp_path):
     assert (first["fact_mentions"], first["fact_coverage"]) == (0.0, 0.5)
     assert (second["mentions"], second["fact_mentions"]) == ([], None)
     page = Parsed(write_page(tmp_path))
-    assert "things named + facts covered" in page.text and "fact_coverage" in page.content["script"][1]
+    assert (
+        "things named (or claims) + facts covered" in page.text
+        and "fact_coverage" in page.content["script"][1]
+    )
     assert page.data()["rows"][0]["mentions"] in ([], [[4, 7, "right"], [12, 15, "wrong"]])

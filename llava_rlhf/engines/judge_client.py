@@ -49,12 +49,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said: its text ("" where it said nothing), tokens as the server counts them (0: it does not)."""
+    """What a judge said: its text ("" where it said nothing), tokens as the server counts them (0: it does not).
+
+    `first_token`: token → log-probability, of the likeliest that the text could have begun with; None where nobody asked for
+    them (`logprobs`) or the server does not say.
+    """
 
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str | None = None
+    first_token: Mapping[str, float] | None = None
 
 
 @dataclass
@@ -252,7 +257,8 @@ class JudgeClient:
         try:
             choice, usage = completion.choices[0], completion.usage
             counts = (int(usage.prompt_tokens or 0), int(usage.completion_tokens or 0)) if usage else (0, 0)
-            return Reply(_text(choice.message.content), *counts, choice.finish_reason)
+            text = _text(choice.message.content)
+            return Reply(text, *counts, choice.finish_reason, _first_token(choice))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise JudgeError(f"{place} sent no chat completion: {str(completion)[:200]!r}") from None
 
@@ -264,6 +270,14 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
         if content is None or isinstance(content, str)
         else "".join(part["text"] for part in content)
     )
+
+
+def _first_token(choice: Any) -> dict[str, float] | None:
+    """Token → log-probability at the first place, where the server says them; one token may be spelt in several ways."""
+    content = getattr(choice.logprobs, "content", None)
+    if not content:
+        return None
+    return {one.token: float(one.logprob) for one in (content[0].top_logprobs or content[:1])}
 
 
 def _content(question: Question) -> str | list[dict[str, Any]]:

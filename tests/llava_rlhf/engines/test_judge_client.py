@@ -11,7 +11,7 @@ import time
 import pytest
 from PIL import Image
 
-from llava_rlhf.evaluation.judge_client import Endpoint, JudgeClient, JudgeError, Question, ReplyCache
+from llava_rlhf.engines.judge_client import Endpoint, JudgeClient, JudgeError, Question, ReplyCache
 from llava_rlhf.runs.durable_lines import DurableLines
 from llava_rlhf.runs.save_errors import SaveError
 from tests.support.judge_server import JudgeServer, completion

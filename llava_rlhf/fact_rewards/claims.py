@@ -1,0 +1,209 @@
+"""What the claims of an answer earn, told by the facts of its row. Text alone: who is asked stands elsewhere.
+
+A claim is a sentence. Whoever judges says with which probability the facts support it and with which they contradict it;
+what is left is what they do not mention, and means the same as for things that are named (`mentions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from data_utils.fact_lists import CAPTION, FactList
+from llava_rlhf.assembly.sentences import sentence_ends
+from llava_rlhf.fact_rewards.arguments import FactRewardArguments
+from llava_rlhf.fact_rewards.assertions import Mention
+from llava_rlhf.fact_rewards.mentions import FactReward, Judged, Verdict
+
+# Each is answered with Yes or No. The facts come first: judges that keep what they have read need not read them again.
+SUPPORTED = (
+    "Notes about an image:\n{facts}\n\nStatement: {claim}\n\nDo the notes say that the statement is true? "
+    "Answer with Yes or No."
+)
+CONTRADICTED = (
+    "Notes about an image:\n{facts}\n\nStatement: {claim}\n\nDo the notes say that the statement is false? "
+    "Answer with Yes or No."
+)
+SHOWN = "Statement: {claim}\n\nDoes the image show that the statement is true? Answer with Yes or No."
+
+
+@dataclass(frozen=True)
+class JudgedClaim(Judged):
+    """A claim, its verdict and reward; `supported` and `contradicted` by the facts, probabilities; None where nobody was asked."""
+
+    supported: float | None = None
+    contradicted: float | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """Probabilities that facts support a claim and that they contradict it; their sum is at most 1."""
+
+    supported: float
+    contradicted: float
+
+    @classmethod
+    def of(cls, supported: float, contradicted: float) -> Said:
+        """From two answers of their own, which may say more than 1 together: then each is its share of the sum."""
+        total = max(1.0, supported + contradicted)
+        return cls(supported / total, contradicted / total)
+
+    @property
+    def open(self) -> float:
+        """Probability that they do not say."""
+        return 1.0 - self.supported - self.contradicted
+
+    @property
+    def verdict(self) -> Verdict:
+        """The likeliest of the three; of two that are equal the one that leaves more open."""
+        most = max(self.open, self.supported, self.contradicted)
+        return "unmentioned" if most == self.open else "wrong" if most == self.contradicted else "right"
+
+
+NOTHING = Said(0.0, 0.0)  # where there are no facts
+
+
+def claims(text: str) -> list[Mention]:
+    """The sentences of an answer, in order, each without the space around it; what is asked is left open."""
+    found = []
+    for start, end in pairwise([0, *sentence_ends(text)]):
+        sentence = text[start:end]
+        begin = start + len(sentence) - len(sentence.lstrip())
+        said = sentence.strip()
+        if said:
+            asks = said.rstrip("\"'”’»)]」』）").endswith(("?", "？"))
+            found.append(Mention(said, begin, begin + len(said), "open" if asks else "asserted"))
+    return found
+
+
+def known_facts(facts: FactList) -> tuple[str, ...]:
+    """What facts that are sure say, each once."""
+    return tuple(dict.fromkeys(fact.text for fact in facts.facts if fact.sure))
+
+
+def notes(facts: FactList) -> tuple[str, ...]:
+    """The same as a judge reads it: whatever is no caption with its source, as in the reward model's prompt."""
+    sure = (fact for fact in facts.facts if fact.sure)
+    return tuple(dict.fromkeys(fact.text if fact.source == CAPTION else fact.line() for fact in sure))
+
+
+def about_facts(template: str, facts: Sequence[str], claim: str) -> str:
+    """The question whether facts say something of a claim; braces within either stay as they are."""
+    head, _, tail = template.partition("{facts}")
+    lines = "\n".join(f"- {fact}" for fact in facts)
+    return head + lines + tail.replace("{claim}", claim)
+
+
+def about_picture(claim: str) -> str:
+    """The question whether the picture shows a claim."""
+    return SHOWN.replace("{claim}", claim)
+
+
+@dataclass(frozen=True)
+class ClaimReward:
+    """Σ over claims, each once (s · right + c · wrong + what is left open) + coverage score · mean share of facts that are told.
+
+    Attributes:
+        arguments: what is paid.
+    """
+
+    arguments: FactRewardArguments
+
+    def asked(self, text: str) -> list[str]:
+        """The claims to be judged: each once, nothing that is a question."""
+        return list(dict.fromkeys(one.name for one, repeated in _told(text) if not repeated))
+
+    def questions(self, text: str, facts: FactList, open_question: bool) -> list[str]:
+        """What is to be asked of the facts, and of the answer: whether it tells them."""
+        known = known_facts(facts)
+        if not known:
+            return []
+        found = [
+            about_facts(template, notes(facts), claim)
+            for claim in self.asked(text)
+            for template in (SUPPORTED, CONTRADICTED)
+        ]
+        return [*found, *(self._coverage_questions(text, known) if open_question else ())]
+
+    def left_open(self, text: str, facts: FactList, answers: Mapping[str, float]) -> list[str]:
+        """Claims of which the facts most likely say nothing; none where they say that they are complete."""
+        if facts.complete:
+            return []
+        return [
+            claim for claim in self.asked(text) if self._said(claim, facts, answers).verdict == "unmentioned"
+        ]
+
+    def of(
+        self,
+        text: str,
+        facts: FactList,
+        open_question: bool,
+        answers: Mapping[str, float],
+        seen: Mapping[str, float] | None = None,
+    ) -> FactReward:
+        """What an answer earns.
+
+        Args:
+            text: the answer.
+            facts: of its row.
+            open_question: whether it should tell all that is known.
+            answers: question of `questions` → probability of Yes.
+            seen: claim → probability that the picture shows it, of those that were asked for.
+        """
+        judged = tuple(self._judged(text, facts, answers, seen or {}))
+        known = known_facts(facts)
+        told = self._coverage_questions(text, known) if open_question else []
+        named = sum(answers[question] for question in told)
+        share = named / len(known) if known else 0.0
+        return FactReward(judged, named, len(known), self.arguments.fact_coverage_score * share)
+
+    def _coverage_questions(self, text: str, known: Sequence[str]) -> list[str]:
+        """For each fact whether the answer tells it: the same question, with the answer as what is known."""
+        if not self.arguments.fact_coverage_score or not self.asked(text):
+            return []
+        return [about_facts(SUPPORTED, self.asked(text), fact) for fact in known]
+
+    def _said(self, claim: str, facts: FactList, answers: Mapping[str, float]) -> Said:
+        known = notes(facts)
+        if not known:
+            return NOTHING
+        return Said.of(*(answers[about_facts(one, known, claim)] for one in (SUPPORTED, CONTRADICTED)))
+
+    def _judged(
+        self, text: str, facts: FactList, answers: Mapping[str, float], seen: Mapping[str, float]
+    ) -> list[JudgedClaim]:
+        found = []
+        for claim, repeated in _told(text, with_questions=True):
+            if claim.stance == "open" or repeated:
+                found.append(JudgedClaim(claim, "unsaid" if claim.stance == "open" else "repeated", 0.0))
+                continue
+            said = self._said(claim.name, facts, answers)
+            verdict, probability = said.verdict, seen.get(claim.name)
+            penalised = facts.complete or self.arguments.unmentioned == "penalise"
+            if verdict == "unmentioned" and penalised:
+                verdict = "wrong"
+            reward = self._score(said, probability, penalised)
+            found.append(JudgedClaim(claim, verdict, reward, probability, said.supported, said.contradicted))
+        return found
+
+    def _score(self, said: Said, probability: float | None, penalised: bool) -> float:
+        right, wrong = self.arguments.fact_right_score, self.arguments.fact_wrong_score
+        left = wrong if penalised else 0.0
+        if probability is not None and not penalised:
+            left = probability * right + (1 - probability) * wrong
+        return said.supported * right + said.contradicted * wrong + said.open * left
+
+
+def _told(text: str, with_questions: bool = False) -> list[tuple[Mention, bool]]:
+    """Claims and whether each was made before, whatever its capitals and marks; without what is asked, unless that is wanted."""
+    before: set[str] = set()
+    found = []
+    for claim in claims(text):
+        if claim.stance == "open":
+            found += [(claim, False)] if with_questions else []
+            continue
+        plain = " ".join("".join(c if c.isalnum() else " " for c in claim.name.casefold()).split())
+        found.append((claim, plain in before))
+        before.add(plain)
+    return found
