@@ -17,7 +17,8 @@ STUDIES: Mapping[str, Study] = {
     "pairs": Study(
         studies.pairs,
         ("accuracy", "descriptions"),
-        [(f"factual-{n}", f"plain-{n}") for n in (100, 1000, 8000)],
+        [(f"factual-{n}", f"plain-{n}") for n in (100, 1000, 8000)]
+        + [(f"factual-{n}", "plain-8000") for n in (100, 1000)],
     ),
     "noisy_captions": Study(
         studies.noisy_captions,
