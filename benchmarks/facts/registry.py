@@ -17,7 +17,8 @@ STUDIES: Mapping[str, Study] = {
     "pairs": Study(
         studies.pairs,
         ("accuracy", "descriptions"),
-        [(f"factual-{n}", f"plain-{n}") for n in (100, 300, 1000, 8000)],
+        [(f"factual-{n}", f"plain-{n}") for n in (100, 1000, 8000)]
+        + [(f"factual-{n}", "plain-8000") for n in (100, 1000)],
     ),
     "noisy_captions": Study(
         studies.noisy_captions,
@@ -60,7 +61,7 @@ STUDIES: Mapping[str, Study] = {
     "long_ppo": Study(
         studies.long_ppo,
         tuple(f"{name}@{at}" for at in (*KL_LEVELS, "end") for name in ("kl", "proxy", *GOLD)),
-        [("factual-300", "plain-300"), ("factual-8000", "plain-8000")],
+        [("factual-100", "plain-100"), ("factual-8000", "plain-8000")],
     ),
     "blind_base": Study(
         studies.blind_base,

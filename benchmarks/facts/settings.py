@@ -39,10 +39,10 @@ class FactsArguments:
     eval_images: int = field(default=512, metadata={"help": "As in make_world."})
     held_out_pairs: int = field(default=1500, metadata={"help": "Pairs that judges are measured on."})
     pairs: list[int] = field(
-        default_factory=lambda: [100, 300, 1000, 8000],
+        default_factory=lambda: [100, 1000, 8000],
         metadata={"help": "Sizes of the study `pairs`; other studies take the most."},
     )
-    few_pairs: int = field(default=300, metadata={"help": "Of long_ppo, beside the most."})
+    few_pairs: int = field(default=100, metadata={"help": "Of long_ppo, beside the most."})
     noisy_pairs: int = field(default=1000, metadata={"help": "Of noisy_captions."})
     noise_percent: list[int] = field(
         default_factory=lambda: [10, 30, 50], metadata={"help": "Objects of captions missing, or wrong."}

@@ -11,6 +11,7 @@ Files in `--output_dir` (all but the last two in the published formats):
     preference_prompts.json     prompts to sample response pairs for (a PPO prompt file)
     prompts.json                PPO prompts, all seven answer types
     eval.json                   held-out prompts: for every picture a description, a "yes", a "no" and a choice
+    describe.json               of these, what asks for a description of the first 64 pictures
     scenes.json                 ground truth: picture -> its objects
     world.json                  the settings; written last
 
@@ -52,6 +53,7 @@ from llava_rlhf.runs.parsing import StrictParser, run_program
 # Every split owns a block of picture numbers and a random stream of its own.
 SPLITS = ("sft", "policy_init", "preference", "ppo", "eval")
 SPLIT_BLOCK = 1_000_000
+DESCRIBED = 64  # pictures of describe.json
 
 
 @dataclass
@@ -164,6 +166,7 @@ def world_rows(settings: WorldArguments, scenes: dict[str, dict[int, AnyScene]])
     }
     noise = settings.annotation_noise
     init_noise = noise.scaled(settings.init_noise_scale)
+    held_out = list(evaluation_rows(scenes["eval"], streams["eval"]))
     return {
         "sft.json": [dialogue_row(i, s, noise, streams["sft"]) for i, s in scenes["sft"].items()],
         "policy_init.json": [
@@ -171,7 +174,8 @@ def world_rows(settings: WorldArguments, scenes: dict[str, dict[int, AnyScene]])
         ],
         "preference_prompts.json": list(_prompts(scenes["preference"], settings, streams["preference"])),
         "prompts.json": list(_prompts(scenes["ppo"], settings, streams["ppo"])),
-        "eval.json": list(evaluation_rows(scenes["eval"], streams["eval"])),
+        "eval.json": held_out,
+        "describe.json": [row for row in held_out if row["caption_type"] == 1][:DESCRIBED],
     }
 
 

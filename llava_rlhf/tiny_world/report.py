@@ -57,9 +57,15 @@ class ReportArguments:
     reward_models: list[str] = field(
         default_factory=list, metadata={"help": "NAME=FOLDER of reward-model runs."}
     )
+    best_of_n: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "NAME=FILE that llava_rlhf.score wrote of several descriptions a picture, by reward model."
+        },
+    )
 
     def __post_init__(self):
-        for pair in (*self.answers, *self.reward_models):
+        for pair in (*self.answers, *self.reward_models, *self.best_of_n):
             name, _, path = pair.partition("=")
             if not name or not Path(path).exists():
                 raise ValueError(f"{pair!r} should be NAME=PATH with an existing path")
@@ -72,6 +78,8 @@ def prepare(argv: Sequence[str]) -> ReportArguments:
 
 def run(arguments: ReportArguments) -> None:
     """Score, draw, write the page and print the table."""
+    from llava_rlhf.tiny_world.best_of_n import compare_best  # loads torch
+
     world, target = Path(arguments.world), Path(arguments.output_file)
     scenes = read_scenes(world / "scenes.json")
     answers = {name: read_json_lines(path) for name, path in map(_split, arguments.answers)}
@@ -81,12 +89,15 @@ def run(arguments: ReportArguments) -> None:
     reward_models = {
         name: reward_model_accuracy(Path(path)) for name, path in map(_split, arguments.reward_models)
     }
+    scored = {name: read_json_lines(path) for name, path in map(_split, arguments.best_of_n)}
+    best = compare_best(scored, scenes) if scored else None
     of_run = RunReportArguments(
         [arguments.ppo], image_folder=str(world / "images"), output_file=arguments.ppo_report_file
     )
     runs = read_for_report(of_run)
     page = whole_page(
-        arguments, change, scores, reward_models, runs[0], scenes, gallery(answers, scenes, world / "images")
+        *(arguments, change, scores, reward_models, best, runs[0], scenes),
+        gallery(answers, scenes, world / "images"),
     )
     write_text_whole(target, page)
     print(text_table(scores, reward_models))
@@ -102,6 +113,7 @@ def whole_page(
     change: Measured,
     scores: Mapping[str, Mapping[str, Any]],
     reward_models: Mapping[str, Mapping[str, float]],
+    best: Measured | None,
     ppo: RunData,
     scenes: Mapping[str, Scene],
     examples: Sequence[Mapping[str, Any]],
@@ -135,6 +147,7 @@ def whole_page(
         columns=COLUMNS,
         scores=scores,
         reward_models=reward_models,
+        best=best,
         figures=drawn,
         examples=examples,
         notes=ppo.notes,

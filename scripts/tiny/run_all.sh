@@ -63,6 +63,8 @@ if [ "$JOBS" = 2 ]; then
     trap - EXIT
 fi
 
+stage best_of_n
+
 answers() { echo "$1=$RUN_DIR/evaluation/$2/answers.jsonl"; }
 tool llava_rlhf.tiny_world.report \
     --world "$RUN_DIR/world" \
@@ -73,5 +75,6 @@ tool llava_rlhf.tiny_world.report \
     "$(answers "PPO, greedy" fact_rl_model-temperature-0)" \
     "$(answers "PPO, sampled" fact_rl_model-temperature-1.0)" \
     --reward_models "reward model with facts=$RUN_DIR/fact_reward_model" "reward model without facts=$RUN_DIR/reward_model" \
+    --best_of_n "without facts=$RUN_DIR/best_of_n/scores.jsonl" "with facts=$RUN_DIR/best_of_n/fact_scores.jsonl" \
     --output_file "$RUN_DIR/report.html" \
     --ppo_report_file "$RUN_DIR/ppo_report.html"

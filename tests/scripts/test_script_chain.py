@@ -43,6 +43,7 @@ def test_run_all_runs_every_stage_in_order(chain):
         "initialize_policy_model",
         "train_rl_model",
         *("answer_prompts", "evaluate") * 3,
+        *("answer_prompts", "score", "score"),
         "report",
     ]
 
@@ -50,7 +51,7 @@ def test_run_all_runs_every_stage_in_order(chain):
 def test_run_all_hands_every_result_to_the_next_stage(chain):
     runner, calls = chain
     world, sft, export, sample, label, plain, *before, factual, init, ppo = calls[:13]
-    evaluation, report = before + calls[13:-1], calls[-1]
+    evaluation, (best, *scored, report) = before + calls[13:-4], calls[-4:]
     run = runner.cwd / "my run"
     assert {call.value("image_folder") for call in calls if "--image_folder" in call.words} == {
         f"{world.value('output_dir')}/images"
@@ -71,9 +72,12 @@ def test_run_all_hands_every_result_to_the_next_stage(chain):
     assert adapters == [None, None, init.value("output_dir"), *[ppo.value("output_dir")] * 2]
     files = [call.value("output_file") for call in evaluation]
     assert len(set(files)) == 10
-    assert sorted(word.partition("=")[2] for word in report.words if word.endswith(".jsonl")) == sorted(
-        files[::2]
-    )
+    assert best.value("adapter") == init.value("output_dir") and best.value("samples") == "16"
+    judges = [call.value("reward_model_name_or_path") for call in scored]
+    assert judges == [plain.value("output_dir"), factual.value("output_dir")]
+    assert {call.value("dataset_path") for call in scored} == {best.value("output_file")}
+    shown = [*files[::2], *(call.value("output_file") for call in scored)]
+    assert sorted(word.partition("=")[2] for word in report.words if word.endswith(".jsonl")) == sorted(shown)
     assert [call.value("answers") for call in evaluation[1::2]] == files[::2]
     assert report.value("ppo") == ppo.value("output_dir") and report.value("ppo_report_file")
 

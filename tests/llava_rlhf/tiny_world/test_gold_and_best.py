@@ -7,7 +7,7 @@ import math
 import pytest
 
 from data_utils.shapes_world import PlacedObject, Scene
-from llava_rlhf.tiny_world.best_of_n import best_numbers, by_prompt, gold, scored_best
+from llava_rlhf.tiny_world.best_of_n import best_numbers, by_prompt, compare_best, gold, scored_best
 
 
 def test_gold_by_hand():
@@ -46,3 +46,25 @@ def test_scored_answers_are_grouped_by_prompt():
     found = scored_best(records, {"p": scene})
     assert (found["gold@1"], found["gold@2"]) == pytest.approx((0.25, 1.0))  # right 1, wrong -1/2
     assert (found["hallucination@1"], found["proxy@2"]) == pytest.approx((0.5, 1.0))
+
+
+def test_judges_are_compared_on_the_same_answers():
+    scene = Scene((PlacedObject("red-circle", 0, 0, 0, 5.0),), noise_seed=0)
+    answers = ("the image shows a red-circle.", "the image shows a blue-cross.")
+
+    def scored(*scores):
+        return [
+            {"question": "what is in the image?", "image": ["p"], "id": at // 2, "answer": answers[at % 2], "score": score}
+            for at, score in enumerate(scores)
+        ]  # fmt: skip
+
+    judges = {"good": scored(1.0, 0.0, 3.0, 2.0), "fair": scored(1.0, 0.0, 2.0, 3.0)}
+    found = compare_best(judges, {"p": scene})
+    assert list(found.columns) == ["an answer", "best of 2, good", "best of 2, fair"]
+    worth, hallucination, recall = ([cell.value for cell in measure.cells] for measure in found.measures)
+    assert worth == pytest.approx([0.25, 1.0, 0.25])
+    assert hallucination == pytest.approx([0.5, 0.0, 0.5])
+    assert recall == pytest.approx([0.5, 1.0, 0.5])
+    assert found.measures[0].cells[1].difference.value == pytest.approx(0.75)
+    with pytest.raises(ValueError, match="good and other scored different answers"):
+        compare_best({"good": judges["good"], "other": judges["fair"][:2]}, {"p": scene})

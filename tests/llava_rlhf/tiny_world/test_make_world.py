@@ -35,7 +35,9 @@ def world(tmp_path_factory) -> Path:
 
 def test_every_file_is_valid_in_the_published_schema(world):
     files = {"sft.json": read_dialogues, "policy_init.json": read_dialogues}
-    files |= dict.fromkeys(("preference_prompts.json", "prompts.json", "eval.json"), read_prompts)
+    files |= dict.fromkeys(
+        ("preference_prompts.json", "prompts.json", "eval.json", "describe.json"), read_prompts
+    )
     scenes = read_scenes(world / "scenes.json")
     captions, problems = read_captions(world / "image_to_caption.json")
     assert problems == [] and set(captions) == {key for name in scenes for key in (name, f"aok_{name}")}

@@ -186,11 +186,14 @@ def write_page(
         rollout = {"answer_type": "GENERAL", "image": ["a.png"], "response": text}
         write_lines(world / f"ppo/rollouts/{step:06d}.jsonl", [rollout])
     write_lines(world / "reward/metrics.jsonl", [{"step": 4, "final_accuracy": 0.8125}])
+    described = [{**one, "score": 1.0} for one in ANSWERS if one["answer_type"] == "GENERAL"]
+    scores = write_lines(world / "scores.jsonl", described)
     argv = command_line(
         world=world,
         ppo=world / "ppo",
         answers=[f"SFT={before}", f"{last}={after}"],
         reward_models=[f"{reward_model}={world / 'reward'}"],
+        best_of_n=[f"without facts={scores}"],
         output_file=world / "report.html",
         ppo_report_file=world / "ppo_report.html",
     )
@@ -209,7 +212,7 @@ def test_the_report_is_one_self_contained_valid_page(page):
     figures = Parsed(page).json()["figures"]
     assert len(figures) == len(report.CURVES) + 2  # hallucination and recall of the rollouts
     assert figures[0]["series"] == [{"label": "", "x": [1, 2, 3], "y": [0.5, 1.0, 1.5], "dashed": False}]
-    assert parsed.tags.count("img") == 3 and parsed.tags.count("table") == 3
+    assert parsed.tags.count("img") == 3 and parsed.tags.count("table") == 4
     assert all(target.startswith(("data:", "#", "./")) for target in parsed.loads)
     assert parsed.tags.count("link") == 1 and not {"iframe", "object"} & set(parsed.tags)
     assert "default-src &#39;none&#39;" in page and "@import" not in page and "url(http" not in page
@@ -217,7 +220,14 @@ def test_the_report_is_one_self_contained_valid_page(page):
 
 def test_the_report_shows_the_numbers(page):
     text = Page(page).text
-    for shown in ("0.333", "± 0.289", "0.812", "factual", "hallucinating descriptions .333 → 0 (−.333)"):
+    for shown in (
+        "0.333",
+        "± 0.289",
+        "0.812",
+        "factual",
+        "of 1, without facts",
+        "hallucinating descriptions .333 → 0 (−.333)",
+    ):
         assert shown in text
     assert "red-circle and a blue-square. <b>&" not in page  # answers are text, never markup
 
