@@ -15,7 +15,7 @@ import pytest
 from tests.house.rooms import ROOT, imported_modules
 
 OUR_PACKAGES = {"data_utils", "models", "llava_rlhf"}
-SOURCE_FOLDERS = [*sorted(OUR_PACKAGES), "scripts", "tests", "benchmarks", "docs", ".ci"]
+SOURCE_FOLDERS = [*sorted(OUR_PACKAGES), "scripts", "tests", "benchmarks", "docs", "examples", ".ci"]
 FORBIDDEN_IMPORTS = {
     "data_utils": {"models", "llava_rlhf"},
     "models": {"data_utils", "llava_rlhf"},

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
 TEXT_FILES = (".md", ".sh", ".txt", ".toml", ".py")
 
 
@@ -20,7 +24,7 @@ def tracked_text_files() -> list[Path]:
     return [ROOT / name for name in listed.stdout.splitlines() if name.endswith(TEXT_FILES)]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_file_that_is_named_exists(document):
     text = document.read_text(encoding="utf-8")
     scripts = set(re.findall(r"\bscripts/[\w.\-/]+\.(?:sh|json)\b", text))
@@ -30,7 +34,7 @@ def test_every_file_that_is_named_exists(document):
     missing += [name for name in linked if not (document.parent / name).exists()]
     missing += [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").is_file()]
     assert not missing
-    assert document.name != "README.md" or (scripts and linked and modules)
+    assert document != ROOT / "README.md" or (scripts and linked and modules)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/recipe.md", "docs/formats.md"])

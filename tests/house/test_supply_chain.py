@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("data_utils", "models", "llava_rlhf", "benchmarks", "scripts")
+FOLDERS = ("data_utils", "models", "llava_rlhf", "benchmarks", "scripts", "examples")
 FORBIDDEN_IMPORTS = {
     "pickle",
     "_pickle",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_rlhf import initialize_policy_model, train_reward_model
+from tests.support.answer_rows import Scored, score_rows
 from tests.support.ppo_world import Assembled, assemble
 from tests.support.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data
 
@@ -30,6 +31,12 @@ def policy_run(tiny_base, tiny_data, tmp_path_factory) -> Path:
 def reward_run(tiny_base, tiny_data, tmp_path_factory) -> Path:
     """A reward model on the policy's base, trained for a few steps so that its adapter matters."""
     return _train_reward_model(tiny_base, tiny_data, tmp_path_factory.mktemp("runs") / "reward")
+
+
+@pytest.fixture(scope="session")
+def scored_rows(tiny_data, reward_run, tmp_path_factory) -> Scored:
+    """Rows to ask a reward service for, and their scores by the program."""
+    return score_rows(tiny_data, reward_run, tmp_path_factory.mktemp("scored"))
 
 
 @pytest.fixture(scope="session")

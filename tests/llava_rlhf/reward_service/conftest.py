@@ -1,55 +1,13 @@
-"""One reward model, one service in this process, and what `llava_rlhf.score` says of the same rows."""
+"""One service in this process, for the tests of this folder."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from llava_rlhf import score
-from llava_rlhf.runs.run_folder import read_json_lines
-from tests.llava_rlhf.evaluation.scoring import score_command
 from tests.support.reward_service import service_command, service_here
-from tests.support.tiny_data import TinyData, prompt_row
-
-ANSWERS = ("there is a cat.", "a red dog and a small table.", "", "a blue bird. a tree. a car.", "two.")
-
-
-def answer_rows(data: TinyData) -> list[dict[str, Any]]:
-    """32 rows as answers files have them, of all kinds: one image, none, two; captions of their own; cut off."""
-    rows = []
-    for place in range(32):
-        prompt = prompt_row(place % 16)
-        question = prompt["conversations"][0]["value"].replace("<image>", "").strip()
-        row = {"id": f"row {place}", "question": question, "answer": ANSWERS[place % 5], "prompt_row": place}
-        row |= {name: prompt[name] for name in ("image", "captions", "caption_type") if name in prompt}
-        row |= {"stopped": False} if place % 4 == 1 else {}
-        rows.append(row)
-    return rows
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Rows, and their scores by `llava_rlhf.score`."""
-
-    rows: list[dict[str, Any]]
-    scores: list[float]
-
-
-@pytest.fixture(scope="session")
-def scored_rows(tiny_data, reward_run, tmp_path_factory) -> Scored:
-    folder = tmp_path_factory.mktemp("reward service")
-    rows = answer_rows(tiny_data)
-    (folder / "answers.json").write_text(json.dumps(rows))
-    argv = score_command(tiny_data, reward_run, folder / "scores.jsonl", dataset_path=folder / "answers.json")
-    score.run(score.prepare(argv))
-    lines = read_json_lines(folder / "scores.jsonl")
-    assert [line["row"] for line in lines] == list(range(len(rows)))
-    return Scored(rows, [line["score"] for line in lines])
 
 
 @pytest.fixture(scope="session")
