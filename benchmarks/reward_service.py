@@ -71,16 +71,18 @@ def started(given: argparse.Namespace) -> tuple[subprocess.Popen, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["--reward_model", given.reward_model, "--image_folders", given.image_folder, "--port", str(port)]
-    words += [
-        "--image_to_caption_file",
-        given.captions,
-        "--use_cpu",
-        "True",
-        "--batch_size",
-        str(given.batch_size),
-    ]
-    service = subprocess.Popen([sys.executable, "-m", "llava_rlhf.serve_reward", *words])
+    variables = {
+        "PYTHON": sys.executable,
+        "REWARD_MODEL": given.reward_model,
+        "IMAGE_FOLDER": given.image_folder,
+        "CAPTIONS": given.captions,
+        "PORT": str(port),
+        "BATCH_SIZE": str(given.batch_size),
+        "BF16": "False",
+    }
+    service = subprocess.Popen(
+        ["bash", "scripts/serve_reward.sh", "--use_cpu", "True"], env={**os.environ, **variables}
+    )
     RewardClient(f"http://127.0.0.1:{port}", patience=120).describe()
     return service, f"http://127.0.0.1:{port}"
 

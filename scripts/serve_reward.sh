@@ -31,6 +31,9 @@ BITS="${BITS:-16}"
 BF16="${BF16:-True}"
 SEED="${SEED:-42}" # of the caption order of rows with a prompt_row
 
+# Batches are of ever other shapes: with an arena for each thread the C library keeps far more of what was freed.
+export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-1}"
+
 flags=()
 more_reward_models
 
