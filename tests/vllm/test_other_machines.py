@@ -144,7 +144,7 @@ def test_a_network_that_is_gone_for_ten_seconds_is_waited_for(cluster, here, tmp
     assert_same_run(tmp_path / "run", here)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # of one machine in test_served_runs
 def test_a_network_that_stays_away_ends_a_run_that_goes_on_bit_for_bit(cluster, here, tmp_path):
     folder = tmp_path / "run"
     limits = {"vllm_request_timeout": 10, "vllm_step_timeout": 20}
