@@ -49,6 +49,7 @@ def main() -> None:
         wanted = scores_of_the_program(given, rows, Path(folder))
         service, url = started(given)
         try:
+            RewardClient(url, patience=120).describe()
             print(json.dumps(measured(given, rows, wanted, url, psutil.Process(service.pid)), indent=1))
         finally:
             service.terminate()
@@ -67,7 +68,7 @@ def scores_of_the_program(given: argparse.Namespace, rows: list[dict[str, Any]],
 
 
 def started(given: argparse.Namespace) -> tuple[subprocess.Popen, str]:
-    """The service, once it answers, and its address."""
+    """The service, and its address once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -83,7 +84,6 @@ def started(given: argparse.Namespace) -> tuple[subprocess.Popen, str]:
     service = subprocess.Popen(
         ["bash", "scripts/serve_reward.sh", "--use_cpu", "True"], env={**os.environ, **variables}
     )
-    RewardClient(f"http://127.0.0.1:{port}", patience=120).describe()
     return service, f"http://127.0.0.1:{port}"
 
 
@@ -96,15 +96,15 @@ def measured(
 ) -> dict[str, Any]:
     """Ask everything; figures of it."""
     ask(url, rows, range(min(512, given.requests)), None)  # what is loaded at the first use is no leak
-    before = service.memory_info().rss
+    before, begun = service.memory_info().rss, health(url)
     began = time.perf_counter()
     got, memory, killed = collected(given, rows, url, service)
     took = time.perf_counter() - began
     scores = np.array([got[number][0] for number in range(given.requests)])
     seconds = np.array([value[1] for value in got.values()])
     places = np.arange(given.requests) % len(rows)
-    with urllib.request.urlopen(f"{url}/health") as reply:
-        health = json.load(reply)
+    ended = health(url)
+    rows_scored, forwards = (ended[name] - begun[name] for name in ("rows_scored", "forwards"))
     return {
         "requests": given.requests,
         "answered": len(got),
@@ -113,7 +113,7 @@ def measured(
         "seconds": round(took, 1),
         "requests_a_second": round(given.requests / took, 1),
         "latency_ms": {str(q): round(1000 * float(np.quantile(seconds, q / 100)), 1) for q in (50, 95, 99)},
-        "rows_a_forward": round(health["rows_scored"] / health["forwards"], 1),
+        "rows_a_forward": round(rows_scored / forwards, 1),
         "largest_difference": float(np.abs(scores - wanted[places]).max()),
         "scores_from_to": [float(wanted.min()), float(wanted.max())],
         "rss_mib": {
@@ -123,6 +123,12 @@ def measured(
         },
         "torch_threads": os.environ.get("OMP_NUM_THREADS", "default"),
     }
+
+
+def health(url: str) -> dict[str, Any]:
+    """What the service has done since it began."""
+    with urllib.request.urlopen(f"{url}/health") as reply:
+        return json.load(reply)
 
 
 def collected(

@@ -64,6 +64,11 @@ class RewardService:
     rules: "RowRules"
     key: str | None
 
+    @property
+    def folders(self) -> list[Path]:
+        """Run folders of all its reward models."""
+        return [self.found.folder, *map(Path, self.ensemble.more_reward_models)]
+
 
 def prepare(argv: Sequence[str]) -> RewardService:
     """Parse and check everything before a model is loaded. Raises ValueError for what a user can get wrong."""
@@ -108,8 +113,7 @@ def application(service: RewardService) -> "Starlette":
     arguments, served, limits, address = service.arguments, service.served, service.limits, service.address
     device = "cuda" if cuda_is_available() and not arguments.use_cpu else "cpu"
     settings = service.model.base_settings(arguments.bf16, False, device)
-    folders = [service.found.folder, *map(Path, service.ensemble.more_reward_models)]
-    reward_models = trained_reward_models(service.found.base, settings, folders)
+    reward_models = trained_reward_models(service.found.base, settings, service.folders)
     text = service.rules.text
     scorer = Scorer(reward_models, text.tokenizer.pad_token_id, service.ensemble.beta)
     desk = ScoringDesk(
@@ -120,9 +124,7 @@ def application(service: RewardService) -> "Starlette":
         describe(service),
         served.answer_ends or [text.tokenizer.decode([stop]) for stop in text.stop_ids],
     )
-    # A page elsewhere that makes its own name point here would otherwise be let in.
-    hosts = ["127.0.0.1", "localhost", address.host] if address.local else ["*"]
-    return reward_application(desk, service.key, hosts)
+    return reward_application(desk, service.key, address.hosts)
 
 
 def run(service: RewardService) -> None:
@@ -140,11 +142,10 @@ def run(service: RewardService) -> None:
 def describe(service: RewardService) -> dict[str, Any]:
     """What /v1/model says; no paths of this machine."""
     card = service.found.card
-    names = [service.found.folder, *map(Path, service.ensemble.more_reward_models)]
     return {
         "version": "v1",
         "model": service.found.folder.name,
-        "reward_models": [folder.name for folder in names],
+        "reward_models": [folder.name for folder in service.folders],
         "ensemble_beta": service.ensemble.beta,
         "base_model": Path(service.found.base).name,
         "base_fingerprint": card.base_fingerprint,

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from benchmarks.facts.figures import FIGURES
 from benchmarks.facts.registry import STUDIES
 from benchmarks.facts.settings import FactsArguments
-from benchmarks.facts.stages import Stages
+from benchmarks.facts.stages import FINISHED, Stages
 from benchmarks.facts.tables import Found, report
 from llava_rlhf.runs.parsing import StrictParser, run_program
 from llava_rlhf.runs.run_folder import write_bytes_whole, write_text_whole
@@ -36,12 +36,14 @@ def run(arguments: FactsArguments) -> None:
         study = STUDIES[name]
         for seed in tqdm(arguments.seeds, desc=name, unit="seed", disable=None):
             folder = stages.folder / "results" / name / str(seed)
-            if (folder / "finished.json").exists():
+            if (folder / FINISHED).exists():
                 continue
             folder.mkdir(parents=True, exist_ok=True)
+            arms = []
             for arm, numbers in study.run(stages, seed):
                 write_text_whole(folder / f"{arm}.arm.json", json.dumps(numbers, indent=1) + "\n")
-            write_text_whole(folder / "finished.json", "{}\n")
+                arms.append(arm)
+            write_text_whole(folder / FINISHED, json.dumps({"arms": arms}) + "\n")
         found = read_found(stages.folder / "results" / name, arguments.seeds)
         print(report(name, study, found), flush=True)
         if arguments.pictures_dir is not None and name in FIGURES:
@@ -54,12 +56,13 @@ def read_found(folder: Path, seeds: Sequence[int]) -> Found:
     """arm → measure → seed → number, of seeds that are finished."""
     found: Found = {}
     for seed in seeds:
-        if not (folder / str(seed) / "finished.json").exists():
+        finished = folder / str(seed) / FINISHED
+        if not finished.exists():
             continue
-        for file in sorted((folder / str(seed)).glob("*.arm.json"), key=lambda file: file.stat().st_mtime):
-            arm = found.setdefault(file.name.removesuffix(".arm.json"), {})
-            for measure, value in json.loads(file.read_text()).items():
-                arm.setdefault(measure, {})[seed] = value
+        for arm in json.loads(finished.read_text())["arms"]:
+            numbers = json.loads((finished.parent / f"{arm}.arm.json").read_text())
+            for measure, value in numbers.items():
+                found.setdefault(arm, {}).setdefault(measure, {})[seed] = value
     return found
 
 

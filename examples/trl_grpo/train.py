@@ -37,7 +37,7 @@ def main() -> None:
         "--world", required=True, help="folder with prompts.json, image_to_caption.json and images/"
     )
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

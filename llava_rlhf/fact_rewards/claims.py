@@ -50,7 +50,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class JudgedClaim(Judged):
-    """A claim, its verdict and reward; `supported` and `contradicted` by the facts, probabilities; None where nobody was asked."""
+    """A claim, its verdict and reward; `supported` and `contradicted` by the facts, probabilities, 0 without facts; None for what was not judged."""
 
     supported: float | None = None
     contradicted: float | None = None

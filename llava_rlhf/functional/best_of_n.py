@@ -16,6 +16,7 @@ def expected_of_best(scores: Tensor, values: Tensor, n: int) -> float:
         scores, values: float[N] of the answers; equal for the expected highest score.
         n: 1 to N.
     """
+    assert 1 <= n <= len(scores), (n, len(scores))
     _, place, counts = torch.unique(scores.double(), return_inverse=True, return_counts=True)
     sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, place, values.double())
     ordered = (sums / counts).repeat_interleave(counts)

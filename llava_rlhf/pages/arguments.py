@@ -30,6 +30,11 @@ class PageArguments:
         except ValueError:
             return self.host == "localhost"
 
+    @property
+    def hosts(self) -> list[str]:
+        """Names under which it may be called: a page elsewhere that makes its own name point here would otherwise be let in."""
+        return ["127.0.0.1", "localhost", self.host] if self.local else ["*"]
+
     def check_free(self) -> None:
         """Raise ValueError when nothing can listen there."""
         try:

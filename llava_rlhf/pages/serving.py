@@ -77,8 +77,6 @@ def serve(build: Callable[[], gr.Blocks], page: PageArguments) -> None:
         blocks = build()
         if not page.local:
             logger.warning("the page is open to every machine that reaches %s, without a password", page.host)
-        # A page elsewhere that makes its own name point here would otherwise be let in.
-        hosts = ["127.0.0.1", "localhost", page.host] if page.local else ["*"]
         blocks.queue(max_size=64)
         blocks.launch(
             server_name=page.host,
@@ -97,7 +95,7 @@ def serve(build: Callable[[], gr.Blocks], page: PageArguments) -> None:
             allowed_paths=[folder],  # not empty, or GRADIO_ALLOWED_PATHS would be asked
             app_kwargs={
                 "middleware": [
-                    Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+                    Middleware(TrustedHostMiddleware, allowed_hosts=page.hosts),
                     Middleware(GuardHeaders),
                 ]
             },

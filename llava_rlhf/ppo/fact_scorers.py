@@ -51,5 +51,6 @@ def _base(roles: PPORoles, text: TextSide, settings: PPOSettings) -> BaseAsker:
     ppo, bank = settings.ppo, roles.reward.bank
     batches = MicroBatches(ppo.reward_model_per_device_batch_size, ppo.tokens_per_micro_batch)
     weights = base_identity(bank.vlm.model.config.name_or_path)
-    identity = f"{weights}; {settings.model.bits} bits; {bank.vlm.compute_dtype}"
+    asked = f"{text.template}; {text.image_choices}; {Path(settings.data.image_folder).resolve()}"
+    identity = f"{weights}; {settings.model.bits} bits; {bank.vlm.compute_dtype}; {asked}"
     return BaseAsker(bank, text, batches, text.tokenizer.pad_token_id, identity)

@@ -109,7 +109,7 @@ class ServerAsker:
     """
 
     def __init__(self, endpoint: Endpoint, image_folder: str | Path):
-        self.identity = f"{endpoint.model} at {endpoint.url}"
+        self.identity = f"{endpoint.model} at {endpoint.url}; {Path(image_folder).resolve()}"
         self._client = JudgeClient(endpoint, ReplyCache(None))
         self._folder = Path(image_folder)
 
@@ -128,7 +128,7 @@ class ServerAsker:
         found = chance_of_yes(reply)
         if found is None:
             raise EngineError(
-                f"the judge {self.identity} was asked for Yes or No and said {reply.text!r}; take a model that answers so"
+                f"the judge {self._client.name} was asked for Yes or No and said {reply.text!r}; take a model that answers so"
             )
         return found
 

@@ -153,7 +153,7 @@ def _endpoint(
             return _error(400, "the client is gone")
         except Exception as error:  # of this request alone; the service goes on
             logger.exception("a request failed")
-            return _error(500, f"scoring failed ({type(error).__name__}: {error})")
+            return _error(500, f"scoring failed ({type(error).__name__}); the service's log says more")
 
     return endpoint
 

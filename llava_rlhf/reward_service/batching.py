@@ -19,7 +19,7 @@ Scores = list[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Waiting:
-    """A row that waits, and who waits for its score; a request that was given up has a cancelled `reply`."""
+    """A row that waits, and who waits for its score; that of a request that failed is cancelled."""
 
     item: AnswerItem
     reply: asyncio.Future[Mapping[str, Any]]
@@ -77,7 +77,7 @@ class Batcher:
         try:
             return await asyncio.gather(*(row.reply for row in waiting))
         finally:
-            for row in waiting:  # those of a request that failed, or whose client is gone, need no forward
+            for row in waiting:  # those of a request that failed need no forward
                 row.reply.cancel()
 
     async def work(self) -> None:

@@ -22,8 +22,10 @@ import urllib.request
 from collections.abc import Callable, Collection
 from typing import Any
 
+# Proxies are for the world outside: keys and pictures do not go through one.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 TRY_AGAIN = (408, 429, 502, 503, 504)  # another moment may be better
-ROW_FIELDS = ("question", "image_name", "captions", "facts", "answer_type", "prompt_row")
+ROW_FIELDS = ("question", "image_name", "captions", "facts", "answer_type", "caption_type", "prompt_row")
 
 
 class RewardClient:
@@ -80,7 +82,7 @@ class RewardClient:
         while True:
             try:
                 request = urllib.request.Request(self.url + path, data, headers)
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+                with _OPENER.open(request, timeout=self.timeout) as reply:
                     return json.loads(reply.read())
             except urllib.error.HTTPError as error:
                 told, final = f"HTTP {error.code}, {_message(error.read())}", error.code not in TRY_AGAIN
@@ -108,7 +110,8 @@ def trl_reward(client: RewardClient, stop_ids: Collection[int] = ()) -> Callable
     """A function for TRL's `reward_funcs`.
 
     Columns of the data set that it reads: `question` (else the text of the prompt's last message), `image` (Pillow; sent)
-    or `image_name` (a file of the service), `captions`, `facts`, `answer_type`, `prompt_row`.
+    or `image_name` (a file of the service), `captions`, `facts`, `answer_type`, `caption_type`,
+    `prompt_row`.
 
     Args:
         client: of the service.
@@ -124,7 +127,7 @@ def trl_reward(client: RewardClient, stop_ids: Collection[int] = ()) -> Callable
                 {name: values[place] for name, values in columns.items() if name in ROW_FIELDS and values}
             )
             row.setdefault("question", _text(prompt))
-            row["answer"] = _text(completion)
+            row["answer"] = _text(completion).strip()
             if stop_ids and columns.get("completion_ids"):
                 row["stopped"] = not set(stop_ids).isdisjoint(columns["completion_ids"][place])
             picture = columns["image"][place] if columns.get("image") else None
@@ -149,7 +152,7 @@ def compute_score(
     """
     address = more.get("reward_router_address")
     url = f"http://{address}" if address else os.environ.get("REWARD_URL", "http://127.0.0.1:8100")
-    row = {"image": extra_info.get("image"), **_row(extra_info), "answer": solution_str}
+    row = {"image": extra_info.get("image"), **_row(extra_info), "answer": solution_str.strip()}
     return RewardClient(url).score([row], extra_info.get("pictures"))[0]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_utils.images import check_image, image_size
+from data_utils.images import Pictures, check_image, image_size
 from data_utils.problems import shorten
 from llava_rlhf.reward_service.refusals import RefusedError
 
@@ -49,22 +49,32 @@ class RequestPictures:
     def __init__(self, folders: Sequence[Path], sent: Mapping[str, Place], max_pixels: int):
         self._folders, self._sent, self._max_pixels = folders, sent, max_pixels
         self._found: dict[str, Place] = {}
+        self._read: dict[Place, Pictures] = {}
 
     def find(self, name: str) -> Place:
         """Where the picture of this name is, after a look at it. Raises UnfitPictureError."""
         if name not in self._found:
             place = self._sent.get(name) or self._in_folders(name)
-            reason = check_image(place.folder, place.name)
-            if reason:
-                raise UnfitPictureError(reason)
-            width, height = image_size(place.folder, place.name)
+            # The header first: the check decodes some formats.
+            width, height = _size(place)
             if width * height > self._max_pixels:
                 raise UnfitPictureError(
                     f"is {width} × {height} pixels, at most {self._max_pixels} are accepted (--max_pixels_a_picture)",
                     413,
                 )
+            if reason := check_image(place.folder, place.name):
+                raise UnfitPictureError(reason)
             self._found[name] = place
         return self._found[name]
+
+    def pixels(self, place: Place, read: Callable[[Path, Sequence[str]], Pictures]) -> Pictures:
+        """A picture as the base sees it, read once for all rows of the request. Raises UnfitPictureError."""
+        if place not in self._read:
+            try:
+                self._read[place] = read(place.folder, [place.name])
+            except ValueError:  # names the file, which the caller need not know
+                raise UnfitPictureError("cannot be decoded; send another file") from None
+        return self._read[place]
 
     def _in_folders(self, name: str) -> Place:
         # Before the disk is asked: whether a file elsewhere exists is nobody's business.
@@ -83,6 +93,14 @@ class RequestPictures:
             if self._folders
             else "the service has no image folders; send the bytes in 'pictures'"
         )
+
+
+def _size(place: Place) -> tuple[int, int]:
+    """Width and height; 0 for what is no picture, of which the check says why."""
+    try:
+        return image_size(place.folder, place.name)
+    except Exception:  # Pillow's readers raise whatever type they like on broken bytes
+        return 0, 0
 
 
 def keep_sent(pictures: Any, folder: Path) -> dict[str, Place]:

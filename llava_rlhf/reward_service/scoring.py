@@ -48,22 +48,21 @@ class RowRules:
             pictures: of each row.
 
         Raises:
-            RefusedError: 422 with everything that is wrong with any of them; 413 where a picture is too large.
+            RefusedError: 422 with everything that is wrong with any of them; 413 where pictures that are too large are all.
         """
-        items, problems, status = [], [], 422
+        items, problems, statuses = [], [], set()
         for number, (row, known) in enumerate(zip(rows, pictures, strict=True)):
             try:
                 item, wrong = self._item(row, number, known)
             except UnfitPictureError as error:
-                wrong, status = (
-                    [row_problem(number, "image", shorten(row.get("image")), str(error))],
-                    error.status,
-                )
+                wrong = [row_problem(number, "image", shorten(row.get("image")), str(error))]
+                statuses.add(error.status)
             else:
                 items += [] if item is None else [item]
+                statuses |= {422} if wrong else set()
             problems += wrong
         if problems:
-            raise refused_rows(problems, status)
+            raise refused_rows(problems, 413 if statuses == {413} else 422)
         return items
 
     def _item(
@@ -83,7 +82,7 @@ class RowRules:
         asked = scored_ids(record, captions, self.text.encoder, self.text.template, self.prompt)
         if too_long := self._too_long(asked, places):
             return None, [row_problem(number, "answer", f"{len(asked.ids)} tokens", too_long)]
-        pixels = self._pictures(places)
+        pixels = self._pictures(places, pictures)
         return AnswerItem((asked.ids,), pixels.pixels, pixels.grids), []
 
     def _captions(self, record: AnswerRecord) -> tuple[str, ...] | None:
@@ -105,11 +104,13 @@ class RowRules:
             total += sum(self.text.family.positions(self.text.pipeline.processor, size) - 1 for size in sizes)
         return self.limits.exceeded(asked.query, asked.response, total)
 
-    def _pictures(self, places: Sequence[Place]) -> Pictures:
+    def _pictures(self, places: Sequence[Place], pictures: RequestPictures) -> Pictures:
         """Pixels of pictures that may lie in different folders."""
         if not places:
             return self.text.pipeline("", ())
-        parts = [self.text.pipeline(place.folder, [place.name]) for place in places]
+        parts = [pictures.pixels(place, self.text.pipeline) for place in places]
+        if len(parts) == 1:
+            return parts[0]
         grids = None if parts[0].grids is None else tuple(grid for part in parts for grid in part.grids)
         return Pictures(torch.cat([part.pixels for part in parts]), grids)
 

@@ -120,8 +120,8 @@ def _labelled(number: int, text: str, name: str) -> tuple[dict[str, Any], Any, l
 
 
 def _answer(text: str, ends: Sequence[str]) -> dict[str, Any]:
-    """The answer behind a prompt; complete where a stop token follows, whatever padding stands behind that."""
+    """The answer behind a prompt, without the space around it, as in training; complete where a stop token follows."""
     places = [(at, end) for end in ends if (at := text.find(end)) >= 0]
     if not places:
-        return {"answer": text, "stopped": False}
-    return {"answer": text[: min(places)[0]], "stopped": True}
+        return {"answer": text.strip(), "stopped": False}
+    return {"answer": text[: min(places)[0]].strip(), "stopped": True}

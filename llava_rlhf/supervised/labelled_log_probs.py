@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data_utils.batches import NO_LOSS
 from llava_rlhf.assembly.equal_chunks import equal_chunks
 from llava_rlhf.functional.log_probs import head_log_probs
 from models.packed_features import PackedFeatures
 from models.roles import Policy
 
-IGNORE = -100
 CHUNK_SIZE = 1024  # labelled tokens per vocabulary projection
 
 
@@ -48,7 +48,7 @@ def labelled_log_probs(
     """
     labels = rows.labels
     hidden = policy.hidden_states(rows.input_ids, None, rows.image_features, training=training)
-    predicts = labels[:, 1:] != IGNORE
+    predicts = labels[:, 1:] != NO_LOSS
     places = predicts.flatten().nonzero().squeeze(1)
     chunk_size, fill = equal_chunks(len(places), chunk_size, policy.bank.vlm)
     chosen = torch.cat([places, places.new_zeros(fill)])

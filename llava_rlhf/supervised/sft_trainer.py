@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction
 
-from data_utils.batches import ROWS, ImageBatch
+from data_utils.batches import NO_LOSS, ROWS, ImageBatch
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.image_features import encode_images
-from llava_rlhf.supervised.labelled_log_probs import CHUNK_SIZE, IGNORE, Labelled, labelled_log_probs
+from llava_rlhf.supervised.labelled_log_probs import CHUNK_SIZE, Labelled, labelled_log_probs
 from llava_rlhf.supervised.role_trainer import RoleTrainer
 from models.roles import Policy
 
@@ -79,7 +79,7 @@ class SFTTrainer(RoleTrainer):
         """Sum and number of supervised tokens of each row; no loss, which would be a mean of unequal batches."""
         inputs = {name: tensor for name, tensor in self._prepare_inputs(inputs).items() if name != ROWS}
         with torch.no_grad():
-            return None, model(**inputs), (inputs["labels"][:, 1:] != IGNORE).sum(dim=1)
+            return None, model(**inputs), (inputs["labels"][:, 1:] != NO_LOSS).sum(dim=1)
 
 
 def token_loss(prediction: EvalPrediction) -> dict[str, float]:

@@ -98,18 +98,20 @@ def compare_best(scored: Mapping[str, Sequence[Mapping[str, Any]]], scenes: Mapp
         scenes: ground truth by image name.
 
     Raises:
-        ValueError: the judges scored different answers.
+        ValueError: the judges scored different answers, or prompts have different numbers of them.
     """
     names, groups = list(scored), [by_prompt(records) for records in scored.values()]
     answers = [[[one["answer"] for one in group] for group in of] for of in groups]
     if any(other != answers[0] for other in answers[1:]):
         raise ValueError(f"--best_of_n: {' and '.join(names)} scored different answers; score the same file")
     samples = len(groups[0][0])
+    if any(len(group) != samples for group in groups[0]):
+        raise ValueError("--best_of_n: prompts have different numbers of answers; sample as many of each")
+    worth = [[gold(one, scenes[one["image"][0]]) for one in group] for group in groups[0]]
     measures = []
     for name in GOLD:
-        columns = [_of_chosen(of, name, scenes, 1) for of in groups[:1]]
-        columns += [_of_chosen(of, name, scenes, samples) for of in groups]
-        first = columns[0]
+        first = _of_chosen(groups[0], worth, name, 1)
+        columns = [first, *(_of_chosen(of, worth, name, samples) for of in groups)]
         cells = [Cell(first.ratio, interval(first, RESAMPLES, SEED))]
         cells += [
             Cell(sums.ratio, interval(sums, RESAMPLES, SEED), paired_difference(first, sums, RESAMPLES, SEED))
@@ -121,14 +123,17 @@ def compare_best(scored: Mapping[str, Sequence[Mapping[str, Any]]], scenes: Mapp
 
 
 def _of_chosen(
-    groups: Sequence[Sequence[Mapping[str, Any]]], name: str, scenes: Mapping[str, Scene], n: int
+    groups: Sequence[Sequence[Mapping[str, Any]]],
+    worth: Sequence[Sequence[Mapping[str, float]]],
+    name: str,
+    n: int,
 ) -> Sums:
     values = [
         expected_of_best(
             torch.tensor([one["score"] for one in group]),
-            torch.tensor([gold(one, scenes[one["image"][0]])[name] for one in group]),
+            torch.tensor([one[name] for one in of_group]),
             n,
         )
-        for group in groups
+        for group, of_group in zip(groups, worth, strict=True)
     ]
     return Sums(np.array(values), np.ones(len(values)))

@@ -132,7 +132,7 @@ def test_a_tower_with_another_layer_or_size_is_refused(pair):
         plan_base(pair.source, pair.tower)
 
 
-def test_weights_are_refused_without_being_read(pair, monkeypatch):
+def test_a_plan_reads_headers_alone(pair, monkeypatch):
     """The header is enough: a plan is made of files whose values are not there."""
     monkeypatch.setattr(original_files, "read_tensors", None)
     plan_base(pair.source, pair.tower)

@@ -54,7 +54,7 @@ def test_a_server_is_asked_for_one_token_and_shown_the_picture(tmp_path):
     assert {name: body[name] for name in FIRST_TOKEN} == FIRST_TOKEN and body["model"] == "judge-1"
     image, text = body["messages"][0]["content"]
     assert image["image_url"]["url"].startswith("data:image/") and text["text"] == "a dog?"
-    assert asker.identity == f"judge-1 at {server.url}"
+    assert asker.identity == f"judge-1 at {server.url}; {tmp_path}"
 
 
 def asking(url):

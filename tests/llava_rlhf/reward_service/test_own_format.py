@@ -89,7 +89,7 @@ def test_an_ensemble_scores_as_with_the_program(tiny_data, reward_run, scored_ro
         told = client.post("/v1/score", json={"rows": rows}).json()["rows"]
     with service_here(service_command(tiny_data, other)) as client:
         alone = post(client, rows)
-    for row, own, others in zip(told, scored_rows.scores, alone, strict=False):
+    for row, own, others in zip(told, scored_rows.scores[:4], alone, strict=True):
         mean, spread = (own + others) / 2, abs(own - others) / 2
         assert row["members"] == pytest.approx([own, others], abs=CLOSE)
         assert row["score"] == pytest.approx(mean - 0.5 * spread, abs=CLOSE)

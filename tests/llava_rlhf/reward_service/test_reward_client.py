@@ -69,6 +69,13 @@ def test_many_rows_are_sent_in_parts_each_with_its_pictures(server):
     assert [sorted(body["pictures"]) for _, body, _ in server.sent] == [["p0", "p1"], ["p0", "p2"], ["p1"]]
 
 
+def test_no_proxy_sees_rows_and_key(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert RewardClient(server.url, patience=0).score([{"question": "q", "answer": "ab"}]) == [2.0]
+
+
 def test_busy_is_asked_again_and_a_refusal_is_told(server, monkeypatch):
     monkeypatch.setenv("REWARD_API_KEY", "secret")
     server.replies += [(429, {}), (503, {}), (200, None), (422, {"error": {"message": "row 0: no"}})]
@@ -113,17 +120,19 @@ def test_trl_columns_become_rows(server):
 def test_verl_calls_a_function_of_the_file(server, monkeypatch, tmp_path):
     (tmp_path / "p.bin").write_bytes(b"picture")
     extra = {"question": "q", "image": "p", "pictures": {"p": encoded(tmp_path / "p.bin")}, "index": 3}
-    named = {"data_source": "world", "solution_str": "four", "ground_truth": None}
+    named = {"data_source": "world", "solution_str": " four", "ground_truth": None}
     address = server.url.removeprefix("http://")
     score = compute_score(
         **named, extra_info=extra, reward_router_address=address, reward_model_tokenizer=None
     )
     assert score == 4.0
     monkeypatch.setenv("REWARD_URL", server.url)
-    assert compute_score(**named, extra_info={"question": "q", "image_name": "x.png"}) == 4.0
+    assert (
+        compute_score(**named, extra_info={"question": "q", "image_name": "x.png", "caption_type": 2}) == 4.0
+    )
     (_, first, _), (_, second, _) = server.sent
     assert first == {
         "rows": [{"image": "p", "question": "q", "answer": "four"}],
         "pictures": {"p": "cGljdHVyZQ=="},
     }
-    assert second["rows"] == [{"image": "x.png", "question": "q", "answer": "four"}]
+    assert second["rows"] == [{"image": "x.png", "question": "q", "answer": "four", "caption_type": 2}]

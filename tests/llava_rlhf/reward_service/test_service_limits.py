@@ -6,11 +6,16 @@ import base64
 import io
 import json
 import os
+import struct
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from llava_rlhf.reward_service.scoring import Scorer
 from tests.support.reward_service import service_command, service_here
 
 ROW = {"question": "what is in the picture?", "answer": "a cat.", "captions": ["a red cat"]}
@@ -53,11 +58,33 @@ def test_a_body_without_a_length_is_counted(limited):
     assert reply.status_code == 413 and "more than 20000 bytes" in reply.text
 
 
-def test_a_decompression_bomb_is_not_opened(limited):
-    reply = limited.post(
-        "/v1/score", json={"rows": [{**ROW, "image": "b"}], "pictures": {"b": png(9000, 20)}}
+def test_a_large_picture_is_not_decoded(limited):
+    file = io.BytesIO()
+    Image.new("RGB", (300, 300)).save(file, "BMP")  # of a format that is checked by decoding it
+    header = base64.b64encode(file.getvalue()[:60]).decode()
+    message = refusal(limited, [{**ROW, "image": "b"}], 413, pictures={"b": header})
+    assert "300 × 300 pixels, at most 3000" in message
+
+
+def test_a_picture_that_only_decoding_shows_to_be_broken(limited):
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 20, 20, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"short")),
+        (b"IEND", b""),
+    ]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
     )
-    assert reply.status_code in (413, 422) and "pixels" in reply.text
+    text = base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode()
+    message = refusal(limited, [{**ROW, "image": "b"}], 422, pictures={"b": text})
+    assert "row 0, field 'image'" in message and "cannot be decoded" in message and "/" not in message
+
+
+def test_too_large_beside_another_mistake_is_a_mistake(limited):
+    rows = [{"question": "a"}, {**ROW, "image": "sent"}]
+    message = refusal(limited, rows, 422, pictures={"sent": png(60, 51)})
+    assert "field 'answer'" in message and "at most 3000" in message
 
 
 def test_an_answer_that_is_too_long(limited):
@@ -146,13 +173,23 @@ def test_the_key_is_asked_for(tiny_data, reward_run, monkeypatch):
         assert right.status_code == 200
 
 
-def test_others_take_all_room(limited, monkeypatch):
-    """Rows wait where no forward takes them; the next request is told to come later."""
-    from concurrent.futures import ThreadPoolExecutor
+def test_others_take_all_room(tiny_data, reward_run, monkeypatch):
+    """Rows wait while a forward is held; the next request is told to come later, and finds room after it."""
+    begun, go_on, score = threading.Event(), threading.Event(), Scorer.__call__
 
-    with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda _: limited.post("/v1/score", json={"rows": [ROW] * 4}), range(8)))
-    statuses = [reply.status_code for reply in replies]
-    assert set(statuses) == {200, 429}
-    late = next(reply for reply in replies if reply.status_code == 429)
-    assert "ask again later" in late.text and late.headers["Retry-After"] == "1"
+    def held(self, items):
+        begun.set()
+        assert go_on.wait(60)
+        return score(self, items)
+
+    monkeypatch.setattr(Scorer, "__call__", held)
+    command = service_command(tiny_data, reward_run, response_len=20, **LIMITS)
+    with service_here(command) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/score", json={"rows": [ROW] * 4})
+        assert begun.wait(60)
+        late = client.post("/v1/score", json={"rows": [ROW] * 3})
+        go_on.set()
+        assert first.result().status_code == 200
+        assert late.status_code == 429 and "4 of 6 rows are at work" in late.text
+        assert "ask again later" in late.text and late.headers["Retry-After"] == "1"
+        assert client.post("/v1/score", json={"rows": [ROW] * 3}).status_code == 200

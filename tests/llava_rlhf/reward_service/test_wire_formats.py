@@ -15,7 +15,7 @@ def labelled(row):
     label = {name: value for name, value in row.items() if name not in ("answer", "stopped", "id")}
     prompt = f"USER: <image> {row['question']} ASSISTANT:"
     end = "" if row.get("stopped") is False else "</s><pad><pad>"
-    return json.dumps(label), prompt, f"<s>{prompt}{row['answer']}{end}"
+    return json.dumps(label), prompt, f"<s>{prompt} {row['answer']}{end}"
 
 
 def test_openrlhf(service, scored_rows):
