@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -71,6 +72,7 @@ def test_many_rows_are_sent_in_parts_each_with_its_pictures(server):
 
 def test_no_proxy_sees_rows_and_key(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # an earlier one may have been made without
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert RewardClient(server.url, patience=0).score([{"question": "q", "answer": "ab"}]) == [2.0]
