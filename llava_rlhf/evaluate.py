@@ -43,6 +43,8 @@ from llava_rlhf.evaluation.suite_arguments import SuiteAnswerArguments, SuiteArg
 from llava_rlhf.evaluation.suite_tables import SuiteRow, suite_json, suite_markdown, suite_rows
 from llava_rlhf.evaluation.suites import (
     Entry,
+    check_each_keeps_one,
+    check_earlier_answers,
     read_suite,
     split_answers,
     unique_questions,
@@ -182,6 +184,7 @@ def prepare_suite(
     entries = read_suite(arguments, judge)
     questions = unique_questions(entries)
     folder = Path(arguments.output_dir)
+    check_earlier_answers(folder / answering.output_file, questions)
     write_prompts(questions, "", folder / "prompts.json")
     values = {item.name: getattr(answering, item.name) for item in fields(AnswerArguments)}
     checked = AnswerArguments(**(values | {"output_file": str(folder / answering.output_file)}))
@@ -191,6 +194,7 @@ def prepare_suite(
             f"{len(questions) - len(run.prompts)} of {len(questions)} questions are dropped (--skip_invalid True) and would "
             "have no answer; mend them, or score the others with --missing_items leave_out"
         )
+    check_each_keeps_one(entries, questions, run.prompts.column("id"))
     return SuiteRun(arguments, entries, questions, run)
 
 
@@ -255,16 +259,16 @@ def run_suite(prepared: SuiteRun) -> None:
     answers = split_answers(prepared.entries, prepared.questions, given)
     for entry in tqdm(prepared.entries, desc="scoring", unit="entry", disable=None):
         path = folder / "answers" / f"{entry.name}.jsonl"
-        write_answers_of(path, answers[entry.name], settings, entry.suffix)
-        output = folder / "scores" / f"{entry.name}.json"
         made = {**(settings or {}), "question_suffix": entry.suffix}
+        write_answers_of(path, answers[entry.name], made)
+        output = folder / "scores" / f"{entry.name}.json"
         files[entry.name], table = _score(
             entry.made, entry.benchmark, answers[entry.name], str(path), arguments, made, output
         )
         rows += suite_rows(entry.name, files[entry.name], table)
     text = suite_markdown(rows, files)
     write_text_whole(folder / "table.md", text)
-    write_text_whole(folder / "table.json", suite_json(rows, files))
+    write_text_whole(folder / "table.json", suite_json(rows, files, settings))
     print(text, end="")
     print(f"wrote table.md, table.json, answers/ and scores/ in {folder}")
 

@@ -38,13 +38,14 @@ def prepare(argv: Sequence[str]) -> Report:
     damaged files."""
     (arguments,) = StrictParser((RunReportArguments,), description=__doc__).parse(argv)
     from llava_rlhf.reporting.page import run_names
-    from llava_rlhf.reporting.report import captions_of, read_for_report
+    from llava_rlhf.reporting.report import captions_of, moved_captions, read_for_report
 
     runs = read_for_report(arguments)
     if arguments.pairs is not None:
         from llava_rlhf.evaluation.judged_pairs import judge_quality  # brings SciPy
 
-        found = judge_quality(arguments.pairs, captions_of(arguments, runs), arguments.worst_pairs)
+        captions, moved = captions_of(arguments, runs), moved_captions(arguments, runs)
+        found = judge_quality(arguments.pairs, captions, arguments.worst_pairs, moved)
         return Report(arguments, runs, quality=found)
     if not arguments.scores:
         return Report(arguments, runs)
@@ -56,15 +57,14 @@ def prepare(argv: Sequence[str]) -> Report:
 
 def run(prepared: Report) -> None:
     """Shrink the images and write the page; print what looks unhealthy."""
-    from llava_rlhf.reporting.health import OK
+    from llava_rlhf.reporting.health import lines_of
     from llava_rlhf.reporting.judge_quality import judge_checks
     from llava_rlhf.reporting.report import unhealthy, write_judge_report, write_report
 
     if prepared.quality is not None:
         write_judge_report(prepared.arguments, prepared.runs, prepared.quality)
-        for check in judge_checks(prepared.quality):
-            if check.state != OK:
-                print(f"{check.state}: {check.seen}")
+        for line in lines_of(judge_checks(prepared.quality)):
+            print(line)
         return
     write_report(prepared.arguments, prepared.runs, prepared.held_out)
     for line in unhealthy(prepared.runs, prepared.held_out):

@@ -81,7 +81,7 @@ class AnswerFile:
         if differing:
             raise ValueError(
                 f"{self._partial} was begun under other settings: {'; '.join(differing)}. Go on with those, or "
-                "delete it, or choose another --output_file"
+                "delete it, or choose another --output_file (of a suite: --output_dir)"
             )
 
 

@@ -28,13 +28,16 @@ from llava_rlhf.reporting.statistics import RESAMPLES, SEED
 PARTS = 10  # of the pairs, by length difference
 
 
-def judge_quality(path: str, captions: Mapping[str, Sequence[str]] | None, worst: int) -> JudgeQuality:
+def judge_quality(
+    path: str, captions: Mapping[str, Sequence[str]] | None, worst: int, moved: str | None = None
+) -> JudgeQuality:
     """What a file that `llava_rlhf.score` wrote of preferences says of the reward model.
 
     Args:
         path: the file.
         captions: image → captions, to be shown beside the worst pairs; None: none were given.
         worst: so many pairs of the lowest margins are kept.
+        moved: the file of captions that the run names and that is not there; None: there is no such.
 
     Raises:
         ValueError: it is another file, or holds no pairs.
@@ -57,7 +60,10 @@ def judge_quality(path: str, captions: Mapping[str, Sequence[str]] | None, worst
     return JudgeQuality(
         source=_source(path),
         table=table,
-        calibration_error={name: _error(name, pairs, outcomes) for name in table},
+        calibration_error={
+            name: scores.counts["calibration_error"] if name == ALL else _error(name, pairs, outcomes)
+            for name in table
+        },
         meanings=RewardAccuracy.metrics,
         margins=[pair.margin for pair in pairs],
         bins=[(one.predicted, one.observed, one.count) for one in bins if one.count],
@@ -65,12 +71,12 @@ def judge_quality(path: str, captions: Mapping[str, Sequence[str]] | None, worst
         lengths=_lengths(pairs, outcomes),
         ties=sum(pair.margin == 0 for pair in pairs),
         worst=shown,
-        notes=_notes(shown, captions),
+        notes=_notes(shown, captions, moved),
     )
 
 
 def _error(answer_type: str, pairs: Sequence[ScoredPair], outcomes: Sequence[float]) -> float:
-    kept = [place for place, pair in enumerate(pairs) if answer_type in (ALL, pair.answer_type)]
+    kept = [place for place, pair in enumerate(pairs) if pair.answer_type == answer_type]
     return calibration_error([pairs[place] for place in kept], [outcomes[place] for place in kept])
 
 
@@ -124,7 +130,14 @@ def _shown(record: Record, pair: ScoredPair, captions: Mapping[str, Sequence[str
     )
 
 
-def _notes(shown: Sequence[ShownPair], captions: Mapping[str, Sequence[str]] | None) -> list[str]:
+def _notes(
+    shown: Sequence[ShownPair], captions: Mapping[str, Sequence[str]] | None, moved: str | None
+) -> list[str]:
+    if moved is not None:
+        return [
+            f"The run's captions, {moved}, are not there any more: the worst pairs stand without. "
+            "Name the file with --image_to_caption_file."
+        ]
     if captions is None:
         return ["No captions were given (--image_to_caption_file), so that the worst pairs stand without."]
     missing = sum(bool(pair.image) and not pair.captions for pair in shown)

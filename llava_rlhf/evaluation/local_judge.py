@@ -19,24 +19,52 @@ from models.base_place import check_place
 OPTIONS = frozenset({"temperature", "max_tokens"})
 
 
-class LocalJudge:
-    """Answers one question at a time; the model is loaded when the first reply is not in the cache.
+class JudgeModel:
+    """A language model that is loaded when it is first wanted, and once however many judges share it.
 
     Args:
         folder: a causal language model with its tokenizer; its chat template is used if it has one.
-        options: `temperature` (0: the most likely token) and `max_tokens`.
-        cache: where replies are kept.
         device: where the model goes.
 
     Raises:
-        ValueError: the folder holds no model, or an option is unknown.
+        ValueError: the folder holds no model.
     """
 
-    def __init__(self, folder: str | Path, options: Mapping[str, Any], cache: ReplyCache, device: str):
+    def __init__(self, folder: str | Path, device: str):
         try:
             check_place(folder)
         except ValueError as error:
             raise ValueError(f"--judge_model_path {error}") from None
+        self.folder, self._device = Path(folder), device
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model and its tokenizer."""
+        if self._loaded is None:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(self.folder, dtype="auto")
+            self._loaded = model.to(self._device).eval(), tokenizer
+        return self._loaded
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it was wanted so far."""
+        return self._loaded is not None
+
+
+class LocalJudge:
+    """Answers one question at a time; the model is loaded when the first reply is not in the cache.
+
+    Args:
+        model: who answers; judges may share it.
+        options: `temperature` (0: the most likely token) and `max_tokens`.
+        cache: where replies are kept.
+
+    Raises:
+        ValueError: an option is unknown.
+    """
+
+    def __init__(self, model: JudgeModel, options: Mapping[str, Any], cache: ReplyCache):
         unknown = sorted(set(options) - OPTIONS)
         if unknown:
             raise ValueError(
@@ -47,11 +75,10 @@ class LocalJudge:
             raise ValueError(f"--judge_options: temperature {temperature!r} must be 0 or more")
         if not isinstance(max_tokens, int) or max_tokens < 1:
             raise ValueError(f"--judge_options: max_tokens {max_tokens!r} must be a whole number from 1")
-        self.name = str(place_of_download(folder) or Path(folder).resolve().name)
-        self.settings = {"path": str(Path(folder).resolve()), "options": dict(options)}
-        self._folder, self._cache, self._device = Path(folder), cache, device
+        self.name = str(place_of_download(model.folder) or model.folder.resolve().name)
+        self.settings = {"path": str(model.folder.resolve()), "options": dict(options)}
+        self._model, self._cache = model, cache
         self._temperature, self._max_tokens = float(temperature), max_tokens
-        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     def ask_all(self, questions: Sequence[Question]) -> list[Reply]:
         """Replies in the order of the questions. Raises ValueError for a question with images."""
@@ -76,7 +103,7 @@ class LocalJudge:
         return reply
 
     def _generate(self, question: Question, seed: int) -> Reply:
-        model, tokenizer = self._load()
+        model, tokenizer = self._model.load()
         inputs = _encode(tokenizer, question).to(model.device)
         chance = (
             {"do_sample": True, "temperature": self._temperature}
@@ -95,13 +122,6 @@ class LocalJudge:
         length = inputs["input_ids"].shape[1]
         finish = "length" if len(new) >= self._max_tokens else "stop"
         return Reply(tokenizer.decode(new, skip_special_tokens=True).strip(), length, len(new), finish)
-
-    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        if self._loaded is None:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(self._folder, dtype="auto")
-            self._loaded = model.to(self._device).eval(), tokenizer
-        return self._loaded
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, question: Question) -> Any:

@@ -12,6 +12,12 @@ from llava_rlhf.runs.run_folder import write_text_whole
 
 def write_prompts(items: Sequence[Item], suffix: str, path: Path) -> None:
     """Write one prompt an item; `suffix` follows each question on a line of its own, "" for none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(path, prompts_text(items, suffix))
+
+
+def prompts_text(items: Sequence[Item], suffix: str) -> str:
+    """What `write_prompts` writes."""
     rows = [
         {
             "id": item.id,
@@ -28,5 +34,4 @@ def write_prompts(items: Sequence[Item], suffix: str, path: Path) -> None:
         }
         for item in items
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llava_rlhf.engines.judge_client import Judge, JudgeClient, ReplyCache
 from llava_rlhf.evaluation.arguments import JudgeArguments
@@ -25,6 +26,9 @@ from llava_rlhf.evaluation.benchmarks.tiny_world import TinyWorld
 from llava_rlhf.evaluation.benchmarks.vl_rewardbench import VLRewardBench
 from llava_rlhf.evaluation.benchmarks.words import ListedWords, TaggedWords, Words
 
+if TYPE_CHECKING:
+    from llava_rlhf.evaluation.local_judge import JudgeModel
+
 PAIRS = {one.name: one for one in (VLRewardBench, MMRLHFRewardBench, MultimodalRewardBench)}
 PROMPTS = Path(__file__).parents[2] / "prompts"
 # Benchmarks that a judge can read → what its prompt shows.
@@ -44,12 +48,14 @@ class Scoring:
         cache: where a judge's replies are kept, if the judge's own settings name no file.
         device: of a judge on this machine: auto, cpu, cuda …
         judge: who rates.
+        models: folder and device → the language model there; scorings that share this load each of them once.
     """
 
     answers: str
     cache: Path
     device: str
     judge: JudgeArguments
+    models: dict[tuple[str, str], JudgeModel] = field(default_factory=dict)
 
 
 def make_benchmark(arguments: BenchmarkArguments, scoring: Scoring | None = None) -> Benchmark:
@@ -122,7 +128,7 @@ def _make_judge(arguments: JudgeArguments, scoring: Scoring) -> Judge:
         return JudgeClient(endpoint, cache)
     import torch  # only a judge of one's own needs it
 
-    from llava_rlhf.evaluation.local_judge import LocalJudge
+    from llava_rlhf.evaluation.local_judge import JudgeModel, LocalJudge
 
     device = scoring.device
     if device == "auto":
@@ -131,4 +137,7 @@ def _make_judge(arguments: JudgeArguments, scoring: Scoring) -> Judge:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch without CUDA
         raise ValueError(f"--judge_device {device}: {str(error).splitlines()[0]}") from None
-    return LocalJudge(arguments.judge_model_path, arguments.options(), cache, device)
+    place = (arguments.judge_model_path, device)
+    if place not in scoring.models:
+        scoring.models[place] = JudgeModel(*place)
+    return LocalJudge(scoring.models[place], arguments.options(), cache)

@@ -137,10 +137,12 @@ def suite_markdown(rows: Sequence[SuiteRow], files: Mapping[str, ScoreFile]) -> 
     return "\n".join(lines) + "\n"
 
 
-def suite_json(rows: Sequence[SuiteRow], files: Mapping[str, ScoreFile]) -> str:
-    """Everything, at full precision."""
+def suite_json(
+    rows: Sequence[SuiteRow], files: Mapping[str, ScoreFile], settings: Mapping[str, Any] | None
+) -> str:
+    """Everything, at full precision; `settings` are those under which all questions were answered."""
     content = {
-        "answer_settings": next(iter(files.values())).answer_settings,
+        "answer_settings": settings,
         "rows": [
             {
                 "entry": row.entry,

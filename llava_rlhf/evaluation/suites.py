@@ -8,27 +8,37 @@ judges/NAME.jsonl      what its judge said
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_utils.json_files import read_object, repeated_key
-from llava_rlhf.evaluation.answer_files import settings_file
+from llava_rlhf.evaluation.answer_files import read_settings, settings_file
 from llava_rlhf.evaluation.arguments import JudgeArguments, QuestionArguments
 from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, Record
+from llava_rlhf.evaluation.prompt_files import prompts_text
 from llava_rlhf.evaluation.registry import Scoring, make_benchmark
 from llava_rlhf.evaluation.suite_arguments import SuiteArguments, SuiteEntryArguments
 from llava_rlhf.evaluation.suite_tables import HEADLINES
 from llava_rlhf.runs.parsing import StrictParser
 from llava_rlhf.runs.run_folder import write_text_whole
 
+if TYPE_CHECKING:
+    from llava_rlhf.evaluation.local_judge import JudgeModel
+
 CLASSES = (BenchmarkArguments, QuestionArguments, SuiteEntryArguments, JudgeArguments)
 WHO_JUDGES = ("judge_url", "judge_model", "judge_model_path")
+IN_AN_ENTRY = (
+    "verdict",
+    "judge_prompt_file",
+    "judge_cache",
+)  # one for all entries would fit none, or be fought over
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -66,8 +76,14 @@ def read_suite(arguments: SuiteArguments, judge: JudgeArguments) -> list[Entry]:
         judge: of the command line; it judges where an entry wants a judge and names none of its own.
 
     Raises:
-        ValueError: naming the file and the entry: it is no object of objects, or what `evaluate score` refuses.
+        ValueError: naming the file and the entry: it is no object of objects, or what `evaluate score` refuses; or the
+            command line says what only an entry can.
     """
+    for name in IN_AN_ENTRY:
+        if getattr(judge, name) is not None:
+            raise ValueError(
+                f"--{name} {getattr(judge, name)}: say it in the entry of --suite_file that it is for"
+            )
     place = f"--suite_file {arguments.suite_file}"
     try:
         found = read_object(arguments.suite_file)
@@ -78,12 +94,13 @@ def read_suite(arguments: SuiteArguments, judge: JudgeArguments) -> list[Entry]:
         raise ValueError(f"{place}: {twice!r} stands there more than once; keep one")
     if not found:
         raise ValueError(f"{place}: holds no entry")
-    entries = []
+    entries: list[Entry] = []
+    models: dict[tuple[str, str], JudgeModel] = {}
     for name, settings in found.items():
         if not _NAME.fullmatch(name):
             raise ValueError(f"{place}: an entry is called {name!r}; use letters, digits, '_', '-' and '.'")
         try:
-            entries.append(_entry(name, settings, arguments, judge))
+            entries.append(_entry(name, settings, arguments, judge, models))
         except ValueError as error:
             raise ValueError(f"{place}, entry {name!r}: {error}") from None
     return entries
@@ -131,17 +148,40 @@ def split_answers(
     }
 
 
-def write_answers_of(
-    path: Path, answers: Sequence[Record], settings: Mapping[str, Any] | None, suffix: str
-) -> None:
+def check_earlier_answers(answers: Path, questions: Sequence[Item]) -> None:
+    """Raise ValueError where whole answers of an earlier suite are there, to other questions: they would be lost."""
+    earlier = read_settings(answers) if answers.is_file() else None
+    now = hashlib.sha256(prompts_text(questions, "").encode()).hexdigest()
+    if earlier is not None and earlier.get("dataset_sha256") != now:
+        raise ValueError(
+            f"--output_dir {answers.parent}: {answers.name} there answers other questions than this suite asks; "
+            "name another --output_dir, where everything is answered again"
+        )
+
+
+def check_each_keeps_one(entries: Sequence[Entry], questions: Sequence[Item], kept: Iterable[str]) -> None:
+    """Raise ValueError where all questions of an entry are dropped; `kept` are the ids of those that are asked."""
+    for name, left in split_answers(entries, questions, [{"id": identity} for identity in kept]).items():
+        if not left:
+            raise ValueError(
+                f"entry {name!r}: all its questions are dropped (--skip_invalid True); mend them, or take the entry out"
+            )
+
+
+def write_answers_of(path: Path, answers: Sequence[Record], made: Mapping[str, Any]) -> None:
     """Write an entry's answers, and how they were made, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(path, "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
-    made = {**(settings or {}), "question_suffix": suffix}
     write_text_whole(settings_file(path), json.dumps(made, indent=2) + "\n")
 
 
-def _entry(name: str, settings: Any, arguments: SuiteArguments, judge: JudgeArguments) -> Entry:
+def _entry(
+    name: str,
+    settings: Any,
+    arguments: SuiteArguments,
+    judge: JudgeArguments,
+    models: dict[tuple[str, str], JudgeModel],
+) -> Entry:
     if not isinstance(settings, dict):
         raise ValueError(f"is {settings!r}, must be an object of flags, such as {{'benchmark': 'pope'}}")
     parser = StrictParser(CLASSES)
@@ -152,17 +192,18 @@ def _entry(name: str, settings: Any, arguments: SuiteArguments, judge: JudgeArgu
             f"benchmark {benchmark.benchmark} asks no questions; a suite has {', '.join(HEADLINES)}"
         )
     if benchmark.benchmark == "mmhal" or judging.verdict == "judge":
-        *_, judging = parser.parse([*_flags(_said(judge, settings)), *own])
+        *_, judging = parser.parse([*_flags(_said(judge, settings, benchmark.benchmark)), *own])
     folder = Path(arguments.output_dir)
     cache = folder / "judges" / f"{name}.jsonl"
-    scoring = Scoring(str(folder / "answers" / f"{name}.jsonl"), cache, arguments.judge_device, judging)
+    answers = str(folder / "answers" / f"{name}.jsonl")
+    scoring = Scoring(answers, cache, arguments.judge_device, judging, models)
     made = make_benchmark(benchmark, scoring)
     return Entry(
         name, benchmark.benchmark, made, made.items(), questions.question_suffix, entry.image_subfolder
     )
 
 
-def _said(judge: JudgeArguments, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _said(judge: JudgeArguments, settings: Mapping[str, Any], benchmark: str) -> dict[str, Any]:
     """What the command line says of a judge, as far as an entry does not say it itself."""
     own = any(name in settings for name in WHO_JUDGES)
     return {
@@ -170,7 +211,7 @@ def _said(judge: JudgeArguments, settings: Mapping[str, Any]) -> dict[str, Any]:
         for item in fields(JudgeArguments)
         if getattr(judge, item.name) != item.default
         and item.name not in settings
-        and item.name != "verdict"
+        and (item.name != "judge_repeats" or benchmark == "mmhal")  # the others ask once
         and not (own and item.name in WHO_JUDGES)
     }
 

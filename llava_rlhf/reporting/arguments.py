@@ -1,7 +1,7 @@
 """Settings of a run's page."""
 
 # No `from __future__ import annotations`: HfArgumentParser reads the types of the fields.
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 
@@ -81,7 +81,12 @@ class RunReportArguments:
                 raise ValueError(
                     "--image_to_caption_file is for --pairs; a run's rollouts have their captions"
                 )
+            self._refuse_changed(("worst_pairs",), "is for --pairs; a page on runs shows rollouts")
             return
+        self._refuse_changed(
+            ("max_rollouts", "whole_steps", "max_rows"),
+            "is for a page on runs; with --pairs no rollouts are shown, and --worst_pairs says how many pairs",
+        )
         if len(self.run) > 1 or self.scores:
             what = "--scores" if self.scores else f"{len(self.run)} runs"
             raise ValueError(
@@ -91,6 +96,12 @@ class RunReportArguments:
             path = getattr(self, name)
             if path is not None and not Path(path).is_file():
                 raise ValueError(f"--{name} {path}: no such file")
+
+    def _refuse_changed(self, names: tuple[str, ...], why: str) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in names and value != item.default:
+                raise ValueError(f"--{item.name} {value} {why}")
 
     @property
     def target(self) -> Path:

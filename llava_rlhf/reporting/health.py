@@ -7,7 +7,7 @@ of thumb, and stand in docs/run_report.md too: a flag asks for a look, it proves
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -47,6 +47,11 @@ class Check:
     seen: str
     why: str = ""
     todo: str = ""
+
+
+def lines_of(checks: Iterable[Check]) -> list[str]:
+    """A line for each check that is not fine."""
+    return [f"{check.state}: {check.seen}" for check in checks if check.state != OK]
 
 
 def health(run: RunData, held_out: Measured | None) -> list[Check]:

@@ -10,7 +10,7 @@ from data_utils.caption_maps import read_captions
 from data_utils.problems import DataError
 from llava_rlhf.reporting.arguments import RunReportArguments
 from llava_rlhf.reporting.changes import Measured
-from llava_rlhf.reporting.health import OK, health
+from llava_rlhf.reporting.health import health, lines_of
 from llava_rlhf.reporting.judge_page import judge_page
 from llava_rlhf.reporting.judge_quality import JudgeQuality
 from llava_rlhf.reporting.page import run_names, run_page, thumbnails
@@ -50,14 +50,23 @@ def captions_of(arguments: RunReportArguments, runs: Sequence[RunData]) -> Mappi
 
     Raises DataError when a file breaks the format.
     """
-    own = runs[0].arguments.get("FactArguments", {}).get("image_to_caption_file") if runs else None
-    path = arguments.image_to_caption_file or own
+    path = arguments.image_to_caption_file or _own_captions(runs)
     if path is None or not Path(path).is_file():
         return None
     captions, problems = read_captions(path)
     if problems:
         raise DataError(problems)
     return captions
+
+
+def moved_captions(arguments: RunReportArguments, runs: Sequence[RunData]) -> str | None:
+    """The file of captions that the run names, where it would be read and is not there any more."""
+    own = None if arguments.image_to_caption_file else _own_captions(runs)
+    return own if own is not None and not Path(own).is_file() else None
+
+
+def _own_captions(runs: Sequence[RunData]) -> str | None:
+    return runs[0].arguments.get("FactArguments", {}).get("image_to_caption_file") if runs else None
 
 
 def write_judge_report(arguments: RunReportArguments, runs: Sequence[RunData], quality: JudgeQuality) -> None:
@@ -82,7 +91,7 @@ def unhealthy(runs: Sequence[RunData], held_out: Measured | None) -> list[str]:
     for name, run in zip(run_names(runs), runs, strict=True):
         beginning = f"{name}: " if len(runs) > 1 else ""
         checks = health(run, held_out if len(runs) == 1 else None)
-        lines += [f"{beginning}{check.state}: {check.seen}" for check in checks if check.state != OK]
+        lines += [f"{beginning}{line}" for line in lines_of(checks)]
     return lines
 
 

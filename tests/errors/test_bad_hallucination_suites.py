@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from llava_rlhf import evaluate
 from tests.errors.documented import documented
@@ -17,6 +18,7 @@ from tests.llava_rlhf.evaluation.amber_files import ANNOTATIONS, write_amber
 from tests.llava_rlhf.evaluation.test_hallusionbench import write_hallusion
 from tests.llava_rlhf.evaluation.test_mmhal import write_questions
 from tests.llava_rlhf.evaluation.test_object_halbench import write_objects
+from tests.llava_rlhf.evaluation.test_pope import write_pope
 from tests.support.tiny_data import command_line
 
 HERE = Path()
@@ -66,6 +68,23 @@ def suite(content: Any) -> dict[str, Any]:
     return {"suite_file": "suite.json"}
 
 
+def answered_before() -> dict[str, Any]:
+    Path("old").mkdir()
+    Path("old/answers.jsonl").write_text("{}\n")
+    Path("old/answers.jsonl.settings.json").write_text(json.dumps({"dataset_sha256": "another"}))
+    return suite({"a": hallusion()}) | {"output_dir": "old"}
+
+
+def all_dropped() -> dict[str, Any]:
+    pope = {"benchmark": "pope", "benchmark_files": [write_pope(HERE / "p.json", "yn")]}
+    for number in range(2):
+        Image.new("RGB", (8, 8)).save(f"{number}.jpg")
+    entries = {"a": pope, "b": {**pope, "image_subfolder": "gone"}}
+    answering = {"version": "tiny", "response_len": 8, "use_cpu": True}
+    skipped = {"skip_invalid": True, "missing_items": "leave_out"}
+    return suite(entries) | answering | skipped | {"output_dir": "dropped", "base_model_name": None}
+
+
 SCORED = {
     "amber-no-packages": lambda: amber() | {"amber_words": "published"},
     "amber-file-elsewhere": moved_amber,
@@ -96,6 +115,11 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
     "suite-unknown-flag": lambda: suite({"a": {"benchmark": "pope", "benchmark_file": "p.json"}}),
     "suite-value": lambda: suite({"a": {"benchmark": "pope", "benchmark_files": {"p": 1}}}),
     "suite-of-rewards": lambda: suite({"a": {"benchmark": "reward_accuracy"}}),
+    "suite-verdict-for-all": lambda: suite({"a": hallusion()}) | {"verdict": "rule"},
+    "suite-prompt-for-all": lambda: suite({"a": hallusion()}) | {"judge_prompt_file": "prompt.txt"},
+    "suite-cache-for-all": lambda: suite({"a": hallusion()}) | {"judge_cache": "cache.jsonl"},
+    "suite-other-questions": answered_before,
+    "suite-all-dropped": all_dropped,
     "suite-entry-file": lambda: suite({"a": {"benchmark": "pope", "benchmark_files": "none.json"}}),
 }
 COMPARED = {"other-judges": ("judge-1", "judge-2")}
@@ -112,9 +136,10 @@ def write_score(path: str, judge: str) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_documented(case, tmp_path, monkeypatch):
+def test_documented(case, tiny_base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for package in ("nltk", "spacy"):  # as where they are not installed
+    # As where they are not installed; `datasets` stumbles over this.
+    for package in ("nltk", "spacy") if case == "amber-no-packages" else ():
         monkeypatch.setitem(sys.modules, package, None)
     row = documented(__file__, case)
     Path("answers.jsonl").write_text(json.dumps({"id": "1", "answer": "Yes"}) + "\n")
@@ -123,6 +148,7 @@ def test_documented(case, tmp_path, monkeypatch):
         argv = ["score", *command_line(**flags)]
     elif case in SUITES:
         flags = {"base_model_name": "none", "image_folder": ".", "output_dir": "out", **SUITES[case]()}
+        flags["base_model_name"] = flags["base_model_name"] or tiny_base
         argv = ["suite", *command_line(**flags)]
     else:
         runs = [f"{judge}={write_score(f'{judge}.json', judge)}" for judge in COMPARED[case]]

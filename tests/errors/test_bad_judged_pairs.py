@@ -26,6 +26,9 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "pairs-with-scores": (PAIRS, {"scores": ["a.json", "b.json"]}),
     "pairs-of-two-runs": (PAIRS, {"run": ["a", "b"]}),
     "captions-without-pairs": (PAIRS, {"pairs": None, "run": ["a"], "image_to_caption_file": "c.json"}),
+    "worst-pairs-without-pairs": (PAIRS, {"pairs": None, "run": ["a"], "worst_pairs": 3}),
+    "rollouts-of-pairs": (PAIRS, {"max_rollouts": 2}),
+    "steps-of-pairs": (PAIRS, {"whole_steps": 1}),
     "captions-not-there": (PAIRS, {"image_to_caption_file": "c.json"}),
     "captions-broken": (PAIRS, {"image_to_caption_file": "broken.json"}),
 }  # fmt: skip

@@ -114,8 +114,8 @@ class Amber(Benchmark):
         for path in (query_file, *self.files.others):
             file_hash(path)  # refuses a missing one
         self._association, self._safe = self.files.association(), self.files.safe_words()
-        vocabulary = {word for name, words in self._association.items() for word in (name, *words)}
-        self._words = None if make_words is None else make_words(vocabulary)
+        self._vocabulary = {word for name, words in self._association.items() for word in (name, *words)}
+        self._words = None if make_words is None else make_words(self._vocabulary)
 
     def items(self) -> list[Item]:
         """The questions, each with what is true of it."""
@@ -172,7 +172,9 @@ class Amber(Benchmark):
             )
         truth, hallu = item.truth["truth"], item.truth["hallu"]
         nouns = self._words.nouns(text)
-        found = described(nouns, truth, hallu, self._association, self._safe, self._words.alike)
+        found = described(
+            nouns, truth, hallu, self._association, self._vocabulary, self._safe, self._words.alike
+        )
         return values | {
             "chair": (found.invented, found.mentions),
             "cover": (found.covered, found.truths),

@@ -35,6 +35,7 @@ def described(
     truth: Sequence[str],
     hallu: Sequence[str],
     association: Mapping[str, Sequence[str]],
+    vocabulary: Collection[str],
     safe: Collection[str],
     alike: Callable[[str, str], bool],
 ) -> Described:
@@ -45,12 +46,12 @@ def described(
         truth: things in the image; one that stands there twice counts twice, and one noun covers the first of them alone.
         hallu: things a person might imagine there.
         association: thing → words that may stand for it.
+        vocabulary: all words of `association`, things and what stands for them; other nouns are no mentions.
         safe: words that are never held against a description.
         alike: whether two words mean nearly the same.
     """
-    known = {word for name, words in association.items() for word in (name, *words)}
     there, imaginary = _targets(truth, association), _targets(hallu, association)
-    mentions = [noun for noun in nouns if noun in known]
+    mentions = [noun for noun in nouns if noun in vocabulary]
     covered: set[int] = set()
     imagined: set[int] = set()
     invented = 0

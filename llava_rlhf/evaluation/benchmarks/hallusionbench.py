@@ -143,13 +143,15 @@ class HallusionBench(Benchmark):
 
 def is_right(outcome: Outcome, item: Item) -> bool:
     """Whether an outcome counts as right: without a figure, what can be known without one may be left open, as published."""
-    excused = item.category == SUPPLEMENT and item.truth["figure_id"] == _ORIGINAL
-    return outcome == Outcome.RIGHT or (excused and outcome == Outcome.UNCLEAR)
+    return outcome == Outcome.RIGHT or (_without_figure(item) and outcome == Outcome.UNCLEAR)
+
+
+def _without_figure(item: Item) -> bool:
+    return item.category == SUPPLEMENT and item.truth["figure_id"] == _ORIGINAL
 
 
 def _figure(item: Item) -> str | None:
-    no_figure = item.category == SUPPLEMENT and item.truth["figure_id"] == _ORIGINAL
-    return None if no_figure else f"{item.truth['set']}_{item.truth['figure_id']}"
+    return None if _without_figure(item) else f"{item.truth['set']}_{item.truth['figure_id']}"
 
 
 def _question(item: Item) -> str:

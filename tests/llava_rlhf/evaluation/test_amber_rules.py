@@ -23,7 +23,8 @@ def count(nouns: str, truth: str, hallu: str = "", similar: tuple[tuple[str, str
     def alike(one: str, other: str) -> bool:
         return (one, other) in similar
 
-    return described(nouns.split(), truth.split(), hallu.split(), ASSOCIATION, SAFE, alike)
+    vocabulary = {*ASSOCIATION, *(word for words in ASSOCIATION.values() for word in words)}
+    return described(nouns.split(), truth.split(), hallu.split(), ASSOCIATION, vocabulary, SAFE, alike)
 
 
 def test_a_description_by_hand():

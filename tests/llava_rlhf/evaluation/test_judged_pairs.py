@@ -76,6 +76,11 @@ def test_the_worst_pairs_come_first_with_captions_by_their_type(tmp_path):
     assert blind.notes == ["3 of the worst pairs have no captions in --image_to_caption_file."]
 
 
+def test_captions_that_the_run_names_and_that_have_moved_are_told(tmp_path):
+    (note,) = judge_quality(str(write_pairs(tmp_path / "s.jsonl")), None, 1, "gone/captions.json").notes
+    assert note.startswith("The run's captions, gone/captions.json, are not there any more")
+
+
 def test_parts_by_length_and_what_is_always_alike(tmp_path):
     # Ten pairs: length difference -5 .. 4 (0 too), right where it is positive.
     pairs = [judged_pair(n, "p" * (10 + n - 5), "q" * 10, 1.0 if n > 5 else -1.0) for n in range(10)]

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, s
 from llava_rlhf.engines.judge_client import Endpoint, JudgeClient, Question, ReplyCache
 from llava_rlhf.evaluation.benchmarks.judge_prompts import JudgePrompt
 from llava_rlhf.evaluation.benchmarks.mmhal import PROMPT_NAMES, MMHal, read_rating, repeat_spread
-from llava_rlhf.evaluation.local_judge import LocalJudge
+from llava_rlhf.evaluation.local_judge import JudgeModel, LocalJudge
 from llava_rlhf.evaluation.registry import PROMPTS
 from llava_rlhf.evaluation.score_files import judge_of, summarise
 from tests.support.judge_server import JudgeServer
@@ -217,7 +217,9 @@ def local_model(tmp_path_factory) -> Path:
 
 
 def test_a_local_model_judges_and_what_it_mumbles_is_counted(local_model, tmp_path):
-    judge = LocalJudge(local_model, {"temperature": 1.0, "max_tokens": 12}, ReplyCache(None), "cpu")
+    judge = LocalJudge(
+        JudgeModel(local_model, "cpu"), {"temperature": 1.0, "max_tokens": 12}, ReplyCache(None)
+    )
     mmhal = MMHal(write_questions(tmp_path / "q.json"), judge, JudgePrompt(JUDGE_PROMPT, PROMPT_NAMES), 5)
     scores = mmhal.score(answers_to(mmhal, ["a", "b", "c", "d"]), False)
     replies = judge.ask_all(
@@ -234,20 +236,22 @@ def test_a_local_model_judges_and_what_it_mumbles_is_counted(local_model, tmp_pa
 
 def test_a_local_judge_is_greedy_at_temperature_0_and_cached(local_model, tmp_path):
     cache = ReplyCache(tmp_path / "cache.jsonl")
-    judge = LocalJudge(local_model, {"max_tokens": 5}, cache, "cpu")
+    judge = LocalJudge(JudgeModel(local_model, "cpu"), {"max_tokens": 5}, cache)
     first = judge.ask_all([Question("rating : 3", repeat=number) for number in range(2)])
     assert first[0] == first[1]
     cache.close()
-    other = LocalJudge(local_model, {"max_tokens": 5}, ReplyCache(tmp_path / "cache.jsonl"), "cpu")
-    assert other.ask_all([Question("rating : 3")]) == first[:1] and other._loaded is None
+    other = LocalJudge(
+        JudgeModel(local_model, "cpu"), {"max_tokens": 5}, ReplyCache(tmp_path / "cache.jsonl")
+    )
+    assert other.ask_all([Question("rating : 3")]) == first[:1] and not other._model.is_loaded
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"it has no config\.json"):
-        LocalJudge(tmp_path, {}, ReplyCache(None), "cpu")
+        LocalJudge(JudgeModel(tmp_path, "cpu"), {}, ReplyCache(None))
     with pytest.raises(ValueError, match=r"not \['top_p'\]"):
         (tmp_path / "config.json").write_text("{}")
-        LocalJudge(tmp_path, {"top_p": 1}, ReplyCache(None), "cpu")
+        LocalJudge(JudgeModel(tmp_path, "cpu"), {"top_p": 1}, ReplyCache(None))
 
 
 def test_a_name_behind_the_judges_name_is_kept(server, tmp_path):

@@ -92,6 +92,31 @@ def test_a_judge_of_an_entrys_own_goes_before_that_of_the_command_line(tmp_path)
     assert (b.made.judge.name, b.made.repeats) == ("judge-2", 3)
 
 
+def test_repeats_of_the_command_line_are_mmhals_alone(tmp_path):
+    suite = write_suite(
+        tmp_path,
+        rated={"benchmark": "mmhal", "benchmark_files": write_questions(tmp_path / "q.json")},
+        read={
+            "benchmark": "hallusionbench",
+            "benchmark_files": write_hallusion(tmp_path / "h.json"),
+            "verdict": "judge",
+        },
+    )
+    judge = {"judge_url": "http://127.0.0.1:9/v1", "judge_model": "judge-1"}
+    rated, other = read(tmp_path, suite, **judge, judge_repeats=3)
+    assert rated.made.repeats == 3 and other.made.judge.name == "judge-1"
+
+
+def test_judges_on_this_machine_share_one_model(tmp_path):
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text("{}")
+    mmhal = {"benchmark": "mmhal", "benchmark_files": write_questions(tmp_path / "q.json")}
+    suite = write_suite(tmp_path, a=mmhal, b=mmhal)
+    arguments = SuiteArguments(suite_file=str(suite), output_dir=str(tmp_path / "out"), judge_device="cpu")
+    a, b = read_suite(arguments, JudgeArguments(judge_model_path=str(tmp_path / "judge")))
+    assert a.made.judge is not b.made.judge and a.made.judge._model is b.made.judge._model
+
+
 def test_every_metric_of_the_table_is_one_of_its_benchmark(tmp_path):
     files = {
         "pope": [write_pope(tmp_path / "p.json", "yn")],
@@ -176,6 +201,7 @@ def test_one_command_answers_scores_and_tells(data, tiny_base, tmp_path, capsys)
         "ruled": "rule",
         "judged": "judge-1",
     }
+    assert table["answer_settings"] == json.loads((out / "answers.jsonl.settings.json").read_text())
     text = (out / "table.md").read_text()
     assert text in capsys.readouterr().out
     assert '- **judged: judge judge-1, {"temperature": 0, "max_tokens": 512}, prompt ' in text

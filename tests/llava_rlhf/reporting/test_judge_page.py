@@ -113,6 +113,9 @@ def test_with_the_run_that_trained_it(tmp_path):
     page = Parsed(text)
     assert "seed 7" in page.text and "0.5 at step 10" in page.text and "of the run" in page.text
     assert "img" in {tag for tag, _ in page.tags}
+    captions.unlink()
+    moved = Parsed(write_page(path, run=run, output_file=tmp_path / "page.html")).text
+    assert f"The run's captions, {captions}, are not there any more" in moved
 
 
 def test_hostile_text_is_text(tmp_path):
