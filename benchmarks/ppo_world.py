@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -261,10 +262,12 @@ def build_trainer(
     tokenizer = stand_in_tokenizer()
     stops, choices = (tokenizer.eos_token_id,), ImageChoices("pad")
     text = TextSide(tokenizer, None, vlm.family, None, TEMPLATES["v1"], stops, choices)
+    prompts = Path(output_dir, "prompts.json")  # of settings that nothing here reads
+    prompts.write_text("[]")
     everything = PPOSettings(
         ppo,
         RewardArguments(),
-        DataArguments(dataset_path="random", image_folder="random", response_len=size.response_len),
+        DataArguments(dataset_path=str(prompts), image_folder=output_dir, response_len=size.response_len),
         None,
         None,
         None,

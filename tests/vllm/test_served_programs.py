@@ -166,7 +166,6 @@ def test_a_collection_is_answered_as_by_the_model(flags, data, policy, tmp_path)
     assert found["served"] == found["local"] and len(found["local"]) == 24
 
 
-@pytest.mark.nightly  # test_served_answers has it without a program
 def test_an_adapter_that_the_server_loses_is_loaded_again(
     answers, policy, vllm_server, tmp_path, monkeypatch
 ):
@@ -184,7 +183,6 @@ def test_an_adapter_that_the_server_loses_is_loaded_again(
     assert answers(tmp_path / "again.jsonl", adapter=policy, batch_size=32) == expected
 
 
-@pytest.mark.nightly  # test_served_answers has it without a program
 def test_an_adapter_whose_tensors_find_no_place_is_caught(
     answers, policy, vllm_server, tmp_path, monkeypatch
 ):
