@@ -86,7 +86,7 @@ class ServerPool:
         Raises:
             EngineError: nobody has answered by then, or several times a server that is well refused.
         """
-        refused, last = 0, "every server had its hands full"
+        refused, last = 0, ""
         while True:
             place = await self._take(until, last)
             try:
@@ -108,7 +108,8 @@ class ServerPool:
                 else:  # its engine has died, and it says so to everybody until it ends
                     place.failed()
             except asyncio.TimeoutError:
-                last = f"{place.server.url}: no answer in time"
+                # Cut off by the limit: an earlier failure says more of why it came to that.
+                last = last or f"{place.server.url}: no answer in time"
             finally:
                 place.busy -= 1
                 async with self._freed:
@@ -124,8 +125,9 @@ class ServerPool:
             while True:
                 now = time.monotonic()
                 if now >= until:
+                    reason = last or "every server had its hands full"
                     raise EngineError(
-                        f"no server answered in time (--vllm_step_timeout); the last reason: {last}. Look at the servers' logs"
+                        f"no server answered in time (--vllm_step_timeout); the last reason: {reason}. Look at the servers' logs"
                     )
                 free = [place for place in self._places if place.busy < self._in_flight]
                 awake = [place for place in free if place.rests_until <= now]

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import get_scheduler
 
+from data_utils.batches import NO_LOSS
 from llava_rlhf.assembly.roles import unsampled_ids
 from llava_rlhf.initialize_policy_model import load_policy, save_policy
 from llava_rlhf.runs.role_files import POLICY
 from llava_rlhf.runs.run_folder import read_json_lines
 from llava_rlhf.runs.training_arguments import LlavaTrainingArguments
-from llava_rlhf.supervised.sft_trainer import IGNORE, DialogueLoss, SFTTrainer
+from llava_rlhf.supervised.sft_trainer import DialogueLoss, SFTTrainer
 from models.adapters import AdapterBank, AdapterSpec
 from models.roles import Policy
 from models.vlm import BaseSettings, load_base
@@ -45,7 +46,7 @@ def loss_module(converted_base, converted_policy_init) -> DialogueLoss:
 
 
 def tokens(batch):
-    return int((batch["labels"][:, 1:] != IGNORE).sum())
+    return int((batch["labels"][:, 1:] != NO_LOSS).sum())
 
 
 def test_losses_rates_norms_and_the_final_adapter(recorded, loss_module, converted_policy):

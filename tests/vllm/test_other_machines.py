@@ -55,7 +55,8 @@ class Cluster:
         """Pull the server's cable while it writes answers of a step (counted from 1)."""
         metrics, until = folder / "metrics.jsonl", time.monotonic() + LIMIT
         while not metrics.is_file() or len(metrics.read_text().splitlines()) < step - 1 or not self._busy():
-            assert time.monotonic() < until and all(node.poll() is None for node in nodes), "nothing is asked"
+            if time.monotonic() > until or any(node.poll() is not None for node in nodes):
+                pytest.fail(f"nothing is asked: {outcomes(nodes)}")
             time.sleep(0.01)
         self.machines.plug(SERVER, False)
 
