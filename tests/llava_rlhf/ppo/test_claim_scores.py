@@ -25,7 +25,7 @@ from llava_rlhf.fact_rewards.claims import (
 from llava_rlhf.ppo.claim_scores import ClaimScorer
 from llava_rlhf.ppo.known_answers import CACHE, KnownAnswers
 from llava_rlhf.ppo.targets import TargetMaker
-from llava_rlhf.ppo.yes_no import ServerAsker, YesNo, judge_of
+from llava_rlhf.ppo.yes_no import TRIAL, ServerAsker, YesNo, judge_of
 from llava_rlhf.runs.run_folder import read_json_lines
 from models.vlm import load_tokenizer
 from tests.support.judge_server import JudgeServer
@@ -274,6 +274,19 @@ def test_killed_and_continued_equals_uninterrupted(command, whole, tmp_path, mon
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert metrics_of(tmp_path) == metrics_of(whole)
     assert json.dumps(rollouts(tmp_path)) == json.dumps(rollouts(whole))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_though_its_judge_is_undecided_now_and_then(command, tmp_path):
+    with JudgeServer(lambda text: "Hm." if text != TRIAL and len(text) % 3 == 0 else "Yes") as server:
+        judge = {"claim_judge_url": server.url, "claim_judge_model": "judge-1"}
+        run_ppo(command(tmp_path, max_steps=1, **judge))
+    rows, (metrics,) = rollouts(tmp_path), metrics_of(tmp_path)
+    undecided = [row.get("undecided", 0) for row in rows]
+    assert metrics["facts/undecided"] == pytest.approx(sum(undecided) / len(rows)) and 0 in undecided
+    assert sum(undecided) > 0 and all(row["undecided"] for row in rows if "undecided" in row)
+    (kept,) = read_json_lines(tmp_path / ANSWERED)[:1]
+    assert None in kept["answers"].values()
 
 
 @pytest.mark.slow
