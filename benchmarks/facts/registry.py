@@ -49,6 +49,7 @@ STUDIES: Mapping[str, Study] = {
                 "mentions + coverage",
                 "mentions + coverage, weighed",
                 "factual + mentions + coverage",
+                "claims, judged by words",
             )
         ],
     ),

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.facts.stages import KINDS, Judge, Noise, Stages
+from benchmarks.facts.word_judge import NAME as WORDS
+from benchmarks.facts.word_judge import word_judge
 from benchmarks.facts.world import NOISES, dialogue, labelled_pair
 from data_utils.shapes_world import Scene
 from llava_rlhf.runs.run_folder import read_json_lines
@@ -109,6 +111,7 @@ def pareto(stages: Stages, seed: int) -> Arms:
     yield "policy init", _evaluated(stages, f"init-{seed}", stages.init(), seed)
     plain, factual = (Judge(kind, most(stages), seed) for kind in KINDS)
     weighed = ("--fact_wrong_score", "-2", "--fact_coverage_score", "3")
+    claims = {"FACT_REWARD": "claims", "CLAIM_JUDGE_NAME": WORDS}
     arms: dict[str, tuple[Judge, dict[str, str], Sequence[str]]] = {
         "plain": (plain, {}, ()),
         "factual": (factual, {}, ()),
@@ -116,11 +119,14 @@ def pareto(stages: Stages, seed: int) -> Arms:
         "mentions + coverage": (factual, MENTIONS, FACTS_ALONE),
         "mentions + coverage, weighed": (factual, MENTIONS, (*FACTS_ALONE, *weighed)),
         "factual + mentions + coverage": (factual, MENTIONS, weighed),
+        "claims, judged by words": (factual, claims, FACTS_ALONE),
     }
-    for arm, (judge, changes, flags) in arms.items():
-        name = f"pareto-{arm.replace(' + ', '-').replace(', ', '-')}"
-        policy = stages.policy(name, judge, None, changes, flags)
-        yield arm, _evaluated(stages, f"{name}-{seed}", policy, seed)
+    with word_judge() as address:
+        for arm, (judge, changes, flags) in arms.items():
+            name = f"pareto-{arm.replace(' + ', '-').replace(', ', '-').replace(' ', '-')}"
+            asked = {"CLAIM_JUDGE_URL": address} if changes is claims else {}
+            policy = stages.policy(name, judge, None, {**changes, **asked}, flags)
+            yield arm, _evaluated(stages, f"{name}-{seed}", policy, seed)
 
 
 def _evaluated(stages: Stages, name: str, policy: Any, seed: int) -> dict[str, float]:
