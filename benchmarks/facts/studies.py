@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.facts.stages import KINDS, Judge, Noise, Stages
+from benchmarks.facts.word_judge import NAME as WORDS
+from benchmarks.facts.word_judge import word_judge
 from benchmarks.facts.world import NOISES, dialogue, labelled_pair
 from data_utils.shapes_world import Scene
 from llava_rlhf.runs.run_folder import read_json_lines
@@ -109,6 +111,7 @@ def pareto(stages: Stages, seed: int) -> Arms:
     yield "policy init", _evaluated(stages, f"init-{seed}", stages.init(), seed)
     plain, factual = (Judge(kind, most(stages), seed) for kind in KINDS)
     weighed = ("--fact_wrong_score", "-2", "--fact_coverage_score", "3")
+    claims = {"FACT_REWARD": "claims", "CLAIM_JUDGE_NAME": WORDS}
     arms: dict[str, tuple[Judge, dict[str, str], Sequence[str]]] = {
         "plain": (plain, {}, ()),
         "factual": (factual, {}, ()),
@@ -116,11 +119,14 @@ def pareto(stages: Stages, seed: int) -> Arms:
         "mentions + coverage": (factual, MENTIONS, FACTS_ALONE),
         "mentions + coverage, weighed": (factual, MENTIONS, (*FACTS_ALONE, *weighed)),
         "factual + mentions + coverage": (factual, MENTIONS, weighed),
+        "claims, judged by words": (factual, claims, FACTS_ALONE),
     }
-    for arm, (judge, changes, flags) in arms.items():
-        name = f"pareto-{arm.replace(' + ', '-').replace(', ', '-')}"
-        policy = stages.policy(name, judge, None, changes, flags)
-        yield arm, _evaluated(stages, f"{name}-{seed}", policy, seed)
+    with word_judge() as address:
+        for arm, (judge, changes, flags) in arms.items():
+            name = f"pareto-{arm.replace(' + ', '-').replace(', ', '-').replace(' ', '-')}"
+            asked = {"CLAIM_JUDGE_URL": address} if changes is claims else {}
+            policy = stages.policy(name, judge, None, {**changes, **asked}, flags)
+            yield arm, _evaluated(stages, f"{name}-{seed}", policy, seed)
 
 
 def _evaluated(stages: Stages, name: str, policy: Any, seed: int) -> dict[str, float]:
@@ -166,20 +172,27 @@ def selection(stages: Stages, seed: int) -> Arms:
 
 
 def long_ppo(stages: Stages, seed: int) -> Arms:
-    """PPO that is hardly held back, against judges of few and of many pairs; read off at KLs on its own rollouts."""
-    scenes = stages.scenes()
-    for count in (stages.arguments.few_pairs, most(stages)):
-        for kind in KINDS:
-            changes = {
-                "KL_COEF": str(stages.arguments.long_kl_coef),
-                "MAX_STEPS": str(stages.arguments.long_steps),
-                "EPOCHS": "1000",
-                "SAVE_STEPS": str(stages.arguments.long_steps),
-            }
-            folder = stages.policy(f"long-{kind}-{count}", Judge(kind, count, seed), None, changes)
-            lines = read_json_lines(folder / "metrics.jsonl")
-            rollouts = [read_json_lines(file) for file in sorted((folder / "rollouts").glob("*.jsonl"))]
-            yield f"{kind}-{count}", curve_numbers(rollout_curve(lines, rollouts, scenes))
+    """PPO that is hardly held back, against judges of few and of many pairs, and facts alone; read off at KLs on its own rollouts."""
+    arms = {
+        f"{kind}-{count}": (Judge(kind, count, seed), {}, ())
+        for count in (stages.arguments.few_pairs, most(stages))
+        for kind in KINDS
+    }
+    # The judge only begins the critic.
+    arms["mentions + coverage"] = (Judge("factual", most(stages), seed), MENTIONS, FACTS_ALONE)
+    steps = str(stages.arguments.long_steps)
+    for arm, (judge, more, flags) in arms.items():
+        changes = {
+            "KL_COEF": str(stages.arguments.long_kl_coef),
+            "MAX_STEPS": steps,
+            "EPOCHS": "1000",
+            "SAVE_STEPS": steps,
+            **more,
+        }
+        folder = stages.policy(f"long-{arm.replace(' + ', '-')}", judge, None, changes, flags)
+        lines = read_json_lines(folder / "metrics.jsonl")
+        rollouts = [read_json_lines(file) for file in sorted((folder / "rollouts").glob("*.jsonl"))]
+        yield arm, curve_numbers(rollout_curve(lines, rollouts, stages.scenes()))
 
 
 def rollout_curve(
