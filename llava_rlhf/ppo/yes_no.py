@@ -163,7 +163,7 @@ def chance_of_yes(reply: Reply) -> Chance:
             chances[word] += math.exp(log_prob)
     if total := sum(chances.values()):
         return chances["yes"] / total
-    said = _word(reply.text.strip().partition(" ")[0])
+    said = _word("".join(reply.text.split()[:1]))
     return {"yes": 1.0, "no": 0.0}.get(said)
 
 

@@ -34,6 +34,7 @@ def with_tokens(text, **chances):
         (Reply("Maybe", first_token={"Maybe": -0.1, "▁NO": math.log(0.3)}), 0.0),
         (Reply("Yes, it does."), 1.0),
         (Reply(" **no**"), 0.0),
+        (Reply("\nYes\n\nThe picture shows it."), 1.0),
         (Reply("Yes", first_token={"The": -0.01}), 1.0),
         (Reply("Nobody knows."), None),
         (Reply(""), None),
