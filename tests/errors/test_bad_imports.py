@@ -37,7 +37,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "unknown-format": (GOOD, {"format": "dpo"}),
     "no-format": ([{"foo": 1}], {}),
     "two-formats": ([{**GOOD, "question": "what?"}], {}),
-    "source-twice": (GOOD, {"source": ["rows.json", "./rows.json"]}),
+    "source-twice": (GOOD, {"source": ["rows.json", "pictures/../rows.json"]}),
     "damaged-table": (DAMAGED_TABLE, {"format": "trl"}),
     "other-fields": ([{"question": "what?", **BOTH}], {"format": "vlfeedback"}),
     "cut-off": (json.dumps([GOOD, GOOD])[:-9], {"format": "trl"}),
