@@ -125,27 +125,6 @@ def test_who_is_asked_what(tmp_path):
     assert not any("A dog?" in text for text, _ in asked), "what an answer asks is no claim"
 
 
-def test_what_was_answered_is_on_disk(tmp_path):
-    file = tmp_path / "claims" / "answers_0.jsonl"
-    questions = [YesNo("one", (), 0), YesNo("one", ("a.png",), 0), YesNo("three", (), 1)]
-    first = Counting()
-    found = KnownAnswers(first, file).probabilities(questions[:2], None)
-    assert len(first.asked) == 2
-    with file.open("a") as lines:
-        lines.write('{"answers": {"half a')  # what a kill leaves
-    again = Counting()
-    known = KnownAnswers(again, file)
-    assert known.probabilities(questions, None) == [*found, 5 / 6] and again.asked == questions[2:]
-    assert len(read_json_lines(file)) == 2
-    other = Counting()
-    other.identity = "another judge"
-    KnownAnswers(other, file).probabilities(questions, None)
-    assert other.asked == questions
-    file.write_text("{}\n")
-    with pytest.raises(ValueError, match=r"answers_0.jsonl, line 1: no answers of a judge"):
-        KnownAnswers(other, file)
-
-
 def test_an_undecided_judge_is_counted_and_its_answers_kept(tmp_path):
     """A judge behind a real endpoint, that does not know whether anything is true of cats, nor what a picture shows."""
 
