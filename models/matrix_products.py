@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -45,7 +45,17 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         return linear(x, weight, bias)
     if x.requires_grad and torch.is_grad_enabled():
         return _Product.apply(x, weight, bias)
-    return _onednn_product(x, weight, bias)
+    rows = x.shape[:-1]
+    count = rows.numel()
+    # Batches that are scored are of ever other sizes, and oneDNN keeps a compiled kernel for each: let there be few.
+    padded = pad(x.reshape(count, -1), (0, 0, 0, few_sizes(count) - count))
+    return _onednn_product(padded, weight, bias)[:count].view(*rows, -1)
+
+
+def few_sizes(count: int) -> int:
+    """The next of eight sizes to every doubling, at most an eighth larger: …, 15, 16, 18, 20, …, 30, 32, 36, …"""
+    step = 1 << max(count.bit_length() - 4, 0)
+    return -(-count // step) * step
 
 
 def _goes_to_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -9,7 +9,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from models import matrix_products
-from models.matrix_products import ENOUGH_WORK, FrozenLinear, frozen_linear, use_frozen_products
+from models.matrix_products import (
+    ENOUGH_WORK,
+    FrozenLinear,
+    few_sizes,
+    frozen_linear,
+    use_frozen_products,
+)
 from models.vlm import BaseSettings, load_base
 from tests.models.tiny_banks import build_bank
 
@@ -53,6 +59,24 @@ def test_numbers_and_gradients(asked, rows, with_bias):
     assert asked == ([tuple(x.shape), tuple(direction.shape)] if many else [])
     with torch.no_grad():
         assert torch.equal(frozen_linear(x, weight, bias), found)
+
+
+def test_without_gradients_onednn_sees_few_sizes(asked):
+    weight, many = tensors((OUT, IN), (2 * MANY, IN))
+    with torch.no_grad():
+        for count in range(MANY, 2 * MANY):
+            found = frozen_linear(many[:count], weight)
+            assert found.shape == (count, OUT)
+        assert_close(found, many[:count] @ weight.T, rtol=1e-5, atol=1e-4)
+    assert len(asked) == MANY and len(set(asked)) <= 9
+    assert all(count <= shape[0] <= 1.125 * count for count, shape in enumerate(asked, MANY))
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(0, 0), (1, 1), (15, 15), (17, 18), (31, 32), (33, 36), (576, 576), (577, 640)]
+)
+def test_eight_sizes_to_every_doubling(count, size):
+    assert few_sizes(count) == size
 
 
 def test_inputs_and_gradients_in_any_layout(asked):
