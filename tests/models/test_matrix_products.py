@@ -72,6 +72,16 @@ def test_without_gradients_onednn_sees_few_sizes(asked):
     assert all(count <= shape[0] <= 1.125 * count for count, shape in enumerate(asked, MANY))
 
 
+def test_without_gradients_onednn_is_not_asked_for_small_weights(asked):
+    x, small, larger = tensors((ENOUGH_WORK // 64, 64), (128, 64), (129, 64))
+    with torch.no_grad():
+        for weight, times in ((small, 0), (larger, 1)):
+            assert_close(frozen_linear(x, weight), x @ weight.T, rtol=1e-5, atol=1e-4)
+            assert len(asked) == times
+    frozen_linear(x.requires_grad_(), small)
+    assert len(asked) == 2  # in training it is
+
+
 @pytest.mark.parametrize(
     ("count", "size"), [(0, 0), (1, 1), (15, 15), (17, 18), (31, 32), (33, 36), (576, 576), (577, 640)]
 )
