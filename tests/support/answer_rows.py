@@ -36,9 +36,9 @@ class Scored:
     scores: list[float]
 
 
-def score_rows(data: TinyData, reward: Path, folder: Path, **changes: Any) -> Scored:
-    """Have the program score them, with files in a folder; `changes` replace or add flags."""
-    rows = answer_rows()
+def score_rows(data: TinyData, reward: Path, folder: Path, count: int = 32, **changes: Any) -> Scored:
+    """Have the program score the first of them, with files in a folder; `changes` replace or add flags."""
+    rows = answer_rows()[:count]
     (folder / "answers.json").write_text(json.dumps(rows))
     argv = score_command(
         data, reward, folder / "scores.jsonl", dataset_path=folder / "answers.json", **changes

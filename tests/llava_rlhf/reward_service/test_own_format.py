@@ -47,6 +47,13 @@ def test_requests_that_wait_together_share_forwards_and_say_the_same(service, sc
     assert after["rows_at_work"] == 0
 
 
+def test_a_forward_takes_fewer_rows_of_several_pictures(service, scored_rows):
+    row = next(row for row in scored_rows.rows if isinstance(row.get("image"), list))
+    before = service.get("/health").json()["forwards"]
+    post(service, [row] * 8)
+    assert len(row["image"]) == 2 and service.get("/health").json()["forwards"] - before == 2  # of 8
+
+
 def test_pictures_may_come_as_bytes(service, scored_rows, picture_files):
     sent = {
         f"sent {name}": base64.b64encode(path.read_bytes()).decode() for name, path in picture_files.items()
@@ -106,6 +113,6 @@ def test_an_ensemble_scores_as_with_the_program(tiny_data, reward_run, scored_ro
 
 def test_one_row_a_forward_is_exact_by_construction(tiny_data, reward_run, tmp_path, two_threads):
     """With several threads a picture's features depend on the pictures beside it, so that only rows alone are equal."""
-    alone = score_rows(tiny_data, reward_run, tmp_path, batch_size=1)
+    alone = score_rows(tiny_data, reward_run, tmp_path, count=8, batch_size=1)
     with service_here(service_command(tiny_data, reward_run, batch_size=1)) as client:
         assert post(client, alone.rows) == alone.scores
