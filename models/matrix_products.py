@@ -21,6 +21,7 @@ ENOUGH_WORK = 2**22
 # for few sizes, and not for weights of so few numbers, where that takes as long as it saves (64 × 128: 0.96 against 0.99 ms a
 # row). In training, where batches are large and of few sizes, it saves more.
 SMALL_WEIGHT = 2**13
+WIDE = 6  # outputs to an input from which on it makes logits: they come in chunks of one size, and more rows would take memory
 # The operator that `torch.compile` puts in the place of a linear layer; all else that PyTorch offers of oneDNN's products
 # takes tensors that have been converted before.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -51,6 +52,8 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         return _Product.apply(x, weight, bias)
     if weight.numel() <= SMALL_WEIGHT:
         return linear(x, weight, bias)
+    if len(weight) > WIDE * x.shape[-1]:
+        return _onednn_product(x, weight, bias)
     rows = x.shape[:-1]
     count = rows.numel()
     padded = pad(x.reshape(count, -1), (0, 0, 0, few_sizes(count) - count))

@@ -72,6 +72,15 @@ def test_without_gradients_onednn_sees_few_sizes(asked):
     assert all(count <= shape[0] <= 1.125 * count for count, shape in enumerate(asked, MANY))
 
 
+def test_logits_get_no_rows_beside_theirs(asked):
+    x, weight = tensors((1001, IN), (6 * IN + 1, IN))
+    with torch.no_grad():
+        assert_close(frozen_linear(x, weight), x @ weight.T, rtol=1e-5, atol=1e-4)
+        assert asked == [(1001, IN)]
+        frozen_linear(x, weight[1:])
+    assert asked[1:] == [(1024, IN)]
+
+
 def test_without_gradients_onednn_is_not_asked_for_small_weights(asked):
     x, small, larger = tensors((ENOUGH_WORK // 64, 64), (128, 64), (129, 64))
     with torch.no_grad():
