@@ -4,7 +4,8 @@
         --image_folder runs/tiny/world/images --captions runs/tiny/world/image_to_caption.json
 
 Starts the service on a port of this machine, asks it from several processes at once, one row a request, and ends clients
-half-way to see that what others asked is not lost. Left out: a network between them.
+half-way to see that what others asked is not lost. With `--batch_size 1` service and program score each row alone, and no
+bit may differ. Left out: a network between them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from tqdm import tqdm
 from llava_rlhf.reward_service.client import RewardClient
 from llava_rlhf.runs.run_folder import read_json_lines
 
+EVERY = 250  # requests between two looks at the memory
+
 
 def main() -> None:
     """Run and print one line of JSON."""
@@ -41,7 +44,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--restarts", type=int, default=4, help="clients that are killed and started anew")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=32, help="rows of a forward, here and there")
     given = parser.parse_args()
     rows = read_json_lines(Path(given.answers))
     rows = [{**row, "prompt_row": row.get("prompt_row", place)} for place, row in enumerate(rows)]
@@ -62,7 +65,7 @@ def scores_of_the_program(given: argparse.Namespace, rows: list[dict[str, Any]],
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["--reward_model_name_or_path", given.reward_model, "--dataset_path", str(answers)]
     words += ["--image_folder", given.image_folder, "--image_to_caption_file", given.captions]
-    words += ["--output_file", str(scores), "--use_cpu", "True"]
+    words += ["--output_file", str(scores), "--use_cpu", "True", "--batch_size", str(given.batch_size)]
     subprocess.run([sys.executable, "-m", "llava_rlhf.score", *words], check=True, stdout=subprocess.DEVNULL)
     return np.array([line["score"] for line in read_json_lines(scores)])
 
@@ -114,15 +117,26 @@ def measured(
         "requests_a_second": round(given.requests / took, 1),
         "latency_ms": {str(q): round(1000 * float(np.quantile(seconds, q / 100)), 1) for q in (50, 95, 99)},
         "rows_a_forward": round(rows_scored / forwards, 1),
+        "equal_bit_for_bit": int((scores == wanted[places]).sum()),
         "largest_difference": float(np.abs(scores - wanted[places]).max()),
         "scores_from_to": [float(wanted.min()), float(wanted.max())],
         "rss_mib": {
             "before": round(before / 2**20, 1),
             "during": [round(value / 2**20, 1) for value in memory],
             "after": round(service.memory_info().rss / 2**20, 1),
+            "slope_of_a_thousand_requests_from_the_thousandth_on": slope(memory),
         },
         "torch_threads": os.environ.get("OMP_NUM_THREADS", "default"),
     }
+
+
+def slope(memory: list[int]) -> float | None:
+    """MiB that a thousand requests add from the thousandth on, by a straight line; `memory` in bytes at every EVERY-th."""
+    first = 1000 // EVERY - 1
+    rest = np.array(memory[first:]) / 2**20
+    if len(rest) < 2:
+        return None
+    return round(float(np.polyfit(np.arange(len(rest)) * EVERY / 1000, rest, 1)[0]), 3)
 
 
 def health(url: str) -> dict[str, Any]:
@@ -154,7 +168,7 @@ def collected(
                     continue
                 got[reply[0]] = reply[1:]
                 bar.update(1)
-                if len(got) % 500 == 0:
+                if len(got) % EVERY == 0:
                     memory.append(service.memory_info().rss)
             if killed < given.restarts and len(got) > (killed + 1) * given.requests // (given.restarts + 1):
                 pipe, (process, place) = next(item for item in clients.items() if item[1][1] == killed)

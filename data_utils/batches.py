@@ -33,9 +33,11 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, 
     return _matrix(ids, torch.int64, length), _matrix(mask, torch.bool, length)
 
 
-def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ids → ids int64 [B, L] and mask bool [B, L] (True = real token), padding behind."""
-    length = max(map(len, rows), default=0)
+def right_pad(
+    rows: Sequence[Sequence[int]], pad_id: int, multiple: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ids → ids int64 [B, L] and mask bool [B, L] (True = real token), padding behind; L divides by `multiple`."""
+    length = -(-max(map(len, rows), default=0) // multiple) * multiple
     ids = [list(row) + [pad_id] * (length - len(row)) for row in rows]
     mask = [[True] * len(row) + [False] * (length - len(row)) for row in rows]
     return _matrix(ids, torch.int64, length), _matrix(mask, torch.bool, length)

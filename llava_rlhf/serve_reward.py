@@ -19,6 +19,7 @@ from llava_rlhf.runs.logs import start_logging
 from llava_rlhf.runs.parsing import StrictParser, run_program
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.applications import Starlette
 
     from llava_rlhf.interactive.answering_models import RewardCheckpoint
@@ -108,7 +109,7 @@ def application(service: RewardService) -> "Starlette":
     from llava_rlhf.assembly.reward_models import trained_reward_models
     from llava_rlhf.reward_service.application import ScoringDesk, reward_application
     from llava_rlhf.reward_service.batching import Batcher
-    from llava_rlhf.reward_service.scoring import Scorer
+    from llava_rlhf.reward_service.scoring import Scorer, room_of_item
 
     arguments, served, limits, address = service.arguments, service.served, service.limits, service.address
     device = "cuda" if cuda_is_available() and not arguments.use_cpu else "cpu"
@@ -118,7 +119,7 @@ def application(service: RewardService) -> "Starlette":
     scorer = Scorer(reward_models, text.tokenizer.pad_token_id, service.ensemble.beta)
     desk = ScoringDesk(
         service.rules,
-        Batcher(scorer, arguments.batch_size, arguments.wait_ms / 1000, limits.max_queued_rows),
+        Batcher(scorer, arguments.batch_size, arguments.wait_ms / 1000, limits.max_queued_rows, room_of_item),
         list(map(Path, served.image_folders)),
         limits,
         describe(service),
@@ -127,16 +128,28 @@ def application(service: RewardService) -> "Starlette":
     return reward_application(desk, service.key, address.hosts)
 
 
-def run(service: RewardService) -> None:
-    """Load the reward model and serve until Ctrl-C or SIGTERM; requests at work are answered first."""
+def server(service: RewardService) -> "uvicorn.Server":
+    """What listens, with the reward model loaded."""
     import uvicorn
 
     address = service.address
     config = uvicorn.Config(
-        application(service), host=address.host, port=address.port, log_level="warning", access_log=False
+        application(service),
+        host=address.host,
+        port=address.port,
+        log_level="warning",
+        access_log=False,
+        # uvicorn counts the connection that asks too, and refuses from this number on.
+        limit_concurrency=service.limits.max_connections + 1,
     )
+    return uvicorn.Server(config)
+
+
+def run(service: RewardService) -> None:
+    """Load the reward model and serve until Ctrl-C or SIGTERM; requests at work are answered first."""
+    address, listening = service.address, server(service)
     print(f"scoring at http://{address.host}:{address.port} (Ctrl-C ends)", flush=True)
-    uvicorn.Server(config).run()
+    listening.run()
 
 
 def describe(service: RewardService) -> dict[str, Any]:

@@ -18,15 +18,15 @@ from models.divided_weights import check_whole
 LINEAR, MLP = "linear", "mlp"
 
 
-class _Float32Linear(nn.Linear):
-    """A linear layer that computes in float32, whatever its weights and its input are kept in."""
+class _WideLinear(nn.Linear):
+    """A linear layer that computes in float32 or float64, whatever its weights and its input are kept in."""
 
-    def forward(self, numbers: Tensor) -> Tensor:
-        """float32[..., out] of float[..., in]."""
+    def forward(self, numbers: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[..., out] in `dtype` of float[..., in]."""
         # DeepSpeed casts every parameter to the training dtype: compute in float32 all the same.
-        weight, bias = self.weight.float(), self.bias.float()
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         with torch.autocast(numbers.device.type, enabled=False):
-            return functional.linear(numbers.float(), weight, bias)
+            return functional.linear(numbers.to(dtype), weight, bias)
 
 
 class Head(nn.Module):
@@ -74,16 +74,16 @@ class ScalarHead(Head):
 
     def __init__(self, hidden_size: int, zero: bool = False):
         super().__init__(hidden_size)
-        self.linear = _Float32Linear(hidden_size, 1, dtype=torch.float32)
+        self.linear = _WideLinear(hidden_size, 1, dtype=torch.float32)
         nn.init.zeros_(self.linear.bias)
         if zero:
             nn.init.zeros_(self.linear.weight)
         else:
             nn.init.normal_(self.linear.weight, std=1 / math.sqrt(hidden_size + 1))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """float32[...] scores of hidden states float[..., D]."""
-        return self.linear(hidden).squeeze(-1)
+    def forward(self, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """float32[...] scores of hidden states float[..., D], computed in `dtype`."""
+        return self.linear(hidden, dtype).squeeze(-1).float()
 
     @property
     def _stored(self) -> nn.Module:
@@ -103,15 +103,15 @@ class MLPHead(Head):
 
     def __init__(self, hidden_size: int):
         super().__init__(hidden_size)
-        self.hidden = _Float32Linear(hidden_size, hidden_size, dtype=torch.float32)
-        self.output = _Float32Linear(hidden_size, 1, dtype=torch.float32)
+        self.hidden = _WideLinear(hidden_size, hidden_size, dtype=torch.float32)
+        self.output = _WideLinear(hidden_size, 1, dtype=torch.float32)
         for layer in (self.hidden, self.output):
             nn.init.normal_(layer.weight, std=1 / math.sqrt(hidden_size + 1))
             nn.init.zeros_(layer.bias)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """float32[...] scores of hidden states float[..., D]."""
-        return self.output(functional.silu(self.hidden(hidden))).squeeze(-1)
+    def forward(self, hidden: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """float32[...] scores of hidden states float[..., D], computed in `dtype`."""
+        return self.output(functional.silu(self.hidden(hidden, dtype)), dtype).squeeze(-1).float()
 
 
 def new_head(kind: str, hidden_size: int) -> Head:

@@ -127,17 +127,19 @@ class RewardModel(_HeadedModel):
         image_features: PackedFeatures | None,
         training: bool = False,
         right_padded: bool = False,
+        head_dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """float32[B] scores of a sequence batch. No vocabulary logits are computed.
 
         Rows may be padded on either side; `right_padded` promises that they are padded behind, which is faster.
+        `head_dtype` is what the head computes in; from float64 it is rounded once.
         """
         with self.bank.use(self.adapter, training) as vlm:
             hidden = vlm(input_ids, None if right_padded else mask, image_features)
         rows = torch.arange(len(mask), device=mask.device)
         columns = torch.arange(mask.shape[1], device=mask.device)
         last = (mask * columns).argmax(dim=1)  # the largest column index among the real tokens
-        return self.head(hidden[rows, last])
+        return self.head(hidden[rows, last], head_dtype)
 
 
 def _before(hidden: Tensor, columns: Tensor) -> Tensor:

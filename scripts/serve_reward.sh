@@ -31,8 +31,11 @@ BITS="${BITS:-16}"
 BF16="${BF16:-True}"
 SEED="${SEED:-42}" # of the caption order of rows with a prompt_row
 
-# Batches are of ever other shapes: with an arena for each thread the C library keeps far more of what was freed.
+# Batches are of ever other shapes: with an arena for each thread the C library keeps far more of what was freed, and on a CPU
+# oneDNN, and PyTorch for it, keep what was compiled for the last 1024 shapes.
 export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-1}"
+export ONEDNN_PRIMITIVE_CACHE_CAPACITY="${ONEDNN_PRIMITIVE_CACHE_CAPACITY:-64}"
+export LRU_CACHE_CAPACITY="${LRU_CACHE_CAPACITY:-64}"
 
 flags=()
 more_reward_models

@@ -1,4 +1,9 @@
-"""Scores of pairs and answers, taken as training and PPO take them; what a row scores does not depend on its batch."""
+"""Scores of pairs and answers, taken as training and PPO take them; what a row scores does not depend on its batch.
+
+Two things would: attention adds up as many terms as the batch is long, in another order for another length, and a head is a
+product with one column, which libraries compute by other kernels for one row than for several. So batches are padded to
+whole blocks, and heads compute in float64. In float32 on the CPU that leaves no bit different (docs/reliability.md).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,10 @@ from data_utils.items import PairItem
 from llava_rlhf.assembly.image_features import encode_images, expand_query
 from models.roles import RewardModel
 
+# Lengths of batches are multiples: where a sum over keys is taken in vectors of up to 16 numbers, what is padded behind adds
+# zeros to it and changes no order.
+BLOCK = 16
+
 
 def score_items(
     reward_models: Sequence[RewardModel], items: Sequence[PairItem | AnswerItem], pad_id: int
@@ -31,12 +40,14 @@ def score_items(
         for item in items
         for ids in item.input_ids
     ]
-    input_ids, mask = right_pad(rows, pad_id)
+    input_ids, mask = right_pad(rows, pad_id, multiple=BLOCK)
     images = image_batch([(item.images, None, item.grids) for item in items], uses=len(items[0].input_ids))
     with torch.no_grad():
         features = encode_images(vlm, images)
         asked = (input_ids.to(vlm.device), mask.to(vlm.device), features)
-        scores = torch.stack([model(*asked, right_padded=True) for model in reward_models], dim=-1)
+        scores = torch.stack(
+            [model(*asked, right_padded=True, head_dtype=torch.float64) for model in reward_models], dim=-1
+        )
     return scores.view(len(items), -1, len(reward_models)).cpu()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from data_utils.answers import AnswerItem
@@ -26,9 +25,10 @@ from llava_rlhf.engines.in_server.require_key import RequireKey
 from llava_rlhf.reward_service import wire_formats
 from llava_rlhf.reward_service.arguments import LimitArguments
 from llava_rlhf.reward_service.batching import Batcher, Scores
+from llava_rlhf.reward_service.intake import Intake
 from llava_rlhf.reward_service.pictures import RequestPictures, keep_sent
 from llava_rlhf.reward_service.refusals import RefusedError
-from llava_rlhf.reward_service.scoring import RowRules
+from llava_rlhf.reward_service.scoring import RowRules, room_of
 
 VERSION = "v1"
 READERS = 4
@@ -71,12 +71,15 @@ class ScoringDesk:
         """
         if not isinstance(rows, list) or not rows:
             raise RefusedError(422, "rows: must be a list of one row or more")
-        if len(rows) > self.limits.max_rows:
+        room = sum(map(room_of, rows))
+        if room > self.limits.max_rows:
+            with_pictures = f", {room} with one for each further picture" if room > len(rows) else ""
             raise RefusedError(
                 413,
-                f"{len(rows)} rows, at most {self.limits.max_rows} are accepted in a request (--max_rows); send them in parts",
+                f"{len(rows)} rows{with_pictures}, at most {self.limits.max_rows} are accepted in a request (--max_rows); "
+                "send them in parts",
             )
-        with self.batcher.admission(len(rows)):
+        with self.batcher.admission(room):
             items = await to_thread.run_sync(self._items, rows, shared, own, limiter=self.readers)
             return await self.batcher.scores(items)
 
@@ -102,6 +105,7 @@ def reward_application(desk: ScoringDesk, key: str | None, hosts: Sequence[str])
         key: that requests bring as `Authorization: Bearer KEY`, or None; /health asks for none.
         hosts: names under which it may be called; a page elsewhere could make its own name point here.
     """
+    intake = Intake(desk.limits.max_request_bytes, desk.limits.max_queued_bytes)
 
     @asynccontextmanager
     async def working(_: Starlette) -> AsyncIterator[None]:
@@ -120,6 +124,7 @@ def reward_application(desk: ScoringDesk, key: str | None, hosts: Sequence[str])
             {
                 "status": "ok",
                 "rows_at_work": batcher.admitted,
+                "bytes_at_work": intake.held,
                 "rows_scored": batcher.scored,
                 "forwards": batcher.forwards,
             }
@@ -130,7 +135,7 @@ def reward_application(desk: ScoringDesk, key: str | None, hosts: Sequence[str])
 
     routes = [Route("/health", health), Route(f"/{VERSION}/model", model)]
     for path, answer in wire_formats.ADDRESSES.items():
-        routes.append(Route(path, _endpoint(desk, answer), methods=["POST"]))
+        routes.append(Route(path, _endpoint(desk, intake, answer), methods=["POST"]))
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))]
     middleware += [Middleware(RequireKey, key=key)] if key else []
     return Starlette(
@@ -142,15 +147,20 @@ def reward_application(desk: ScoringDesk, key: str | None, hosts: Sequence[str])
 
 
 def _endpoint(
-    desk: ScoringDesk, answer: Callable[[ScoringDesk, dict[str, Any]], Awaitable[dict[str, Any]]]
-) -> Callable[[Request], Awaitable[JSONResponse]]:
-    async def endpoint(request: Request) -> JSONResponse:
+    desk: ScoringDesk,
+    intake: Intake,
+    answer: Callable[[ScoringDesk, dict[str, Any]], Awaitable[dict[str, Any]]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def told(content: dict[str, Any]) -> Response:
+        return JSONResponse(await answer(desk, content))
+
+    async def endpoint(request: Request) -> Response:
         try:
-            return JSONResponse(await answer(desk, await _body(request, desk.limits.max_request_bytes)))
+            return await intake.answered(request, told) or _gone()
         except RefusedError as error:
             return _error(error.status, str(error))
         except ClientDisconnect:
-            return _error(400, "the client is gone")
+            return _gone()
         except Exception as error:  # of this request alone; the service goes on
             logger.exception("a request failed")
             return _error(500, f"scoring failed ({type(error).__name__}); the service's log says more")
@@ -158,31 +168,9 @@ def _endpoint(
     return endpoint
 
 
-async def _body(request: Request, most: int) -> dict[str, Any]:
-    """The JSON object of a request. Raises RefusedError."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # a page in a browser could send another kind from anywhere, unasked
-        raise RefusedError(415, f"Content-Type {kind or 'missing'}: must be application/json")
-    too_long = RefusedError(
-        413,
-        f"the request has more than {most} bytes (--max_request_bytes); send fewer rows or smaller pictures",
-    )
-    told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told) > most:
-        raise too_long
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise too_long
-        parts.append(part)
-    try:
-        content = json.loads(b"".join(parts))
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(400, f"the request is no JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise RefusedError(422, "the request must be a JSON object")
-    return content
+def _gone() -> JSONResponse:
+    """For nobody: an application has to answer."""
+    return _error(400, "the client is gone")
 
 
 def _error(status: int, message: str) -> JSONResponse:

@@ -19,7 +19,10 @@ class RewardServiceArguments:
     base_model_name: str | None = field(
         default=None, metadata={"help": "Base of the reward model (default: the one in reward_model.json)."}
     )
-    batch_size: int = field(default=16, metadata={"help": "Rows of one forward, at most."})
+    batch_size: int = field(
+        default=16,
+        metadata={"help": "Rows of one forward, at most; a row of several pictures counts as as many."},
+    )
     wait_ms: float = field(
         default=5.0,
         metadata={"help": "How long a forward waits for rows of other requests, in milliseconds."},
@@ -111,7 +114,12 @@ class LimitArguments:
     _argument_group_name = "limits"
 
     max_request_bytes: int = field(default=32 * 2**20, metadata={"help": "Longest body of a request."})
-    max_rows: int = field(default=256, metadata={"help": "Most rows of a request."})
+    max_rows: int = field(
+        default=256,
+        metadata={
+            "help": "Most rows of a request; a row of several pictures counts as as many, here and in --max_queued_rows."
+        },
+    )
     max_pixels_a_picture: int = field(
         default=20_000_000, metadata={"help": "Largest picture: width × height."}
     )
@@ -121,11 +129,25 @@ class LimitArguments:
             "help": "Most rows that are read, wait or are scored at a time, over all requests; pixels of all are in memory."
         },
     )
+    max_queued_bytes: int = field(
+        default=256 * 2**20,
+        metadata={
+            "help": "Longest bodies of all requests that are received, wait or are scored at a time, together."
+        },
+    )
+    max_connections: int = field(
+        default=512, metadata={"help": "Most connections; those of clients that wait for an answer count."}
+    )
 
     def __post_init__(self):
-        for name in ("max_request_bytes", "max_rows", "max_pixels_a_picture", "max_queued_rows"):
+        for name in vars(self):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if self.max_queued_bytes < self.max_request_bytes:
+            raise ValueError(
+                f"--max_queued_bytes {self.max_queued_bytes}: a request of --max_request_bytes {self.max_request_bytes} would "
+                "never be let in"
+            )
         if self.max_queued_rows < self.max_rows:
             raise ValueError(
                 f"--max_queued_rows {self.max_queued_rows}: a request of --max_rows {self.max_rows} would never be let in"

@@ -19,10 +19,14 @@ Scores = list[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Waiting:
-    """A row that waits, and who waits for its score; that of a request that failed is cancelled."""
+    """A row that waits, and who waits for its score; that of a request that failed or was given up is cancelled.
+
+    A row of several pictures takes room for as many.
+    """
 
     item: AnswerItem
     reply: asyncio.Future[Mapping[str, Any]]
+    room: int = 1
 
 
 class Batcher:
@@ -30,9 +34,10 @@ class Batcher:
 
     Args:
         score: items → as many results; called in a thread of its own.
-        batch_size: rows of a forward, at most.
+        batch_size: rows of a forward, at most; further pictures of a row count as rows, but one row always goes.
         wait_seconds: how long the first row of a forward waits for others.
-        max_rows: admitted rows at a time, at most.
+        max_rows: admitted rows at a time, at most; pictures count likewise.
+        room: of an item, how many rows it counts as.
     """
 
     def __init__(
@@ -41,8 +46,10 @@ class Batcher:
         batch_size: int,
         wait_seconds: float,
         max_rows: int,
+        room: Callable[[AnswerItem], int] = lambda _: 1,
     ):
         self._score, self._batch_size, self._wait, self._max_rows = score, batch_size, wait_seconds, max_rows
+        self._room = room
         self._queue: deque[Waiting] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
@@ -52,7 +59,7 @@ class Batcher:
 
     @contextmanager
     def admission(self, rows: int) -> Iterator[None]:
-        """Room for the rows of a request, from before its pictures are opened until it is answered.
+        """Room for the rows of a request and their further pictures, from before these are opened until it is answered.
 
         Raises:
             RefusedError: 429, others take it all; asking again later helps.
@@ -71,13 +78,13 @@ class Batcher:
     async def scores(self, items: Sequence[AnswerItem]) -> Scores:
         """Scores of the rows of one request, in their order. Raises what scoring one of them raised."""
         loop = asyncio.get_running_loop()
-        waiting = [Waiting(item, loop.create_future()) for item in items]
+        waiting = [Waiting(item, loop.create_future(), self._room(item)) for item in items]
         self._queue.extend(waiting)
         self._arrived.set()
         try:
             return await asyncio.gather(*(row.reply for row in waiting))
         finally:
-            for row in waiting:  # those of a request that failed need no forward
+            for row in waiting:  # those of a request that failed, or whose client is gone, need no forward
                 row.reply.cancel()
 
     async def work(self) -> None:
@@ -107,10 +114,15 @@ class Batcher:
 
     def _take(self) -> list[Waiting]:
         batch: list[Waiting] = []
-        while self._queue and len(batch) < self._batch_size:
-            row = self._queue.popleft()
+        left = self._batch_size
+        while self._queue and left > 0:
+            row = self._queue[0]
             if not row.reply.done():
+                if batch and row.room > left:
+                    break
                 batch.append(row)
+                left -= row.room
+            self._queue.popleft()
         return batch
 
     async def _run(self, batch: list[Waiting]) -> None:

@@ -19,7 +19,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 # Proxies are for the world outside: keys and pictures do not go through one.
@@ -34,7 +34,7 @@ class RewardClient:
     Args:
         url: scheme, host and port.
         patience: seconds for which a service that is busy, starts anew or can't be reached is asked again.
-        rows_a_request: more are sent in parts.
+        rows_a_request: more are sent in parts; a row of several pictures counts as as many.
         timeout: seconds for an answer.
     """
 
@@ -61,8 +61,7 @@ class RewardClient:
             RuntimeError: refused, with the service's words, or no answer for as long as `patience` lasts.
         """
         scores: list[float] = []
-        for start in range(0, len(rows), self.rows_a_request):
-            part = rows[start : start + self.rows_a_request]
+        for part in _parts(rows, self.rows_a_request):
             named = {name for row in part for name in _names(row)}
             sent = {name: text for name, text in (pictures or {}).items() if name in named}
             scores += [
@@ -162,6 +161,21 @@ def _row(values: Any) -> dict[str, Any]:
     if "image_name" in row:
         row["image"] = row.pop("image_name")
     return row
+
+
+def _parts(rows: list[dict[str, Any]], most: int) -> Iterator[list[dict[str, Any]]]:
+    """Rows in parts of up to `most`, counted as the service counts them; one row is never cut."""
+    part: list[dict[str, Any]] = []
+    filled = 0
+    for row in rows:
+        room = max(len(_names(row)), 1)
+        if part and filled + room > most:
+            yield part
+            part, filled = [], 0
+        part.append(row)
+        filled += room
+    if part:
+        yield part
 
 
 def _names(row: dict[str, Any]) -> list[str]:

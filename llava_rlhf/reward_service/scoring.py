@@ -115,6 +115,17 @@ class RowRules:
         return Pictures(torch.cat([part.pixels for part in parts]), grids)
 
 
+def room_of(row: Any) -> int:
+    """How many rows a row of a request counts as: one, or one for each of its pictures. What is no row counts as one."""
+    image = row.get("image") if isinstance(row, dict) else None
+    return max(len(image), 1) if isinstance(image, list) else 1
+
+
+def room_of_item(item: AnswerItem) -> int:
+    """The same of what became of it."""
+    return max(len(item.images if item.grids is None else item.grids), 1)
+
+
 class Scorer:
     """Reward models that score items together, as `llava_rlhf.score` puts them together.
 

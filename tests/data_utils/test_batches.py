@@ -49,6 +49,13 @@ def test_padding_by_hand():
     assert (ids.dtype, mask.dtype) == (torch.int64, torch.bool)
 
 
+def test_padding_to_whole_blocks():
+    for rows, length in (([[5, 0], [7]], 4), ([[1, 2, 3, 4]], 4), ([[1, 2, 3, 4, 5]], 8), ([[]], 0)):
+        ids, mask = right_pad(rows, 9, multiple=4)
+        assert ids.tolist() == [row + [9] * (length - len(row)) for row in rows]
+        assert mask.sum(dim=1).tolist() == list(map(len, rows)) and mask.shape == ids.shape
+
+
 def test_padding_of_nothing():
     for pad in (left_pad, right_pad):
         assert [tensor.shape for tensor in pad([[], []], 0)] == [(2, 0), (2, 0)]

@@ -26,6 +26,8 @@ CASES = {
     "unread-captions": None,
     "skipped-captions": {"missing_captions": "skip"},
     "queue-below-rows": {"max_rows": 64, "max_queued_rows": 32},
+    "queue-below-bytes": {"max_request_bytes": 2000, "max_queued_bytes": 1000},
+    "no-connections": {"max_connections": 0},
     "empty-end": {"answer_ends": [""]},
 }
 

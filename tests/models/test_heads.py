@@ -50,6 +50,16 @@ def test_a_head_of_two_layers_in_whole_numbers():
     assert head(torch.tensor([[1.0, 2.0]])).tolist() == [pytest.approx(1.9621172)]
 
 
+def test_a_head_in_float64_rounds_once(head):
+    """What it says is the float32 that is nearest to the sum by hand, of one row or of several."""
+    hidden = torch.randn(5, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = head(hidden, torch.float64)
+    nearest = torch.tensor([by_hand(head, state) for state in hidden], dtype=torch.float64).float()
+    assert found.dtype == torch.float32 and torch.equal(found, nearest)
+    assert [head(state[None], torch.float64).item() for state in hidden] == found.tolist()
+
+
 def test_a_head_computes_in_float32_under_autocast(head):
     hidden = torch.randn(5, 64).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -36,11 +36,13 @@ class Scored:
     scores: list[float]
 
 
-def score_rows(data: TinyData, reward: Path, folder: Path) -> Scored:
-    """Have the program score them, with files in a folder."""
-    rows = answer_rows()
+def score_rows(data: TinyData, reward: Path, folder: Path, count: int = 32, **changes: Any) -> Scored:
+    """Have the program score the first of them, with files in a folder; `changes` replace or add flags."""
+    rows = answer_rows()[:count]
     (folder / "answers.json").write_text(json.dumps(rows))
-    argv = score_command(data, reward, folder / "scores.jsonl", dataset_path=folder / "answers.json")
+    argv = score_command(
+        data, reward, folder / "scores.jsonl", dataset_path=folder / "answers.json", **changes
+    )
     score.run(score.prepare(argv))
     lines = read_json_lines(folder / "scores.jsonl")
     assert [line["row"] for line in lines] == list(range(len(rows)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -43,6 +45,22 @@ def service_here(argv: list[str]) -> Iterator[TestClient]:
 
 
 @contextmanager
+def service_listening(argv: list[str]) -> Iterator[str]:
+    """The address of the service in this process, behind a real port."""
+    server = serve_reward.server(serve_reward.prepare(argv))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.config.port}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+@contextmanager
 def service_process(argv: list[str], log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     """The service as a process of its own: its address, and the process; ended with SIGTERM."""
     port = argv[argv.index("--port") + 1]
@@ -64,6 +82,12 @@ def service_process(argv: list[str], log: Path) -> Iterator[tuple[str, subproces
     finally:
         process.terminate()
         process.wait(30)
+
+
+def health(url: str) -> dict[str, Any]:
+    """What the service says of its work."""
+    with urllib.request.urlopen(f"{url}/health", timeout=20) as reply:
+        return json.load(reply)
 
 
 def answers(url: str) -> bool:

@@ -24,11 +24,11 @@ class Recorder:
         return [{"score": item * item} for item in items]
 
 
-def run(score, requests, batch_size=4, wait=0.05, max_rows=100):
+def run(score, requests, batch_size=4, wait=0.05, max_rows=100, **more):
     """What each request got, scores or an exception, all sent at once."""
 
     async def everything():
-        batcher = Batcher(score, batch_size, wait, max_rows)
+        batcher = Batcher(score, batch_size, wait, max_rows, **more)
         worker = asyncio.create_task(batcher.work())
         replies = await asyncio.gather(*map(batcher.scores, requests), return_exceptions=True)
         worker.cancel()
@@ -51,6 +51,12 @@ def test_a_bad_row_takes_no_neighbour_with_it():
     one, other = run(score, [[1, 2], [3]])
     assert one == [1, 4] and isinstance(other, FloatingPointError)
     assert score.batches == [[1, 2, 3], [1], [2], [3]]
+
+
+def test_a_row_of_several_pictures_fills_a_forward_as_so_many_rows():
+    score = Recorder()
+    assert run(score, [[1, 2], [3], [9, 1, 1, 1]], room=lambda item: item) == [[1, 4], [9], [81, 1, 1, 1]]
+    assert score.batches == [[1, 2], [3], [9], [1, 1, 1]]  # 9 is more than a forward takes, and goes alone
 
 
 def test_a_full_forward_does_not_wait():

@@ -70,6 +70,18 @@ def test_many_rows_are_sent_in_parts_each_with_its_pictures(server):
     assert [sorted(body["pictures"]) for _, body, _ in server.sent] == [["p0", "p1"], ["p0", "p2"], ["p1"]]
 
 
+def test_pictures_count_where_rows_are_sent_in_parts(server):
+    images = [["a", "b"], "a", ["a", "b", "c"], None, None]
+    rows = [{"question": "q", "answer": "a" * n, "image": image} for n, image in enumerate(images)]
+    assert RewardClient(server.url, rows_a_request=2).score(rows) == [0, 1, 2, 3, 4]
+    assert [[row["image"] for row in body["rows"]] for _, body, _ in server.sent] == [
+        [["a", "b"]],
+        ["a"],
+        [["a", "b", "c"]],
+        [None, None],
+    ]
+
+
 def test_no_proxy_sees_rows_and_key(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setattr(urllib.request, "_opener", None)  # an earlier one may have been made without

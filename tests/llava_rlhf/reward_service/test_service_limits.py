@@ -19,7 +19,13 @@ from llava_rlhf.reward_service.scoring import Scorer
 from tests.support.reward_service import service_command, service_here
 
 ROW = {"question": "what is in the picture?", "answer": "a cat.", "captions": ["a red cat"]}
-LIMITS = {"max_request_bytes": 20_000, "max_rows": 4, "max_queued_rows": 6, "max_pixels_a_picture": 3000}
+LIMITS = {
+    "max_request_bytes": 20_000,
+    "max_queued_bytes": 25_000,
+    "max_rows": 4,
+    "max_queued_rows": 6,
+    "max_pixels_a_picture": 3000,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +56,13 @@ def test_too_many_rows_bytes_and_pixels(limited):
     message = refusal(limited, [ROW, large], 413, pictures={"sent": png(60, 51)})
     assert "row 1, field 'image'" in message and "60 × 51 pixels, at most 3000" in message
     assert limited.post("/v1/score", json={"rows": [large], "pictures": {"sent": png(60, 50)}}).is_success
+
+
+def test_a_row_of_several_pictures_counts_as_as_many(limited):
+    rows = [{**ROW, "image": ["sent"] * 3}, {**ROW, "image": ["sent"] * 2}]
+    message = refusal(limited, rows, 413, pictures={"sent": png(9, 9)})
+    assert message.startswith("2 rows, 5 with one for each further picture, at most 4 are accepted")
+    assert limited.post("/v1/score", json={"rows": rows[1:] * 2, "pictures": {"sent": png(9, 9)}}).is_success
 
 
 def test_a_body_without_a_length_is_counted(limited):
