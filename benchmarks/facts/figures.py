@@ -22,6 +22,7 @@ MARKS = "osD^vPX*"
 def best_of_n(found: Found) -> bytes:
     """Gold, hallucination, recall and proxy against n."""
     figure, panels = _figure(4)
+    few = min(int(arm.split("-")[1]) for arm in found if "-" in arm)
     for panel, name in zip(panels, (*GOLD, "proxy"), strict=True):
         for arm in found:
             numbers = _at(found[arm], name)
@@ -74,13 +75,14 @@ def pareto(found: Found) -> bytes:
 def long_ppo(found: Found) -> bytes:
     """Gold, proxy, hallucination and recall against √KL."""
     figure, panels = _figure(4)
+    few = min(int(arm.split("-")[1]) for arm in found if "-" in arm)
     for panel, name in zip(panels, (*GOLD, "proxy"), strict=True):
         for arm, values in found.items():
             numbers = {
                 level**0.5: values[f"{name}@{level}"] for level in KL_LEVELS if f"{name}@{level}" in values
             }
-            dashed = "-" if arm.endswith(max((a.split("-")[1] for a in found), key=int)) else "--"
-            _line(panel, numbers, arm, COLOURS.get(arm.split("-")[0]), dashed)
+            style = "--" if arm.endswith(f"-{few}") else "-"
+            _line(panel, numbers, arm, COLOURS.get(arm.split("-")[0]), style)
         panel.set(title=name, xlabel="√KL (nats)")
     panels[0].legend(fontsize=8)
     return _png(figure)

@@ -62,7 +62,11 @@ STUDIES: Mapping[str, Study] = {
     "long_ppo": Study(
         studies.long_ppo,
         tuple(f"{name}@{at}" for at in (*KL_LEVELS, "end") for name in ("kl", "proxy", *GOLD)),
-        [("factual-100", "plain-100"), ("factual-8000", "plain-8000")],
+        [
+            ("factual-100", "plain-100"),
+            ("factual-8000", "plain-8000"),
+            ("mentions + coverage", "factual-8000"),
+        ],
     ),
     "blind_base": Study(
         studies.blind_base,

@@ -172,20 +172,27 @@ def selection(stages: Stages, seed: int) -> Arms:
 
 
 def long_ppo(stages: Stages, seed: int) -> Arms:
-    """PPO that is hardly held back, against judges of few and of many pairs; read off at KLs on its own rollouts."""
-    scenes = stages.scenes()
-    for count in (stages.arguments.few_pairs, most(stages)):
-        for kind in KINDS:
-            changes = {
-                "KL_COEF": str(stages.arguments.long_kl_coef),
-                "MAX_STEPS": str(stages.arguments.long_steps),
-                "EPOCHS": "1000",
-                "SAVE_STEPS": str(stages.arguments.long_steps),
-            }
-            folder = stages.policy(f"long-{kind}-{count}", Judge(kind, count, seed), None, changes)
-            lines = read_json_lines(folder / "metrics.jsonl")
-            rollouts = [read_json_lines(file) for file in sorted((folder / "rollouts").glob("*.jsonl"))]
-            yield f"{kind}-{count}", curve_numbers(rollout_curve(lines, rollouts, scenes))
+    """PPO that is hardly held back, against judges of few and of many pairs, and facts alone; read off at KLs on its own rollouts."""
+    arms = {
+        f"{kind}-{count}": (Judge(kind, count, seed), {}, ())
+        for count in (stages.arguments.few_pairs, most(stages))
+        for kind in KINDS
+    }
+    # The judge only begins the critic.
+    arms["mentions + coverage"] = (Judge("factual", most(stages), seed), MENTIONS, FACTS_ALONE)
+    steps = str(stages.arguments.long_steps)
+    for arm, (judge, more, flags) in arms.items():
+        changes = {
+            "KL_COEF": str(stages.arguments.long_kl_coef),
+            "MAX_STEPS": steps,
+            "EPOCHS": "1000",
+            "SAVE_STEPS": steps,
+            **more,
+        }
+        folder = stages.policy(f"long-{arm.replace(' + ', '-')}", judge, None, changes, flags)
+        lines = read_json_lines(folder / "metrics.jsonl")
+        rollouts = [read_json_lines(file) for file in sorted((folder / "rollouts").glob("*.jsonl"))]
+        yield arm, curve_numbers(rollout_curve(lines, rollouts, stages.scenes()))
 
 
 def rollout_curve(
