@@ -39,8 +39,13 @@ async def asleep(server: Server) -> bool | None:
 
 async def wake(server: Server) -> None:
     """Wake a server that sleeps; it has the memory that it wants. Raises as `Server.post`."""
-    if await asleep(server):
+    if not await asleep(server):
+        return
+    try:
         await server.post(WAKE, {})
+    except RefusedError as error:
+        hint = "where it finds too little memory, start it with a lower GPU_MEMORY"
+        raise RefusedError(f"{server.url}{WAKE}", error.status, f"{error.reason}; {hint}") from error
 
 
 async def sleep_problem(server: Server) -> str | None:

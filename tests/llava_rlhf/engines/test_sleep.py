@@ -111,6 +111,15 @@ def test_a_server_that_is_busy_is_asked_again(scripted, monkeypatch):
     assert fakes[0].asleep and fakes[0].posted == [SLEEP] * 4
 
 
+def test_a_server_that_finds_no_memory_says_what_to_do(scripted, engine, monkeypatch):
+    monkeypatch.setattr(pool, "FIRST_REST", 0.02)
+    fakes, servers = scripted(1, sleeps=True)
+    fakes[0].asleep = True
+    fakes[0].said[WAKE] = (500, {"error": {"message": "CUDA out of memory"}})
+    with pytest.raises(EngineError, match=r"/wake_up: HTTP 500, CUDA out of memory; .* a lower GPU_MEMORY"):
+        engine(servers).begin_step(0)
+
+
 def test_room_is_made_before_models_are_loaded(scripted):
     fakes, _ = scripted(1)
     fakes[0].asleep = False
