@@ -77,6 +77,8 @@ def stream_members(path: str | Path) -> Iterator[tuple[str, Any]]:
             if text.peek() == ",":
                 text.take(",")
         text.take("}")
+        if text.peek():
+            raise ValueError(f"is no JSON (something stands behind the object){text_hint(text.shown())}")
 
 
 def _has_annotations(text: _Text) -> bool:

@@ -34,7 +34,7 @@ from llava_rlhf.evaluation.arguments import (
     name_and_file,
 )
 from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
-from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, Record, read_objects
+from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, Record, checked_items, read_objects
 from llava_rlhf.evaluation.comparison import Comparison, check_comparable, compare, group_runs
 from llava_rlhf.evaluation.prompt_files import write_prompts
 from llava_rlhf.evaluation.registry import Scoring, make_benchmark
@@ -136,7 +136,7 @@ def prepare_answer(
     """Write the prompts of the benchmark beside the answers, and check them like any file of prompts."""
     from llava_rlhf.evaluation.answer_runs import prepare_answers
 
-    items = make_benchmark(benchmark).items()
+    items = checked_items(make_benchmark(benchmark).items())
     prompts = Path(f"{arguments.output_file}.prompts.json")
     write_prompts(items, questions.question_suffix, prompts)
     return prepare_answers(arguments, _data_of(data, prompts), model, engine)

@@ -22,7 +22,6 @@ MARKS = "osD^vPX*"
 def best_of_n(found: Found) -> bytes:
     """Gold, hallucination, recall and proxy against n."""
     figure, panels = _figure(4)
-    few = min(int(arm.split("-")[1]) for arm in found if "-" in arm)
     for panel, name in zip(panels, (*GOLD, "proxy"), strict=True):
         for arm in found:
             numbers = _at(found[arm], name)

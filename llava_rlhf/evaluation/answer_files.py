@@ -91,9 +91,17 @@ def settings_file(path: str | Path) -> Path:
 
 
 def read_settings(path: str | Path) -> dict[str, Any] | None:
-    """How an answers file was made; None for a file of another origin."""
+    """How an answers file was made; None for a file of another origin. Raises ValueError where that can't be read."""
     file = settings_file(path)
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file}: no settings of an answers file; move it away")
+    return settings
 
 
 def content_hash(path: str | Path) -> str:

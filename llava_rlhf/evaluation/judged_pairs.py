@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.facts import caption_key
+from data_utils.problems import shorten
 from data_utils.schema import AnswerType
 from llava_rlhf.evaluation.benchmarks.items import Record, read_objects
 from llava_rlhf.evaluation.benchmarks.reward_files import RewardAccuracy
@@ -18,6 +19,7 @@ from llava_rlhf.evaluation.benchmarks.scored_pairs import (
     calibration_error,
     check_fields,
     confidence,
+    is_number,
     scored_pairs,
 )
 from llava_rlhf.evaluation.calibration import pair_outcome, reliability_bins
@@ -47,9 +49,9 @@ def judge_quality(
         raise ValueError(f"--pairs {path}: holds no pairs")
     try:
         for line, record in enumerate(records, 1):
-            check_fields(line, record, {"scores": list})
+            _check_shown(line, record)
         pairs = scored_pairs(records)
-        scores = RewardAccuracy().score(records, leave_out_missing=False)
+        scores = RewardAccuracy().of_pairs(records, pairs)
     except ValueError as error:
         raise ValueError(f"--pairs {path}: {str(error).removeprefix('answers').lstrip(',: ')}") from None
     outcomes = [float(pair_outcome(pair.margin)) for pair in pairs]
@@ -73,6 +75,20 @@ def judge_quality(
         worst=shown,
         notes=_notes(shown, captions, moved),
     )
+
+
+def _check_shown(line: int, record: Record) -> None:
+    """Raise ValueError where what only this page shows of a pair is missing or damaged."""
+    check_fields(line, record, {"scores": list})
+    scores, images = record["scores"], record.get("image") or []
+    for name, right in (
+        ("scores", len(scores) == 2 and all(map(is_number, scores))),
+        ("image", isinstance(images, list) and all(isinstance(image, str) for image in images)),
+    ):
+        if not right:
+            raise ValueError(
+                f"line {line}: field {name!r} is {shorten(record[name])}; score the file with llava_rlhf.score first"
+            )
 
 
 def _error(answer_type: str, pairs: Sequence[ScoredPair], outcomes: Sequence[float]) -> float:

@@ -18,10 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from data_utils.json_files import read_object, repeated_key
+from data_utils.problems import is_unicode, shorten
 from llava_rlhf.evaluation.answer_files import read_settings, settings_file
 from llava_rlhf.evaluation.arguments import JudgeArguments, QuestionArguments
 from llava_rlhf.evaluation.benchmark_arguments import BenchmarkArguments
-from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, Record
+from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, Record, checked_items
 from llava_rlhf.evaluation.prompt_files import prompts_text
 from llava_rlhf.evaluation.registry import Scoring, make_benchmark
 from llava_rlhf.evaluation.suite_arguments import SuiteArguments, SuiteEntryArguments
@@ -39,7 +40,8 @@ IN_AN_ENTRY = (
     "judge_prompt_file",
     "judge_cache",
 )  # one for all entries would fit none, or be fought over
-_NAME = re.compile(r"[\w.-]+")
+_NAME = re.compile(r"[\w.-]{1,100}")
+_HELP = ("help", "help_all")  # flags, but none that an entry could have
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def read_suite(arguments: SuiteArguments, judge: JudgeArguments) -> list[Entry]:
     models: dict[tuple[str, str], JudgeModel] = {}
     for name, settings in found.items():
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{place}: an entry is called {name!r}; use letters, digits, '_', '-' and '.'")
+            raise ValueError(
+                f"{place}: an entry is called {shorten(name)}; use letters, digits, '_', '-' and '.', 100 at most"
+            )
         try:
             entries.append(_entry(name, settings, arguments, judge, models))
         except ValueError as error:
@@ -199,7 +203,12 @@ def _entry(
     scoring = Scoring(answers, cache, arguments.judge_device, judging, models)
     made = make_benchmark(benchmark, scoring)
     return Entry(
-        name, benchmark.benchmark, made, made.items(), questions.question_suffix, entry.image_subfolder
+        name,
+        benchmark.benchmark,
+        made,
+        checked_items(made.items()),
+        questions.question_suffix,
+        entry.image_subfolder,
     )
 
 
@@ -220,7 +229,10 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
     words = []
     for name, value in settings.items():
         values = value if isinstance(value, list) else [value]
-        if not all(isinstance(one, str | int | float) for one in values):
+        if name in _HELP:
+            raise ValueError(f"unknown flag --{name}")
+        if not all(isinstance(one, str | int | float) and is_unicode(str(one)) for one in values):
             raise ValueError(f"{name} is {value!r}, must be a text, a number, or a list of them")
-        words += [f"--{name}", *map(str, values)]
+        # A single value may begin with dashes.
+        words += [f"--{name}={values[0]}"] if len(values) == 1 else [f"--{name}", *map(str, values)]
     return words

@@ -135,11 +135,14 @@ class FactRewardArguments:
         return self.fact_reward == "claims"
 
     @property
+    def asks(self) -> bool:
+        """Whether anybody is asked for Yes or No."""
+        return self.judges_claims or self.asks_picture
+
+    @property
     def asks_base(self) -> bool:
         """Whether the reward model's base answers questions."""
-        return (self.judges_claims and self.claim_judge_url is None) or (
-            self.asks_picture and not self.judges_claims
-        )
+        return self.asks and self.claim_judge_url is None
 
     @property
     def asks_picture(self) -> bool:

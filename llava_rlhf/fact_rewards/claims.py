@@ -50,7 +50,8 @@ class Answered:
 
 @dataclass(frozen=True)
 class JudgedClaim(Judged):
-    """A claim, its verdict and reward; `supported` and `contradicted` by the facts, probabilities, 0 without facts; None for what was not judged."""
+    """A claim, its verdict and reward; `supported` and `contradicted` by the facts, probabilities, 0 without facts and where the
+    judge said neither Yes nor No; None for what was not judged."""
 
     supported: float | None = None
     contradicted: float | None = None
@@ -58,16 +59,24 @@ class JudgedClaim(Judged):
 
 @dataclass(frozen=True)
 class Said:
-    """Probabilities that facts support a claim and that they contradict it; their sum is at most 1."""
+    """Probabilities that facts support a claim and that they contradict it; their sum is at most 1.
+
+    `decided`: the judge said whether they support it. Where it did not, nobody knows whether they are silent.
+    """
 
     supported: float
     contradicted: float
+    decided: bool = True
 
     @classmethod
-    def of(cls, supported: float, contradicted: float) -> Said:
-        """From two answers of their own, which may say more than 1 together: then each is its share of the sum."""
-        total = max(1.0, supported + contradicted)
-        return cls(supported / total, contradicted / total)
+    def of(cls, supported: float | None, contradicted: float | None) -> Said:
+        """From two answers of their own, which may say more than 1 together: then each is its share of the sum.
+
+        None, a judge that said neither Yes nor No, is 0: it neither pays nor costs. With ½ it would do one of the two.
+        """
+        found = (supported or 0.0, contradicted or 0.0)
+        total = max(1.0, sum(found))
+        return cls(*(one / total for one in found), supported is not None)
 
     @property
     def open(self) -> float:
@@ -148,7 +157,7 @@ class ClaimReward:
         ]
         return [*found, *self._coverage_questions(answer)]
 
-    def left_open(self, answer: Answered, said: Mapping[str, float]) -> list[str]:
+    def left_open(self, answer: Answered, said: Mapping[str, float | None]) -> list[str]:
         """Claims of which the facts most likely say nothing; none where they say that they are complete."""
         if answer.facts.complete:
             return []
@@ -159,20 +168,25 @@ class ClaimReward:
         ]
 
     def of(
-        self, answer: Answered, said: Mapping[str, float], seen: Mapping[str, float] | None = None
+        self,
+        answer: Answered,
+        said: Mapping[str, float | None],
+        seen: Mapping[str, float | None] | None = None,
     ) -> FactReward:
         """What an answer earns.
 
         Args:
             answer: what is judged, and by what.
-            said: question of `questions` → probability of Yes.
-            seen: claim → probability that the picture shows it, of those that were asked for.
+            said: question of `questions` → probability of Yes; None where the judge said neither Yes nor No.
+            seen: claim → probability that the picture shows it, of those that were asked for; None as in `said`.
         """
-        judged = tuple(self._judged(answer, said, seen or {}))
+        seen = seen or {}
+        judged = tuple(self._judged(answer, said, seen))
         known = len(known_facts(answer.facts))
-        named = sum(said[question] for question in self._coverage_questions(answer))
-        share = named / known if known else 0.0
-        return FactReward(judged, named, known, self.arguments.fact_coverage_score * share)
+        named = sum(said[question] or 0.0 for question in self._coverage_questions(answer))
+        coverage = self.arguments.fact_coverage_score * (named / known if known else 0.0)
+        undecided = sum(one is None for one in (*said.values(), *seen.values()))
+        return FactReward(judged, named, known, coverage, undecided)
 
     def _coverage_questions(self, answer: Answered) -> list[str]:
         """For each fact whether the claims of an answer to an open question tell it."""
@@ -181,7 +195,7 @@ class ClaimReward:
             return []
         return [about_facts(TOLD, told, "", fact) for fact in known_facts(answer.facts)]
 
-    def _said(self, claim: str, answer: Answered, said: Mapping[str, float]) -> Said:
+    def _said(self, claim: str, answer: Answered, said: Mapping[str, float | None]) -> Said:
         known = notes(answer.facts)
         if not known:
             return NOTHING
@@ -191,7 +205,7 @@ class ClaimReward:
         return Said.of(*(said[question] for question in pair))
 
     def _judged(
-        self, answer: Answered, answers: Mapping[str, float], seen: Mapping[str, float]
+        self, answer: Answered, answers: Mapping[str, float | None], seen: Mapping[str, float | None]
     ) -> list[JudgedClaim]:
         found = []
         for claim, repeated in _told(answer.text, with_questions=True):
@@ -200,7 +214,7 @@ class ClaimReward:
                 continue
             said = self._said(claim.name, answer, answers)
             verdict, probability = said.verdict, seen.get(claim.name)
-            penalised = answer.facts.complete or self.arguments.unmentioned == "penalise"
+            penalised = said.decided and (answer.facts.complete or self.arguments.unmentioned == "penalise")
             if verdict == "unmentioned" and penalised:
                 verdict = "wrong"
             reward = self._score(said, probability, penalised)

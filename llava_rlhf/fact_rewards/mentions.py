@@ -64,12 +64,14 @@ class FactReward:
         named, there: how many of the things in the facts it names, and how many there are; of claims, how many facts it tells on
             average, and how many there are.
         coverage: what that earned; 0 where the question is not open, or no fact names a thing.
+        undecided: questions to which the judge said neither Yes nor No.
     """
 
     mentions: tuple[Judged, ...]
     named: float
     there: int
     coverage: float
+    undecided: int = 0
 
     @property
     def by_mentions(self) -> float:
@@ -131,7 +133,11 @@ class MentionReward:
         return [one.mention.name for one in judged if one.verdict == "unmentioned"]
 
     def of(
-        self, text: str, facts: FactList, open_question: bool, seen: Mapping[str, float] | None = None
+        self,
+        text: str,
+        facts: FactList,
+        open_question: bool,
+        seen: Mapping[str, float | None] | None = None,
     ) -> FactReward:
         """What an answer earns.
 
@@ -139,7 +145,7 @@ class MentionReward:
             text: the answer.
             facts: of its row.
             open_question: whether it should name all that is there. A multiple-choice or yes/no answer should not.
-            seen: thing → probability that the picture shows it, of those that were asked for.
+            seen: thing → probability that the picture shows it, of those that were asked for; None where that was left open.
         """
         known = truth(facts, self.words)
         mentions = list(self._judged(text, known, seen or {}))
@@ -148,7 +154,7 @@ class MentionReward:
         coverage = self.arguments.fact_coverage_score * share
         return FactReward(tuple(mentions), named, len(known.there), coverage)
 
-    def _judged(self, text: str, known: Truth, seen: Mapping[str, float]) -> Iterator[Judged]:
+    def _judged(self, text: str, known: Truth, seen: Mapping[str, float | None]) -> Iterator[Judged]:
         named: set[str] = set()
         for mention in with_stances(text, self.words.found(text)):
             verdict: Verdict = "unsaid"

@@ -8,6 +8,7 @@ from typing import Any
 
 from data_utils.json_stream import stream_members
 from data_utils.own_pictures import ANSWERS, LABELS
+from data_utils.problems import is_unicode, shorten
 from data_utils.row_fields import BadField, checked_text
 from data_utils.schema import AnswerType
 from llava_rlhf.importing.fields import row_pictures
@@ -26,13 +27,9 @@ def coco_tables(files: Sequence[Path]) -> dict[str, dict[Any, Any]]:
     for path in files:
         for key, item in stream_members(path):
             if key in tables:
-                if (
-                    not isinstance(item, dict)
-                    or not isinstance(item.get(names[key]), str)
-                    or "id" not in item
-                ):
+                if not _has(item, "id", names[key]):
                     raise ValueError(
-                        f"{path}: {key} must be objects with id and {names[key]}, and one is {item!r}"
+                        f"{path}: {key} must be objects with id and {names[key]}, and one is {shorten(item)}"
                     )
                 tables[key][item["id"]] = item[names[key]]
     return tables
@@ -69,12 +66,19 @@ def vqa_questions(files: Sequence[Path]) -> dict[str, dict[Any, Any]]:
             if key == "data_subtype":
                 part = str(item)
             elif key == "questions":
-                if not isinstance(item, dict) or not isinstance(item.get("question"), str):
+                if not _has(item, "question_id", "question"):
                     raise ValueError(
-                        f"{path}: questions must be objects with question_id and question: {item!r}"
+                        f"{path}: questions must be objects with question_id and question: {shorten(item)}"
                     )
-                found[item.get("question_id")] = item["question"], part
+                found[item["question_id"]] = item["question"], part
     return {"questions": found}
+
+
+def _has(item: Any, identity: str, name: str) -> bool:
+    """Whether this is an object with a number or a text as its id, and a text as its name."""
+    if not isinstance(item, dict) or not isinstance(item.get(identity), int | str):
+        return False
+    return isinstance(item.get(name), str) and is_unicode(item[name])
 
 
 def vqa_v2(row: Mapping[str, Any], context: Context) -> Iterator[Question]:
@@ -85,7 +89,7 @@ def vqa_v2(row: Mapping[str, Any], context: Context) -> Iterator[Question]:
     question, part = row.get("question"), ""
     if question is None:
         questions = context.tables.get("questions", {})
-        if row.get("question_id") not in questions:
+        if not isinstance(row.get("question_id"), int | str) or row["question_id"] not in questions:
             raise BadField(
                 "question_id",
                 row.get("question_id"),
@@ -132,7 +136,7 @@ def _picture(row: Mapping[str, Any], part: str) -> Picture:
     if (own := row_pictures(row, "image")) and len(own) == 1:
         return own[0]
     number = row.get("image_id")
-    if type(number) is not int or number < 0:
+    if type(number) is not int or not 0 <= number < 10**12:
         raise BadField("image_id", number, "must be the number of a picture of COCO")
     parts = dict.fromkeys(
         [part, *(f"{name}{year}" for year in (2014, 2017) for name in ("train", "val", "test"))]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import lzma
 import os
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -30,6 +32,7 @@ _ENDINGS = {
     "a GIF picture": ".gif",
     "a TIFF picture": ".tif",
 }
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # what unpacking says to bytes that were not packed so
 _DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w=-]+)*?;base64,", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:https?|s3|gs|hf)://", re.IGNORECASE)
 
@@ -73,7 +76,7 @@ class Archive:
             return self._zip.read(name)
         except KeyError:
             return None
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, *_DAMAGED) as error:
             raise ValueError(f"can't be read from the archive ({error})") from None
 
 
@@ -124,7 +127,10 @@ class Pictures:
         if isinstance(value, Mapping):
             if value.get("bytes") is not None:
                 content = value["bytes"]
-                return (_decoded(picture, content) if isinstance(content, str) else content), ""
+                content = _decoded(picture, content) if isinstance(content, str) else content
+                if not isinstance(content, bytes):
+                    raise BadField(f"{picture.field}.bytes", content, "must be bytes, or base64 as a text")
+                return content, ""
             if value.get("path") is None:
                 raise BadField(picture.field, value, "must have bytes or a path")
             value = value["path"]

@@ -57,7 +57,7 @@ def mean_rating(completion: Mapping[str, Any], index: int) -> float:
         rating = given.get("Rating") if isinstance(given, Mapping) else given
         try:
             ratings.append(float(rating))
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             raise BadField(f"{field}.{aspect}", rating, "must have a Rating that is a number") from None
         if not abs(ratings[-1]) < 1e9:
             raise BadField(f"{field}.{aspect}", rating, "must have a Rating that is a finite number")

@@ -37,6 +37,9 @@ def find_files(sources: Sequence[str]) -> list[Path]:
             found.append(path)
         else:
             raise ValueError(f"--source {source}: no such file or folder")
+    files = [path.resolve() for path in found]
+    if twice := [path for place, path in enumerate(files) if path in files[:place]]:
+        raise ValueError(f"--source: {twice[0]} would be read twice; name each file once")
     return found
 
 
@@ -101,7 +104,7 @@ def _table_rows(path: Path, start: int) -> Iterator[tuple[int, Any]]:
                         if number >= start:
                             yield number, without_nulls(row)
                         number += 1
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:  # of damaged bytes it says OSError
         raise ValueError(
             f"is no Parquet file that can be read ({error}); copy or download it again"
         ) from None

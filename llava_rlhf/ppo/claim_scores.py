@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from data_utils.items import PromptItem
 from data_utils.schema import AnswerType
@@ -13,60 +10,8 @@ from llava_rlhf.assembly.image_features import ImageFeatures
 from llava_rlhf.assembly.token_text import TokenText
 from llava_rlhf.fact_rewards.claims import Answered, ClaimReward, about_picture
 from llava_rlhf.ppo.fact_scores import FactScores
-from llava_rlhf.ppo.yes_no import Asker, YesNo
-from llava_rlhf.runs.run_folder import JsonLines, read_json_lines
-
-CACHE = "claims/answers_{}.jsonl"  # in the run folder, of each process by its number
-
-
-def read_answers(file: str | Path) -> tuple[dict[str, float], int]:
-    """Key of a question → probability of Yes, and whole lines of a file, which need not be there.
-
-    Raises ValueError where it holds something else.
-    """
-    known: dict[str, float] = {}
-    records = read_json_lines(file)
-    for number, record in enumerate(records, 1):
-        try:
-            known |= {key: float(yes) for key, yes in record["answers"].items()}
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise ValueError(f"{file}, line {number}: no answers of a judge; move the file away") from None
-    return known, len(records)
-
-
-class KnownAnswers:
-    """Asks each question once, whatever becomes of the run: what was answered is on disk before it is used.
-
-    A run that goes on from a checkpoint so reads what it was told before, and not what another batch of questions would
-    have rounded otherwise.
-
-    Args:
-        asker: who is asked.
-        file: of this process: lines of questions' keys and probabilities; None keeps answers for the life of the object only.
-
-    Raises:
-        ValueError: it is no such file.
-    """
-
-    def __init__(self, asker: Asker, file: str | Path | None):
-        self.asker = asker
-        self._known, lines = ({}, 0) if file is None else read_answers(file)
-        self._lines = None if file is None else JsonLines(file, lines)
-
-    def probabilities(self, questions: Sequence[YesNo], images: ImageFeatures) -> list[float]:
-        """Of Yes, for each question; its key is the text, the pictures and who is asked."""
-        keys = [self._key(question) for question in questions]
-        new = {key: one for key, one in zip(keys, questions, strict=True) if key not in self._known}
-        if new:
-            answers = self.asker.probabilities(list(new.values()), images)
-            if self._lines is not None:
-                self._lines.append({"answers": dict(zip(new, answers, strict=True))})
-            self._known |= zip(new, answers, strict=True)
-        return [self._known[key] for key in keys]
-
-    def _key(self, question: YesNo) -> str:
-        content = [self.asker.identity, question.text, list(question.pictures)]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+from llava_rlhf.ppo.known_answers import KnownAnswers
+from llava_rlhf.ppo.yes_no import Chance, YesNo
 
 
 class ClaimScorer:
@@ -89,7 +34,7 @@ class ClaimScorer:
             Answered(text.text, item.question, item.facts, item.answer_type is AnswerType.GENERAL)
             for item, text in zip(items, texts, strict=True)
         ]
-        of_facts = self._ask(
+        of_facts = self.answers.of_rows(
             [
                 [YesNo(text, (), row) for text in self.reward.questions(answer)]
                 for row, answer in enumerate(rows)
@@ -107,31 +52,14 @@ class ClaimScorer:
         self,
         items: Sequence[PromptItem],
         rows: Sequence[Answered],
-        of_facts: Sequence[Mapping[str, float]],
+        of_facts: Sequence[Mapping[str, Chance]],
         images: ImageFeatures,
-    ) -> list[dict[str, float]]:
+    ) -> list[dict[str, Chance]]:
         """For each row claim → probability that its pictures show it, of those that its facts leave open."""
         if not self.asks_picture:
             return [{} for _ in items]
         wanted = [
             {claim: about_picture(answer.question, claim) for claim in self.reward.left_open(answer, said)}
-            if item.image_names
-            else {}
-            for item, answer, said in zip(items, rows, of_facts, strict=True)
+            for answer, said in zip(rows, of_facts, strict=True)
         ]
-        asked = self._ask(
-            [
-                [YesNo(text, items[row].image_names, row) for text in questions.values()]
-                for row, questions in enumerate(wanted)
-            ],
-            images,
-        )
-        return [
-            {claim: said[text] for claim, text in questions.items()}
-            for questions, said in zip(wanted, asked, strict=True)
-        ]
-
-    def _ask(self, questions: Sequence[Sequence[YesNo]], images: ImageFeatures) -> list[dict[str, float]]:
-        """For each row text of a question → probability of Yes; all rows are asked together."""
-        flat = iter(self.answers.probabilities([one for row in questions for one in row], images))
-        return [{one.text: next(flat) for one in row} for row in questions]
+        return self.answers.about_pictures(items, wanted, images)

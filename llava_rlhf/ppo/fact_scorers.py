@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from llava_rlhf.assembly.roles import PPORoles, TextSide
 from llava_rlhf.fact_rewards.claims import ClaimReward
 from llava_rlhf.fact_rewards.mentions import MentionReward, word_list
-from llava_rlhf.ppo.claim_scores import CACHE, ClaimScorer, KnownAnswers
+from llava_rlhf.ppo.claim_scores import ClaimScorer
 from llava_rlhf.ppo.fact_scores import FactScorer
+from llava_rlhf.ppo.known_answers import CACHE, KnownAnswers
 from llava_rlhf.ppo.micro_batches import MicroBatches
-from llava_rlhf.ppo.picture_questions import PictureQuestions
 from llava_rlhf.ppo.yes_no import Asker, BaseAsker, ServerAsker, judge_of
 from llava_rlhf.runs.run_record import base_identity
 
@@ -36,15 +36,16 @@ def make_fact_scorer(
     facts = settings.fact_reward
     if not facts.on:
         return None
-    if facts.fact_reward == "mentions":
-        picture = PictureQuestions(_base(roles, text, settings), facts) if facts.asks_picture else None
-        return FactScorer(MentionReward(word_list(facts), facts), picture)
+    if not facts.asks:
+        return FactScorer(MentionReward(word_list(facts), facts))
     judge = judge_of(facts)
     asker: Asker = (
         _base(roles, text, settings) if judge is None else ServerAsker(judge, settings.data.image_folder)
     )
-    file = Path(settings.ppo.output_dir) / CACHE.format(process)
-    return ClaimScorer(ClaimReward(facts), KnownAnswers(asker, file), facts.asks_picture)
+    answers = KnownAnswers(asker, Path(settings.ppo.output_dir) / CACHE.format(facts.fact_reward, process))
+    if facts.judges_claims:
+        return ClaimScorer(ClaimReward(facts), answers, facts.asks_picture)
+    return FactScorer(MentionReward(word_list(facts), facts), answers)
 
 
 def _base(roles: PPORoles, text: TextSide, settings: PPOSettings) -> BaseAsker:

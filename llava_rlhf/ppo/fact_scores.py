@@ -18,7 +18,8 @@ from llava_rlhf.fact_rewards.arguments import FactRewardArguments
 from llava_rlhf.fact_rewards.claims import known_facts
 from llava_rlhf.fact_rewards.mentions import FactReward, MentionReward, truth, word_list
 from llava_rlhf.fact_rewards.object_words import ObjectWords
-from llava_rlhf.ppo.picture_questions import PictureQuestions
+from llava_rlhf.ppo.known_answers import KnownAnswers
+from llava_rlhf.ppo.yes_no import Chance
 
 LOOKED_AT = 2000  # prompts whose facts are counted before a run; more only while none names a thing
 
@@ -50,6 +51,7 @@ class FactScores:
         }
         counts["facts/there"] = [reward.there for reward in self.rewards]
         counts["facts/named"] = [reward.named for reward in self.rewards]
+        counts["facts/undecided"] = [reward.undecided for reward in self.rewards]
         counts["facts/silent"] = [
             all(one.verdict == "unsaid" for one in reward.mentions) for reward in self.rewards
         ]
@@ -63,26 +65,35 @@ class FactScorer:
 
     Attributes:
         reward: what is paid.
-        picture: is asked for what no fact names; None: nobody is.
+        answers: who says whether the picture shows what no fact names; None: nobody is asked.
     """
 
     reward: MentionReward
-    picture: PictureQuestions | None = None
+    answers: KnownAnswers | None = None
 
     def scores(
         self, items: Sequence[PromptItem], texts: Sequence[TokenText], images: ImageFeatures
     ) -> FactScores:
         """What answers to prompts earn; `images` as the reward model's base sees them."""
-        seen: Sequence[Mapping[str, float]] = [{}] * len(items)
-        if self.picture is not None:
-            pairs = zip(items, texts, strict=True)
-            unknown = [self.reward.unmentioned(text.text, item.facts) for item, text in pairs]
-            seen = self.picture.probabilities(items, images, unknown)
+        seen = self._seen(items, texts, images)
         found = [
             self.reward.of(text.text, item.facts, item.answer_type is AnswerType.GENERAL, of_row)
             for item, text, of_row in zip(items, texts, seen, strict=True)
         ]
         return FactScores(list(texts), found)
+
+    def _seen(
+        self, items: Sequence[PromptItem], texts: Sequence[TokenText], images: ImageFeatures
+    ) -> Sequence[Mapping[str, Chance]]:
+        """For each row thing → probability that its pictures show it, of those that no fact names."""
+        if self.answers is None:
+            return [{}] * len(items)
+        question = self.reward.arguments.question
+        wanted = [
+            {thing: question(thing) for thing in self.reward.unmentioned(text.text, item.facts)}
+            for item, text in zip(items, texts, strict=True)
+        ]
+        return self.answers.about_pictures(items, wanted, images)
 
 
 def check_facts(arguments: FactRewardArguments, prompts: PromptDataset) -> str:

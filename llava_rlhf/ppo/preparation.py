@@ -28,9 +28,9 @@ from llava_rlhf.ppo.assembly import PPOSettings
 from llava_rlhf.ppo.bases import check_reward_base, load_text_sides
 from llava_rlhf.ppo.batch_plan import BatchPlan, fit_batches, plan_batches
 from llava_rlhf.ppo.checkpoints import check_roles
-from llava_rlhf.ppo.claim_scores import CACHE, read_answers
 from llava_rlhf.ppo.fact_scores import check_facts
 from llava_rlhf.ppo.inputs import identify_inputs
+from llava_rlhf.ppo.known_answers import CACHE, read_answers
 from llava_rlhf.ppo.optimization import check_optimizer, learning_rate_schedule
 from llava_rlhf.ppo.yes_no import check_judge, judge_of
 from llava_rlhf.runs.checking import processes_of_run, was_checked
@@ -97,8 +97,8 @@ def check_run(settings: PPOSettings) -> PPORun:
     checkpoint = starting_point(settings.run, ppo.output_dir, record, vars(settings).values(), rank == 0)
     check_roles(checkpoint, settings.estimator.has_critic)
     check_writable("--output_dir", ppo.output_dir)
-    if settings.fact_reward.judges_claims:
-        read_answers(Path(ppo.output_dir) / CACHE.format(rank))
+    if settings.fact_reward.asks:
+        read_answers(Path(ppo.output_dir) / CACHE.format(settings.fact_reward.fact_reward, rank))
     check_limits(ppo.base_model_name, policy_adapter, text.image_choices)
     check_conversation(ppo.base_model_name, text.tokenizer, text.template)
     check_pieces(ppo.base_model_name, policy_adapter, text.template)

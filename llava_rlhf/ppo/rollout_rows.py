@@ -45,7 +45,12 @@ def _facts(scores: FactScores, row: int) -> dict[str, Any]:
         }
         for one in found.mentions
     ]
-    return {"fact_mentions": found.by_mentions, "fact_coverage": found.coverage, "mentions": mentions}
+    return {
+        "fact_mentions": found.by_mentions,
+        "fact_coverage": found.coverage,
+        **({"undecided": found.undecided} if found.undecided else {}),
+        "mentions": mentions,
+    }
 
 
 def _first_value(targets: Targets, row: int) -> dict[str, float]:
@@ -62,7 +67,8 @@ def rollout_row(
     Where there is a critic that learns from the response, `value` is what it said before the first token, and `return` what
     it should have said, both in units of the scaled rewards. Where sentences are scored, `sentences` names for each the
     character of `response` behind it and what it earned; where facts pay, `mentions` names the things in `response`, or
-    its claims, the characters where they stand and what became of them.
+    its claims, the characters where they stand and what became of them, and `undecided` counts the questions about them to
+    which a judge said neither Yes nor No, if there are any.
 
     Args:
         experience, shaped: of the step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +25,14 @@ from models.adapters import AdapterBank
 # One token of a chat completion, with what stood beside it to choose from.
 FIRST_TOKEN = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 WORKERS = 16  # requests under way at once, of each process
+# A judge that says neither to more than half of so many is no judge; of each process, so that a hundred replies are soon there.
+FIRST_QUESTIONS = 100
+SHOWN = 200  # characters of a reply
 TRIAL = "Is the number 3 larger than the number 2? Answer with Yes or No."
+
+Chance = float | None  # p(Yes) / (p(Yes) + p(No)); None: whoever was asked said neither
+
+logger = logging.getLogger(__name__)
 
 
 class YesNo(NamedTuple):
@@ -40,13 +48,13 @@ class Asker(Protocol):
 
     identity: str
 
-    def probabilities(self, questions: Sequence[YesNo], images: ImageFeatures) -> list[float]:
-        """p(Yes) / (p(Yes) + p(No)) of each; `images` are those of the rows."""
+    def probabilities(self, questions: Sequence[YesNo], images: ImageFeatures) -> Sequence[Chance]:
+        """Of each; `images` are those of the rows."""
         ...
 
 
 class BaseAsker:
-    """A base, by the first token in which the answers Yes and No differ.
+    """A base, by the first token in which the answers Yes and No differ: it is asked for these two alone, and so always says one.
 
     Args:
         bank: whose base is asked.
@@ -112,9 +120,11 @@ class ServerAsker:
         self.identity = f"{endpoint.model} at {endpoint.url}; {Path(image_folder).resolve()}"
         self._client = JudgeClient(endpoint, ReplyCache(None))
         self._folder = Path(image_folder)
+        self._tried = self._undecided = 0  # of its first questions
+        self._instead: str | None = None  # what it said when it first said neither
 
-    def probabilities(self, questions: Sequence[YesNo], images: ImageFeatures) -> list[float]:
-        """As `Asker`. Raises EngineError where the judge does not answer, or says neither."""
+    def probabilities(self, questions: Sequence[YesNo], images: ImageFeatures) -> list[Chance]:
+        """As `Asker`. Raises EngineError where the judge does not answer, or said neither to most of what it was asked first."""
         asked = [Question(one.text, tuple(self._folder / name for name in one.pictures)) for one in questions]
         try:
             replies = self._client.ask_all(asked)
@@ -122,18 +132,30 @@ class ServerAsker:
             raise EngineError(
                 f"{error}; start it again, and the run: it goes on from its newest checkpoint"
             ) from error
-        return [self._chance(reply) for reply in replies]
-
-    def _chance(self, reply: Reply) -> float:
-        found = chance_of_yes(reply)
-        if found is None:
-            raise EngineError(
-                f"the judge {self._client.name} was asked for Yes or No and said {reply.text!r}; take a model that answers so"
-            )
+        found = [chance_of_yes(reply) for reply in replies]
+        self._look_at(replies, found)
         return found
 
+    def _look_at(self, replies: Sequence[Reply], found: Sequence[Chance]) -> None:
+        """Warn of the first reply that says neither; refuse a judge where most of the first replies do."""
+        neither = [reply.text for reply, chance in zip(replies, found, strict=True) if chance is None]
+        if neither and self._instead is None:
+            self._instead = neither[0][:SHOWN]
+            logger.warning(
+                "the judge %s was asked for Yes or No and said %r: such a reply pays nothing (facts/undecided counts them)",
+                *(self._client.name, self._instead),
+            )
+        first = found[: FIRST_QUESTIONS - self._tried]
+        self._tried += len(first)
+        self._undecided += sum(chance is None for chance in first)
+        if first and self._tried == FIRST_QUESTIONS and self._undecided > FIRST_QUESTIONS / 2:
+            raise EngineError(
+                f"the judge {self._client.name} was asked for Yes or No and said neither to {self._undecided} of its first "
+                f"{FIRST_QUESTIONS} questions, but {self._instead!r}; take a model that answers so"
+            )
 
-def chance_of_yes(reply: Reply) -> float | None:
+
+def chance_of_yes(reply: Reply) -> Chance:
     """p(Yes) / (p(Yes) + p(No)) over the likeliest first tokens; without them 1 or 0 by the text; None where it says neither."""
     chances = {"yes": 0.0, "no": 0.0}
     for token, log_prob in (reply.first_token or {}).items():
@@ -141,7 +163,7 @@ def chance_of_yes(reply: Reply) -> float | None:
             chances[word] += math.exp(log_prob)
     if total := sum(chances.values()):
         return chances["yes"] / total
-    said = _word(reply.text.strip().partition(" ")[0])
+    said = _word("".join(reply.text.split()[:1]))
     return {"yes": 1.0, "no": 0.0}.get(said)
 
 

@@ -4,6 +4,8 @@
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from llava_rlhf.runs.run_record import ARGUMENTS_FILE
+
 
 @dataclass
 class RunReportArguments:
@@ -65,13 +67,27 @@ class RunReportArguments:
             raise ValueError(f"--max_rows {self.max_rows}: must be 1 or more")
         if self.image_folder is not None and not Path(self.image_folder).is_dir():
             raise ValueError(f"--image_folder {self.image_folder}: there is no such folder")
-        twice = [folder for place, folder in enumerate(self.run) if folder in self.run[:place]]
-        if twice:
-            raise ValueError(f"--run {twice[0]}: is named twice; name each run once")
+        folders = [Path(folder).resolve() for folder in self.run]
+        for place, folder in enumerate(self.run):
+            if folders[place] in folders[:place]:
+                raise ValueError(f"--run {folder}: is named twice; name each run once")
         wanted = max(2, len(self.run))
         if self.scores and len(self.scores) != wanted:
             what = "one file for each run" if len(self.run) > 1 else "two files, before and after"
             raise ValueError(f"--scores {' '.join(self.scores)}: {len(self.scores)} given; name {what}")
+        self._check_output()
+
+    def _check_output(self) -> None:
+        """Raise ValueError where the page could not be written, or would replace what it is made of."""
+        target, flag = self.target, f"--output_file {self.output_file or self.target}"
+        if self.output_file and not target.parent.is_dir():
+            raise ValueError(f"{flag}: its folder does not exist; create it")
+        if target.is_dir():
+            raise ValueError(f"{flag}: is a folder; name a file in it")
+        of_runs = [Path(folder) / name for folder in self.run for name in ("metrics.jsonl", ARGUMENTS_FILE)]
+        read = [self.pairs, self.image_to_caption_file, *self.scores, *of_runs]
+        if target.resolve() in {Path(path).resolve() for path in read if path is not None}:
+            raise ValueError(f"{flag}: the page is made of this file; name another")
 
     def _check_pairs(self) -> None:
         if self.pairs is None:

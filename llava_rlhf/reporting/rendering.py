@@ -27,7 +27,7 @@ def render(template: str, data: Mapping[str, Any], scripts: Sequence[str] = (), 
     """
     script, style = "\n".join(_asset(name) for name in (*SCRIPTS, *scripts)), _asset(STYLE)
     written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return (
+    page = (
         _environment()
         .get_template(template)
         .render(
@@ -39,6 +39,8 @@ def render(template: str, data: Mapping[str, Any], scripts: Sequence[str] = (), 
             **values,
         )
     )
+    # JSON can spell half a surrogate pair, which no file can hold.
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Figures:

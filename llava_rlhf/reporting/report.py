@@ -22,8 +22,6 @@ from llava_rlhf.runs.run_folder import write_text_whole
 
 def read_for_report(arguments: RunReportArguments) -> list[RunData]:
     """Read the runs. Raises ValueError for missing or damaged files."""
-    if not arguments.target.parent.is_dir() and arguments.output_file:
-        raise ValueError(f"--output_file {arguments.output_file}: its folder does not exist; create it")
     bounds = Bounds(arguments.max_rollouts, arguments.whole_steps, arguments.max_rows)
     return [read_run(Path(folder), bounds) for folder in arguments.run]
 
@@ -66,7 +64,7 @@ def moved_captions(arguments: RunReportArguments, runs: Sequence[RunData]) -> st
 
 
 def _own_captions(runs: Sequence[RunData]) -> str | None:
-    return runs[0].arguments.get("FactArguments", {}).get("image_to_caption_file") if runs else None
+    return runs[0].setting("FactArguments", "image_to_caption_file") if runs else None
 
 
 def write_judge_report(arguments: RunReportArguments, runs: Sequence[RunData], quality: JudgeQuality) -> None:
@@ -98,6 +96,6 @@ def unhealthy(runs: Sequence[RunData], held_out: Measured | None) -> list[str]:
 def _image_folder(arguments: RunReportArguments, found: RunData | None) -> Path | None:
     if arguments.max_images == 0:
         return None
-    own = None if found is None else found.arguments.get("DataArguments", {}).get("image_folder")
+    own = None if found is None else found.setting("DataArguments", "image_folder")
     folder = arguments.image_folder or own
     return Path(folder) if folder and Path(folder).is_dir() else None

@@ -65,6 +65,12 @@ class RunData:
         """Of the folder."""
         return self.folder.resolve().name
 
+    def setting(self, group: str, name: str) -> str | None:
+        """A text in `arguments.json`, under the name of its class; None where there is none."""
+        settings = self.arguments.get(group)
+        value = settings.get(name) if isinstance(settings, Mapping) else None
+        return value if isinstance(value, str) else None
+
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and values of one metric, where it was logged with a finite value."""
         points = [
@@ -144,7 +150,7 @@ def _arguments(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         arguments = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{path}: is not JSON ({error}); restore it or move it away") from None
     if not isinstance(arguments, dict):
         raise ValueError(f"{path}: should be a JSON object; restore it or move it away")
@@ -154,7 +160,7 @@ def _arguments(path: Path) -> Mapping[str, Any]:
 def _steps(folder: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(step, rows) in order of steps. A file that a resuming run deletes meanwhile is skipped."""
     paths = sorted(
-        (path for path in folder.glob("*.jsonl") if path.stem.isdigit()), key=lambda p: int(p.stem)
+        (path for path in folder.glob("*.jsonl") if path.stem.isdecimal()), key=lambda p: int(p.stem)
     )
     for path in paths:
         rows = _objects(path)
@@ -171,7 +177,12 @@ def _objects(path: Path) -> list[dict[str, Any]]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _row(step: int, row: Mapping[str, Any], kl_coef: float) -> dict[str, Any]:
@@ -180,19 +191,25 @@ def _row(step: int, row: Mapping[str, Any], kl_coef: float) -> dict[str, Any]:
     numbers["penalized"] = numbers["score"] + numbers["kl_penalty"]
     finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
     words = {name: str(row.get(name, "")) for name in WORDS}
-    lists = {name: [str(item) for item in row.get(name) or []] for name in LISTS}
+    lists = {name: [str(item) for item in _list(row.get(name))] for name in LISTS}
     return {"step": step, **words, **lists, **finite, "mentions": _mentions(row, words["response"])}
 
 
 def _mentions(row: Mapping[str, Any], response: str) -> list[tuple[int, int, str]]:
     """Those that lie in the response, in order, none across another."""
     found, last = [], 0
-    for one in row.get("mentions") or []:
-        start, end, verdict = (one.get(name) for name in ("start", "end", "verdict"))
+    for one in _list(row.get("mentions")):
+        known = one if isinstance(one, Mapping) else {}
+        start, end, verdict = (known.get(name) for name in ("start", "end", "verdict"))
         if type(start) is type(end) is int and last <= start < end <= len(response) and verdict in VERDICTS:
             found.append((start, end, verdict))
             last = end
     return found
+
+
+def _list(value: Any) -> list[Any]:
+    """A list as it is, nothing as an empty one, anything else as its only item."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _rollout_notes(run: RunData) -> list[str]:

@@ -75,6 +75,7 @@ MEANINGS_BY_SETTING = {
     "facts/unsaid": "things that are denied or asked for, or sentences that are questions, mean over responses",
     "facts/there": "things in the facts, or facts, mean over responses",
     "facts/named": "things in the facts that are named, or facts that are told, mean over responses",
+    "facts/undecided": "questions of a claim to which the judge said neither Yes nor No, mean over responses",
     "facts/silent": "share of responses that name no thing, or make no claim, at all",
     "objective/reward_spread": "standard deviation between the reward models of an ensemble, mean over responses",
 }

@@ -77,7 +77,7 @@ def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line.decode()))
-        except ValueError as error:  # also half a character
+        except (RecursionError, ValueError) as error:  # also half a character
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: is not JSON ({error}); restore the file") from None
             logger.warning("%s: its last line is cut off and left out", path)
@@ -95,7 +95,7 @@ def write_rollouts(output_dir: str | Path, step: int, rows: Sequence[Mapping[str
 def delete_rollouts(output_dir: str | Path, after: int) -> None:
     """Delete the rollouts of steps above `after`: they will be sampled again, or are from an earlier run."""
     for path in (Path(output_dir) / "rollouts").glob("*.jsonl"):
-        if path.stem.isdigit() and int(path.stem) > after:
+        if path.stem.isdecimal() and int(path.stem) > after:
             path.unlink()
 
 

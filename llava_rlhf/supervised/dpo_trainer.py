@@ -6,7 +6,7 @@ encoded once for both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from llava_rlhf.assembly.image_features import encode_images
 from llava_rlhf.functional.preference_losses import dpo_loss
 from llava_rlhf.supervised.labelled_log_probs import CHUNK_SIZE, Labelled, labelled_log_probs
 from llava_rlhf.supervised.objective_arguments import ObjectiveArguments
-from llava_rlhf.supervised.role_trainer import RoleTrainer
+from llava_rlhf.supervised.pair_trainer import PairTrainer
 from models.roles import Policy
 
 PAIRS = "pairs"
@@ -70,7 +70,7 @@ class AnswerComparison(nn.Module):
         return rearrange(table, "(b two) c -> b two c", two=2)
 
 
-class DPOTrainer(RoleTrainer):
+class DPOTrainer(PairTrainer):
     """`Trainer` with the loss of pairs, a mean over those of the whole step.
 
     Args:
@@ -82,18 +82,11 @@ class DPOTrainer(RoleTrainer):
         metrics = partial(comparison_metrics, objective=objective)
         super().__init__(*args, compute_metrics=metrics, **kwargs)
         self.objective = objective
-        # The Trainer leaves the division to `compute_loss`.
-        self.model_accepts_loss_kwargs = True
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor]:
-        """The micro-batches of a step, and the pairs in it over all processes, without those that only fill it."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        pairs = torch.tensor(
-            sum(int((answer_tokens(batch["labels"])[:, 0] > 0).sum()) for batch in batches), device=device
-        )
-        return batches, self.accelerator.reduce(pairs, reduction="sum")
+    @staticmethod
+    def real_pairs(batch: Mapping[str, Tensor]) -> Tensor:
+        """As `PairTrainer`."""
+        return answer_tokens(batch["labels"])[:, 0] > 0
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from data_utils.batches import NO_LOSS, ROWS, ImageBatch
 from data_utils.feature_files import FeatureFiles
 from llava_rlhf.assembly.image_features import encode_images
 from llava_rlhf.functional.losses import pairwise_accuracy, pairwise_reward_loss
-from llava_rlhf.supervised.role_trainer import RoleTrainer
+from llava_rlhf.supervised.pair_trainer import PairTrainer
 from models.roles import RewardModel
 
 
@@ -47,21 +47,16 @@ class PairScorer(nn.Module):
         return rearrange(scores, "(pairs two) -> pairs two", two=2)
 
 
-class RewardTrainer(RoleTrainer):
+class RewardTrainer(PairTrainer):
     """`Trainer` with the pairwise loss; evaluation gives accuracy, label_positive_rate and average_score."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, compute_metrics=pair_metrics, **kwargs)
-        # The Trainer leaves the division to `compute_loss`.
-        self.model_accepts_loss_kwargs = True
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor]:
-        """The micro-batches of a step, and the pairs in it over all processes, without those that only fill it."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        pairs = torch.tensor(sum(int((batch["choice"] != NO_LOSS).sum()) for batch in batches), device=device)
-        return batches, self.accelerator.reduce(pairs, reduction="sum")
+    @staticmethod
+    def real_pairs(batch: Mapping[str, Tensor]) -> Tensor:
+        """As `PairTrainer`."""
+        return batch["choice"] != NO_LOSS
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -71,10 +66,9 @@ class RewardTrainer(RoleTrainer):
         Times the processes, over which DDP averages. With `return_outputs` also the scores float32[B, 2].
         """
         arguments = dict(inputs)
-        choice = arguments.pop("choice")
+        choice, real = arguments.pop("choice"), self.real_pairs(inputs)
         arguments.pop(ROWS, None)
         rewards = model(**arguments)
-        real = choice != NO_LOSS
         # The centring term takes the mean over the pairs of all processes, so that it does not depend on their number.
         sums = torch.stack([(rewards.detach().sum(dim=1) * real).sum(), real.sum()])
         total, pairs = self.accelerator.reduce(sums, reduction="sum")

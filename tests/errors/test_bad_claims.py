@@ -60,6 +60,17 @@ def test_documented(case, prepare, data, tmp_path, monkeypatch):
     assert row.skipped == "–" and not (tmp_path / "run").exists()
 
 
+def test_answers_about_pictures_are_checked_too(prepare, tmp_path):
+    file = tmp_path / "of mentions" / "mentions" / "answers_0.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"answers": {"0a1b": "yes"}}\n')
+    flags = {"fact_reward": "mentions", "unmentioned": "ask_picture", "output_dir": file.parent.parent}
+    with pytest.raises(ValueError, match=r"mentions/answers_0.jsonl, line 1: no answers of a judge"):
+        prepare("ppo", **flags)
+    file.write_text('{"answers": {"0a1b": null, "2c": 1}}\n')
+    assert prepare("ppo", **flags).settings.fact_reward.asks_base, "null: it said neither Yes nor No"
+
+
 def test_a_judge_that_answers_is_asked_once(prepare):
     with JudgeServer(answer=lambda text: "Yes.") as server:
         flags = {**CLAIMS, "claim_judge_url": server.url, "claim_judge_model": "judge-1"}

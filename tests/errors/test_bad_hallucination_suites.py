@@ -54,6 +54,16 @@ def objects(files: Callable[[list[str]], list[str]] = lambda files: files, **cha
     return {"benchmark": "object_halbench", "benchmark_files": paths, "verdict": "rule"}
 
 
+def renamed(number: int, part: str, field: str) -> dict[str, Any]:
+    """Object HalBench with a file of COCO in which the first row of a part has a number for a text."""
+    flags = objects()
+    path = Path(flags["benchmark_files"][number])
+    content = json.loads(path.read_text())
+    content[part][0][field] = 3
+    path.write_text(json.dumps(content))
+    return flags
+
+
 def mmhal() -> dict[str, Any]:
     return {"benchmark": "mmhal", "benchmark_files": write_questions(HERE / "q.json")}
 
@@ -68,18 +78,21 @@ def suite(content: Any) -> dict[str, Any]:
     return {"suite_file": "suite.json"}
 
 
-def answered_before() -> dict[str, Any]:
+def pope(**changes: Any) -> dict[str, Any]:
+    return {"benchmark": "pope", "benchmark_files": [write_pope(HERE / "p.json", "yn", **changes)]}
+
+
+def answered_before(settings: str = '{"dataset_sha256": "another"}') -> dict[str, Any]:
     Path("old").mkdir()
     Path("old/answers.jsonl").write_text("{}\n")
-    Path("old/answers.jsonl.settings.json").write_text(json.dumps({"dataset_sha256": "another"}))
+    Path("old/answers.jsonl.settings.json").write_text(settings)
     return suite({"a": hallusion()}) | {"output_dir": "old"}
 
 
 def all_dropped() -> dict[str, Any]:
-    pope = {"benchmark": "pope", "benchmark_files": [write_pope(HERE / "p.json", "yn")]}
     for number in range(2):
         Image.new("RGB", (8, 8)).save(f"{number}.jpg")
-    entries = {"a": pope, "b": {**pope, "image_subfolder": "gone"}}
+    entries = {"a": pope(), "b": {**pope(), "image_subfolder": "gone"}}
     answering = {"version": "tiny", "response_len": 8, "use_cpu": True}
     skipped = {"skip_invalid": True, "missing_items": "leave_out"}
     return suite(entries) | answering | skipped | {"output_dir": "dropped", "base_model_name": None}
@@ -100,6 +113,9 @@ SCORED = {
     "prompt-without-answer": lambda: prompt("{question} {reference}"),
     "hallusion-other-file": lambda: hallusion(set_id=None),
     "hallusion-truth": lambda: hallusion(gt_answer="yes"),
+    "hallusion-question": lambda: hallusion(question=3),
+    "coco-names": lambda: renamed(2, "images", "file_name"),
+    "coco-categories": lambda: renamed(1, "categories", "name"),
     "objects-other-file": lambda: objects(image_id="a.jpg"),
     "objects-unknown-image": lambda: objects(image_id=9),
     "objects-no-captions": lambda: objects(lambda files: [*files[:2], files[1]]),
@@ -114,11 +130,15 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
     "suite-no-object": lambda: suite({"a": "pope"}),
     "suite-unknown-flag": lambda: suite({"a": {"benchmark": "pope", "benchmark_file": "p.json"}}),
     "suite-value": lambda: suite({"a": {"benchmark": "pope", "benchmark_files": {"p": 1}}}),
+    "suite-help": lambda: suite({"a": {"help": ["pope"]}}),
+    "suite-surrogate": lambda: suite({"a": pope(text="a \ud800 cat?")}),
+    "suite-long-name": lambda: suite({"a" * 101: pope()}),
     "suite-of-rewards": lambda: suite({"a": {"benchmark": "reward_accuracy"}}),
     "suite-verdict-for-all": lambda: suite({"a": hallusion()}) | {"verdict": "rule"},
     "suite-prompt-for-all": lambda: suite({"a": hallusion()}) | {"judge_prompt_file": "prompt.txt"},
     "suite-cache-for-all": lambda: suite({"a": hallusion()}) | {"judge_cache": "cache.jsonl"},
     "suite-other-questions": answered_before,
+    "suite-settings-broken": lambda: answered_before("[1"),
     "suite-all-dropped": all_dropped,
     "suite-entry-file": lambda: suite({"a": {"benchmark": "pope", "benchmark_files": "none.json"}}),
 }

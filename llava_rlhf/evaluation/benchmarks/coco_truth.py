@@ -53,7 +53,7 @@ def _add_instances(
 ) -> set[int]:
     """Numbers of the images of the file."""
     try:
-        categories = {row["id"]: row["name"] for row in content["categories"]}
+        categories = {row["id"]: _text(row, "name") for row in content["categories"]}
         for row in content["annotations"]:
             objects[row["image_id"]].add(categories[row["category_id"]])
         shown = {row["id"] for row in content["images"]}
@@ -71,10 +71,17 @@ def _add_captions(
     """Number → file name of the images of the file."""
     try:
         for row in content["annotations"]:
-            told[row["image_id"]].update(words.mentions(row["caption"]))
-        return {row["id"]: row["file_name"] for row in content["images"]}
+            told[row["image_id"]].update(words.mentions(_text(row, "caption")))
+        return {row["id"]: _text(row, "file_name") for row in content["images"]}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: no caption annotations of COCO (lacks {error})") from None
+
+
+def _text(row: Mapping[str, Any], field: str) -> str:
+    """Raises KeyError where there is no text."""
+    if not isinstance(row[field], str):
+        raise KeyError(f"a text as {field}")
+    return row[field]
 
 
 def _read(path: str) -> Mapping[str, Any]:

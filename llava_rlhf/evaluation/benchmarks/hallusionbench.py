@@ -222,7 +222,8 @@ def _name(row: Mapping[str, Any]) -> str:
 
 def _item(where: str, row: Mapping[str, Any]) -> Item:
     for name in _FIELDS:
-        if not isinstance(row.get(name), str | int) or str(row[name]).strip() == "":
+        kinds = str if name == "question" else str | int
+        if not isinstance(row.get(name), kinds) or str(row[name]).strip() == "":
             raise ValueError(
                 f"{where}, field {name!r}: {row.get(name)!r} must be a text; is this HallusionBench.json?"
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.json_files import BadLine, read_placed_rows
+from data_utils.problems import is_unicode
 from data_utils.schema import AnswerType
 
 Record = Mapping[str, Any]
@@ -155,6 +156,18 @@ def check_answer(line: int, answer: Record) -> None:
     if not isinstance(answer.get("answer"), str):
         fields = "" if "answer" in answer else f"; its fields are {sorted(answer)}. {FIELDS}"
         raise ValueError(f"answers, line {line}: field 'answer' is {answer.get('answer')!r}, no text{fields}")
+
+
+def checked_items(items: Sequence[Item]) -> Sequence[Item]:
+    """The same items. Raises ValueError for one that could not be written as a prompt."""
+    for item in items:
+        for name in ("id", "question", "image"):
+            value = getattr(item, name)
+            if not isinstance(value, str) or not is_unicode(value):
+                raise ValueError(
+                    f"item {item.id!r}: its {name} is {value!r}, which is no text of valid Unicode"
+                )
+    return items
 
 
 def summed(values: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:

@@ -12,6 +12,7 @@ from typing import ClassVar
 from llava_rlhf.evaluation.benchmarks.items import Benchmark, Item, ItemScore, Record, Scores
 from llava_rlhf.evaluation.benchmarks.scored_pairs import (
     PAIR_METRICS,
+    ScoredPair,
     calibration_error,
     check_fields,
     pair_values,
@@ -37,7 +38,11 @@ class RewardAccuracy(Benchmark):
 
     def score(self, answers: Sequence[Record], leave_out_missing: bool) -> Scores:
         """One item a pair; a pair is known again by its row and its responses."""
-        scored, pairs = [], scored_pairs(answers)
+        return self.of_pairs(answers, scored_pairs(answers))
+
+    def of_pairs(self, answers: Sequence[Record], pairs: Sequence[ScoredPair]) -> Scores:
+        """The same of lines that were read before. Raises ValueError where a pair stands there twice."""
+        scored = []
         outcomes = [float(pair_outcome(pair.margin)) for pair in pairs]
         for record, pair, outcome in zip(answers, pairs, outcomes, strict=True):
             mark = hashlib.sha256(json.dumps(record["responses"]).encode()).hexdigest()[:12]

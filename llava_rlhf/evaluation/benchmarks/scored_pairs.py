@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_utils.problems import shorten
 from llava_rlhf.evaluation.benchmarks.items import Record
 from llava_rlhf.evaluation.calibration import expected_calibration_error, reliability_bins
 
@@ -47,7 +49,7 @@ def scored_pairs(answers: Sequence[Record]) -> list[ScoredPair]:
     pairs = []
     for line, record in enumerate(answers, 1):
         kinds = {"row": int, "margin": (int, float), "responses": list, "preference": int}
-        check_fields(line, record, kinds)
+        check_fields(line, {"answer_type": "all", **record}, {**kinds, "answer_type": str})
         responses, preference = record["responses"], record["preference"]
         if preference not in (1, 2) or len(responses) != 2 or not all(isinstance(r, str) for r in responses):
             raise ValueError(
@@ -66,10 +68,17 @@ def check_fields(line: int, record: Record, fields: Mapping[str, Any]) -> None:
     """Raise ValueError where a field is absent, of another type, or not finite."""
     for name, kind in fields.items():
         value = record.get(name)
-        if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
+        if not isinstance(value, kind) or (isinstance(value, int | float) and not is_number(value)):
             raise ValueError(
-                f"answers, line {line}: field {name!r} is {value!r}; score the file with llava_rlhf.score first"
+                f"answers, line {line}: field {name!r} is {shorten(value)}; score the file with llava_rlhf.score first"
             )
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, and one that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def pair_values(pair: ScoredPair, outcome: float) -> dict[str, tuple[float, float]]:

@@ -8,6 +8,8 @@ import math
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
+from llava_rlhf.evaluation.benchmarks import scored_pairs
+from llava_rlhf.evaluation.benchmarks.scored_pairs import ScoredPair
 from llava_rlhf.evaluation.judged_pairs import judge_quality
 from tests.support.judged import PAIRS, judged_pair, write_pairs
 
@@ -41,6 +43,15 @@ def test_numbers_by_hand(tmp_path):
         (pytest.approx(sigmoid(3)), 0.0, 1),
     ]
     assert quality.ties == 1 and quality.pairs == 7
+
+
+def test_each_line_is_read_once(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        scored_pairs, "ScoredPair", lambda *fields: made.append(fields) or ScoredPair(*fields)
+    )
+    judge_quality(str(write_pairs(tmp_path / "s.jsonl")), None, 30)
+    assert len(made) == len(PAIRS)
 
 
 def test_length_by_hand(tmp_path):

@@ -81,6 +81,14 @@ def test_a_question_is_asked_once_whatever_scores_it(tmp_path):
     entries[0].made.check(split["rule"], False)
 
 
+def test_a_value_may_look_like_a_flag(tmp_path):
+    pope = {"benchmark": "pope", "benchmark_files": [write_pope(tmp_path / "p.json", "yn")]}
+    suite = write_suite(
+        tmp_path, a={**pope, "question_suffix": "--verbose"}, b={**pope, "question_suffix": "-1"}
+    )
+    assert [entry.suffix for entry in read(tmp_path, suite)] == ["--verbose", "-1"]
+
+
 def test_a_judge_of_an_entrys_own_goes_before_that_of_the_command_line(tmp_path):
     mmhal = {"benchmark": "mmhal", "benchmark_files": write_questions(tmp_path / "q.json")}
     own = {"judge_url": "http://127.0.0.1:9/v1", "judge_model": "judge-2", "judge_repeats": 3}

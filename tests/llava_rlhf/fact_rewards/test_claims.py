@@ -126,6 +126,45 @@ def test_what_the_facts_leave_open():
     assert found.reward == pytest.approx(-0.2 + 0.6 * 0.75)
 
 
+@pytest.mark.parametrize(
+    ("pair", "neutral", "penalised"),
+    [
+        # Right 2, wrong −3. What the judge did not say neither pays nor costs; .9 · 2, and the tenth that is left open · −3.
+        ((None, None), 0.0, 0.0),
+        ((0.9, None), 1.8, 1.8 - 0.3),
+        # Whether the facts support it is not known, so that not all the rest is what they are silent of.
+        ((None, 0.2), -0.6, -0.6),
+        ((0.0, 0.2), -0.6, -0.6 - 2.4),
+    ],
+)
+def test_a_judge_that_says_neither_yes_nor_no_pays_nothing(pair, neutral, penalised):
+    said, one = answered({"A cat.": pair}), answer("A cat.", wide=False)
+    complete = answer("A cat.", replace(FACTS, complete=True), wide=False)
+    punishing = ClaimReward(replace(ARGUMENTS, unmentioned="penalise"))
+    for reward, asked, expected in (
+        (REWARD, one, neutral),
+        (punishing, one, penalised),
+        (REWARD, complete, penalised),
+    ):
+        found = reward.of(asked, said)
+        assert found.by_mentions == pytest.approx(expected) and found.undecided == pair.count(None)
+    assert REWARD.of(one, said).mentions[0].verdict == ("right" if pair[0] else "unmentioned")
+    assert punishing.of(one, answered({"A cat.": (None, None)})).mentions[0].verdict == "unmentioned"
+
+
+def test_pictures_and_coverage_of_an_undecided_judge():
+    asking = ClaimReward(replace(ARGUMENTS, unmentioned="ask_picture"))
+    said = answered({"A cat.": (None, None)}, {"A dog on a couch.": None, "couch": 0.5})
+    cat = answer("A cat.")
+    assert asking.left_open(cat, said) == ["A cat."], "the picture may know"
+    found = asking.of(cat, said, {"A cat.": 0.75})
+    assert (found.by_mentions, found.undecided) == (pytest.approx(0.75), 3)
+    assert (found.named, found.coverage) == (0.5, 1.0), "what is not said to be told is not told"
+    found = asking.of(cat, said, {"A cat.": None})
+    assert (found.by_mentions, found.undecided) == (0.0, 4)
+    assert found.mentions[0].probability is None
+
+
 def test_without_facts_all_is_open():
     dog = answer("A dog.", FactList())
     found = REWARD.of(dog, {})

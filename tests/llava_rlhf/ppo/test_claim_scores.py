@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from data_utils.fact_lists import captions_as_facts
 from data_utils.schema import AnswerType
@@ -21,16 +22,19 @@ from llava_rlhf.fact_rewards.claims import (
     about_picture,
     notes,
 )
-from llava_rlhf.ppo.claim_scores import CACHE, ClaimScorer, KnownAnswers
+from llava_rlhf.ppo.claim_scores import ClaimScorer
+from llava_rlhf.ppo.known_answers import CACHE, KnownAnswers
 from llava_rlhf.ppo.targets import TargetMaker
-from llava_rlhf.ppo.yes_no import YesNo
+from llava_rlhf.ppo.yes_no import TRIAL, ServerAsker, YesNo, judge_of
 from llava_rlhf.runs.run_folder import read_json_lines
 from models.vlm import load_tokenizer
+from tests.support.judge_server import JudgeServer
 from tests.support.literal_claims import plain_chance_of_yes
 from tests.support.plain_models import PlainRole
 from tests.support.ppo_world import assemble, metrics_of, run_ppo, trained
 from tests.support.tiny_families import TINY_FAMILIES
 
+ANSWERED = CACHE.format("claims", 0)
 CLAIMS = {"fact_reward": "claims", "unmentioned": "ask_picture"}
 WARM = {"response_len": 24, "temperature": 5.0}
 ROWS = list(range(16))
@@ -121,25 +125,41 @@ def test_who_is_asked_what(tmp_path):
     assert not any("A dog?" in text for text, _ in asked), "what an answer asks is no claim"
 
 
-def test_what_was_answered_is_on_disk(tmp_path):
-    file = tmp_path / "claims" / "answers_0.jsonl"
-    questions = [YesNo("one", (), 0), YesNo("one", ("a.png",), 0), YesNo("three", (), 1)]
-    first = Counting()
-    found = KnownAnswers(first, file).probabilities(questions[:2], None)
-    assert len(first.asked) == 2
-    with file.open("a") as lines:
-        lines.write('{"answers": {"half a')  # what a kill leaves
-    again = Counting()
-    known = KnownAnswers(again, file)
-    assert known.probabilities(questions, None) == [*found, 5 / 6] and again.asked == questions[2:]
-    assert len(read_json_lines(file)) == 2
-    other = Counting()
-    other.identity = "another judge"
-    KnownAnswers(other, file).probabilities(questions, None)
-    assert other.asked == questions
-    file.write_text("{}\n")
-    with pytest.raises(ValueError, match=r"answers_0.jsonl, line 1: no answers of a judge"):
-        KnownAnswers(other, file)
+def test_an_undecided_judge_is_counted_and_its_answers_kept(tmp_path):
+    """A judge behind a real endpoint, that does not know whether anything is true of cats, nor what a picture shows."""
+
+    def said(text):
+        undecided = "image show" in text or ("a cat." in text.partition("Answer: ")[2] and "is true" in text)
+        return "Hm." if undecided else "No" if "is false" in text else "Yes"
+
+    texts = [SimpleNamespace(text=text) for text in ("a cat.", "a hot dog. a cat.", "A car.")]
+    items = [
+        item(),
+        item(AnswerType.NO_IN_YESNO),
+        item(AnswerType.NO_IN_YESNO, ("a.png",), captions_as_facts(())),
+    ]
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    flags = {"fact_reward": "claims", "unmentioned": "ask_picture", "claim_judge_model": "judge-1"}
+    with JudgeServer(said) as server:
+        arguments = FactRewardArguments(**flags, claim_judge_url=server.url)
+        asker = ServerAsker(judge_of(arguments), tmp_path)
+        asked = [
+            ClaimScorer(ClaimReward(arguments), KnownAnswers(asker, tmp_path / "answers.jsonl"), True).scores(
+                items, texts, None
+            )
+            for _ in range(2)
+        ]
+        assert len(server.requests) == len({str(body["messages"]) for body in server.requests}) == 7
+    for scores in asked:
+        # "a cat.": undecided whether the facts say that it is true; the two facts are told. The car: no facts, and no picture.
+        assert scores.metrics()["facts/undecided"].tolist() == [1.0, 1.0, 1.0]
+        assert scores.by_mentions().tolist() == [0.0, 1.0, 0.0] and scores.coverage().tolist() == [
+            1.0,
+            0.0,
+            0.0,
+        ]
+        verdicts = [[one.verdict for one in reward.mentions] for reward in scores.rewards]
+        assert verdicts == [["unmentioned"], ["right", "unmentioned"], ["unmentioned"]]
 
 
 @pytest.fixture(scope="module")
@@ -225,14 +245,27 @@ def test_killed_and_continued_equals_uninterrupted(command, whole, tmp_path, mon
         patch.setattr(TargetMaker, "make", dying)
         with pytest.raises(KeyboardInterrupt):
             run_ppo(command(tmp_path))
-    told = (tmp_path / CACHE.format(0)).read_bytes()
+    told = (tmp_path / ANSWERED).read_bytes()
     run_ppo(command(tmp_path))
-    assert (tmp_path / CACHE.format(0)).read_bytes() == (whole / CACHE.format(0)).read_bytes()
-    assert (whole / CACHE.format(0)).read_bytes().startswith(told) and told
+    assert (tmp_path / ANSWERED).read_bytes() == (whole / ANSWERED).read_bytes()
+    assert (whole / ANSWERED).read_bytes().startswith(told) and told
     first, second = trained(tmp_path), trained(whole)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert metrics_of(tmp_path) == metrics_of(whole)
     assert json.dumps(rollouts(tmp_path)) == json.dumps(rollouts(whole))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_though_its_judge_is_undecided_now_and_then(command, tmp_path):
+    with JudgeServer(lambda text: "Hm." if text != TRIAL and len(text) % 3 == 0 else "Yes") as server:
+        judge = {"claim_judge_url": server.url, "claim_judge_model": "judge-1"}
+        run_ppo(command(tmp_path, max_steps=1, **judge))
+    rows, (metrics,) = rollouts(tmp_path), metrics_of(tmp_path)
+    undecided = [row.get("undecided", 0) for row in rows]
+    assert metrics["facts/undecided"] == pytest.approx(sum(undecided) / len(rows)) and 0 in undecided
+    assert sum(undecided) > 0 and all(row["undecided"] for row in rows if "undecided" in row)
+    (kept,) = read_json_lines(tmp_path / ANSWERED)[:1]
+    assert None in kept["answers"].values()
 
 
 @pytest.mark.slow

@@ -138,4 +138,5 @@ def test_metrics_by_hand():
         "facts/there": [2.0, 2.0, 2.0],
         "facts/named": [1.0, 0.0, 0.0],
         "facts/silent": [0.0, 1.0, 0.0],
+        "facts/undecided": [0.0, 0.0, 0.0],
     }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -10,6 +14,7 @@ from data_utils.fact_lists import captions_as_facts
 from data_utils.schema import Turn
 from llava_rlhf.fact_rewards.arguments import FactRewardArguments
 from llava_rlhf.fact_rewards.mentions import MentionReward, word_list
+from llava_rlhf.ppo.known_answers import CACHE, KnownAnswers, read_answers
 from llava_rlhf.ppo.micro_batches import MicroBatches
 from tests.support.plain_models import PlainRole, seen
 from tests.support.ppo_world import assemble
@@ -75,20 +80,24 @@ def test_who_is_asked(found):
 
 
 def test_each_picture_is_asked_once_and_together_as_alone(parts, found, monkeypatch):
-    picture = parts.trainer.collector.fact_scorer.picture
-    known = dict(picture._known)
-    assert len(known) == len({(found.items[row].image_names, one.mention.name) for row, one in asked(found)})
-    things = [[one.mention.name for one in reward.mentions] for reward in found.facts.rewards]
-    monkeypatch.setattr(picture.asker, "probabilities", lambda *arguments: pytest.fail("asked again"))
-    unknown = [[one.mention.name for at, one in asked(found) if at == row] for row in ROWS]
-    picture.probabilities(found.items, found.reward_images, unknown)
-    monkeypatch.undo()
-    assert things != unknown
-    picture._known.clear()
-    monkeypatch.setattr(picture.asker, "batches", MicroBatches(1))
-    picture.probabilities(found.items, found.reward_images, unknown)
-    assert picture._known.keys() == known.keys()
-    assert all(picture._known[key] == pytest.approx(known[key], abs=1e-5) for key in known)
+    scorer = parts.trainer.collector.fact_scorer
+    file = Path(parts.prepared.settings.ppo.output_dir) / CACHE.format("mentions", 0)
+    known, lines = read_answers(file)
+    pictures = {(found.items[row].image_names, one.mention.name) for row, one in asked(found)}
+    assert lines == 1 and len(known) == len(pictures) > 3
+
+    def again(answers):
+        texts = [SimpleNamespace(text=text) for text in found.texts]
+        return replace(scorer, answers=answers).scores(found.items, texts, found.reward_images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer.answers.asker, "probabilities", lambda *arguments: pytest.fail("asked again"))
+        for answers in (scorer.answers, KnownAnswers(scorer.answers.asker, file)):  # as in a run that goes on
+            assert again(answers).rewards == found.facts.rewards
+    monkeypatch.setattr(scorer.answers.asker, "batches", MicroBatches(1))
+    alone = again(KnownAnswers(scorer.answers.asker, None))
+    for (_, one), (_, other) in zip(asked(found), asked(SimpleNamespace(facts=alone)), strict=True):
+        assert one.mention == other.mention and one.probability == pytest.approx(other.probability, abs=1e-5)
 
 
 def test_what_an_answer_earns_by_hand():

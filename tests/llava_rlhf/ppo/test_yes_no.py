@@ -9,6 +9,7 @@ from PIL import Image
 
 from llava_rlhf.engines.judge_client import Endpoint, Reply
 from llava_rlhf.fact_rewards.arguments import FactRewardArguments
+from llava_rlhf.ppo import yes_no
 from llava_rlhf.ppo.yes_no import FIRST_TOKEN, ServerAsker, YesNo, chance_of_yes, check_judge, judge_of
 from llava_rlhf.runs.stopping import EngineError
 from tests.support.judge_server import JudgeServer, completion
@@ -33,6 +34,7 @@ def with_tokens(text, **chances):
         (Reply("Maybe", first_token={"Maybe": -0.1, "▁NO": math.log(0.3)}), 0.0),
         (Reply("Yes, it does."), 1.0),
         (Reply(" **no**"), 0.0),
+        (Reply("\nYes\n\nThe picture shows it."), 1.0),
         (Reply("Yes", first_token={"The": -0.01}), 1.0),
         (Reply("Nobody knows."), None),
         (Reply(""), None),
@@ -61,11 +63,55 @@ def asking(url):
     return FactRewardArguments(fact_reward="claims", claim_judge_url=url, claim_judge_model="judge-1")
 
 
-def test_a_judge_that_stops_answering_ends_the_run_with_one_message(tmp_path):
-    with JudgeServer(answer=lambda text: "perhaps") as server:
+def questions(text):
+    """One a letter, asked in a batch."""
+    return [YesNo(letter, (), 0) for letter in text]
+
+
+LETTERS = {"y": "Yes", "n": "No", "?": "perhaps" * 100}
+
+
+def test_a_reply_that_is_neither_is_none_and_warned_of_once(tmp_path, caplog):
+    with JudgeServer(answer=LETTERS.get) as server:
         asker = ServerAsker(judge_of(asking(server.url)), tmp_path)
-        with pytest.raises(EngineError, match=r"was asked for Yes or No and said 'perhaps'"):
-            asker.probabilities([YesNo("a dog?", (), 0)], None)
+        assert asker.probabilities(questions("yyn"), None) == [1.0, 1.0, 0.0]
+        assert not caplog.records
+        assert asker.probabilities(questions("?n?"), None) == [None, 0.0, None]
+        assert asker.probabilities(questions("?"), None) == [None]
+    (warning,) = caplog.messages
+    assert "the judge judge-1 was asked for Yes or No and said 'perhapsperhaps" in warning
+    assert len(warning) < 350, "a judge that talks on is cut short"
+
+
+@pytest.mark.parametrize(
+    ("batches", "refused"),
+    [
+        (["?????nnnnn", "????"], None),  # half of the first ten, and then whatever it likes
+        (["????", "??????"], 1),
+        (["?????", "n", "nnn?????"], 2),
+        (["nnnnnn????????????"], None),
+        (["?????????"], None),  # nine are too few to judge a judge by
+    ],
+)
+def test_a_judge_is_refused_that_is_undecided_for_most_of_its_first_questions(
+    tmp_path, monkeypatch, batches, refused
+):
+    monkeypatch.setattr(yes_no, "FIRST_QUESTIONS", 10)
+    with JudgeServer(answer=LETTERS.get) as server:
+        asker = ServerAsker(judge_of(asking(server.url)), tmp_path)
+        for number, batch in enumerate(batches):
+            if number == refused:
+                undecided = "".join(batches)[:10].count("?")
+                says = rf"said neither to {undecided} of its first 10 questions, but 'perhaps.*; take a model"
+                with pytest.raises(EngineError, match=says):
+                    asker.probabilities(questions(batch), None)
+            else:
+                assert asker.probabilities(questions(batch), None).count(None) == batch.count("?")
+
+
+def test_a_judge_that_stops_answering_ends_the_run_with_one_message(tmp_path):
+    with JudgeServer() as server:
+        pass
     endpoint = Endpoint(server.url, "judge-1", FIRST_TOKEN, max_retries=0)
     with pytest.raises(EngineError, match=r"gave no reply .*it goes on from its newest checkpoint"):
         ServerAsker(endpoint, tmp_path).probabilities([YesNo("a dog?", (), 0)], None)

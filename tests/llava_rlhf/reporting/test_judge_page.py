@@ -118,6 +118,14 @@ def test_with_the_run_that_trained_it(tmp_path):
     assert f"The run's captions, {captions}, are not there any more" in moved
 
 
+def test_half_a_surrogate_pair_is_spelt_out(tmp_path):
+    pair = judged_pair(0, "a \ud800", "b", -1.0, question="\udfff?")
+    path = write_pairs(tmp_path / "s.jsonl", [])
+    path.write_text(json.dumps(pair) + "\n")
+    text = write_page(path)
+    assert "a \\ud800" in text and "\\udfff?" in text
+
+
 def test_hostile_text_is_text(tmp_path):
     places = ("question", "preferred", "other", "caption", "image", "id", "type")
     pair = judged_pair(
