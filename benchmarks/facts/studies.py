@@ -184,6 +184,7 @@ def long_ppo(stages: Stages, seed: int) -> Arms:
     for arm, (judge, more, flags) in arms.items():
         changes = {
             "KL_COEF": str(stages.arguments.long_kl_coef),
+            "LEARNING_RATE": str(stages.arguments.long_learning_rate),
             "MAX_STEPS": steps,
             "EPOCHS": "1000",
             "SAVE_STEPS": steps,
