@@ -193,7 +193,7 @@ def engines(world: World, server: VLLMServer) -> Iterator[dict[tuple[str, str], 
     batch = world.prompts(10_000, 2)
     probe = Probe(batch.items[1], writer, world.settings)
     adapter = ServedAdapter(world.policy, pool, world.folder / "adapters", probe, str(TINY_BASE))
-    bare = SimpleNamespace(deliver=lambda step, until: SERVED_NAME)
+    bare = SimpleNamespace(deliver=lambda step, until: SERVED_NAME, shown=lambda server: True)
     vocabulary = world.policy.bank.vlm.vocab_size
 
     def served(brought: ServedAdapter | SimpleNamespace) -> Answering:

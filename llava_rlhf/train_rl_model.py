@@ -88,6 +88,7 @@ def run(prepared: PPORun | None) -> None:
 def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> None:
     from accelerate.utils import set_seed
 
+    from llava_rlhf.engines.making import make_room
     from llava_rlhf.memory_planning.programs import announce_plan
 
     settings, plan = prepared.settings, prepared.plan
@@ -101,7 +102,8 @@ def _train(prepared: PPORun, accelerator: Accelerator, watchdog: Watchdog) -> No
             *(PPO, vars(settings).values(), prepared.prompts, plan.world_size, prepared.reward_base),
             in_full=settings.run.verbose,
         )
-    # 2. The roles.
+    # 2. The roles; servers on the same GPUs make room.
+    make_room(settings.engine)
     roles = roles_of(prepared, accelerator)
     # 3. The loop.
     trainer = trainer_of(prepared, accelerator, roles)

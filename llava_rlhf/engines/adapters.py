@@ -5,7 +5,6 @@ Never in place: servers keep what they have read of a prompt under the adapter's
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import shutil
@@ -17,14 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llava_rlhf.engines.holders import Holders
 from llava_rlhf.engines.http import RefusedError, Server, TryAgainError
 from llava_rlhf.engines.loading import (
     GRACE_SECONDS,
     MODELS,
     Said,
     Version,
-    holds,
-    load,
     load_everywhere,
     unload,
     unload_everywhere,
@@ -56,7 +54,7 @@ class ServedAdapter:
         self._policy, self._pool, self._folder, self._probe, self._base = policy, pool, folder, probe, base
         self._current: Version | None = None
         self._exact = policy.bank.vlm.compute_dtype == torch.float32
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._holders = Holders(pool, probe)
 
     def deliver(self, step: int, until: float) -> str:
         """As `AdapterKeeper.deliver`."""
@@ -70,18 +68,20 @@ class ServedAdapter:
         ids, table = next(iter(tables.items()))
         old = self._current
         self._current = Version(version.name, version.folder, version.empty, ids, table)
+        self._holders.begin(one.url for one in said)
         from_main(lambda: self._retire(old))
         return version.name
 
+    def shown(self, server: Server) -> bool:
+        """As `AdapterKeeper.shown`."""
+        return server.url in self._holders
+
     async def restore(self, server: Server) -> None:
         """As `AdapterKeeper.restore`."""
-        async with self._locks.setdefault(server.url, asyncio.Lock()):
-            version = self._current
-            if await holds(server, version):
-                return
-            logger.warning("%s has lost the adapter, as after a restart: loaded again", server.url)
-            said = await load(server, version, self._probe)
-            self._compare(version, said, version.table, version.ids)
+        version = self._current
+        await self._holders.give(
+            server, version, lambda said: self._compare(version, said, version.table, version.ids)
+        )
 
     def end(self) -> None:
         """As `AdapterKeeper.end`."""
@@ -132,11 +132,11 @@ class ServedAdapter:
                 if len(found)
                 else "nothing alike"
             )
-            reason = (
-                "it answers as without an adapter: its tensors found no place there"
-                if alike and not version.empty
-                else "it has another base, reads pictures in another way, or goes on with what it has read of an older adapter"
-            )
+            reason = "it has another base, reads pictures in another way, or goes on with what it has read of an older adapter"
+            if alike and not version.empty:
+                reason = "it answers as without an adapter: its tensors found no place there"
+            elif self._exact and fits(found, exact=False):
+                reason = "training computes in float32, and so must it (DTYPE=float32); else " + reason
             raise EngineError(
                 f"{said.url} answers with other weights than those that train ({largest}): {reason}. Start it again with "
                 "scripts/serve_policy.sh and the base of this run, then the same command"

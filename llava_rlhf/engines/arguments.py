@@ -78,6 +78,11 @@ class ServerArguments:
         """Whether servers answer."""
         return self.rollout_engine == "vllm"
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether servers sleep while nobody asks them."""
+        return False
+
     def check_bits(self, bits: int) -> None:
         """Raise ValueError where servers can't answer as a base with weights of so many bits does."""
         if self.served and bits in (4, 8):
@@ -113,11 +118,24 @@ class EngineArguments(ServerArguments):
             f"{ADAPTERS} in --output_dir."
         },
     )
+    vllm_sleep: bool = field(
+        default=False,
+        metadata={
+            "help": "Wake the servers for a step's answers, and send them to sleep behind them: they share GPUs with training, "
+            "and with nobody else; started with SLEEP=True."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if not self.served:
             self._refuse("vllm_adapter_folder")
+            self._refuse("vllm_sleep")
+
+    @property
+    def sleeps(self) -> bool:
+        """As `ServerArguments.sleeps`."""
+        return self.vllm_sleep
 
     def check_with(self, bits: int, ddp_timeout: int) -> None:
         """Raise ValueError for what servers can't answer as it is trained, and for limits in the wrong order.

@@ -20,6 +20,7 @@ from llava_rlhf.engines.loading import LOAD, MODELS, UNLOAD, refusal
 from llava_rlhf.engines.prompts import PromptWriter, ServedPrompt
 from llava_rlhf.engines.request import BAN, GENERATE, generate_body, sampling_params
 from llava_rlhf.engines.serving import SERVED_NAME, TESTED_VERSIONS
+from llava_rlhf.engines.sleep import WAKE, asleep, sleep_problem, wake
 from llava_rlhf.runs.checkpoints import new_folder
 from llava_rlhf.runs.save_errors import explaining_failures
 from llava_rlhf.runs.stopping import EngineError
@@ -82,9 +83,9 @@ def _trial(wanted: Wanted) -> Iterator[Path | None]:
     # A name of its own: every node of a run asks, and they share the disk and the servers.
     trial = wanted.folder / f"trial-{uuid4().hex}"
     made = [folder for folder in trial.parents if not folder.exists()]
-    with explaining_failures("an adapter for the servers", trial), new_folder(trial) as staged:
-        shutil.copytree(wanted.adapter, staged, dirs_exist_ok=True)
     try:
+        with explaining_failures("an adapter for the servers", trial), new_folder(trial) as staged:
+            shutil.copytree(wanted.adapter, staged, dirs_exist_ok=True)
         yield trial
     finally:
         shutil.rmtree(trial, ignore_errors=True)
@@ -95,7 +96,8 @@ def _trial(wanted: Wanted) -> Iterator[Path | None]:
 
 async def _ask_all(arguments: ServerArguments, wanted: Wanted, trial: Path | None) -> list[str]:
     patience = min(PATIENCE, arguments.vllm_request_timeout)
-    servers = [Server(url, arguments.api_key(), patience) for url in arguments.vllm_servers]
+    key = arguments.api_key()
+    servers = [Server(url, key, patience, sleeps=arguments.sleeps) for url in arguments.vllm_servers]
     found = await asyncio.gather(*(_Look(server, wanted, trial).problems() for server in servers))
     return [problem for problems in found for problem in problems]
 
@@ -110,8 +112,8 @@ class _Look:
         """What is wrong with it, one line each."""
         found: list[str] = []
         try:
-            steps: list[Callable[[], Awaitable[str | None]]] = [self._version, self._base, self._adapter]
-            steps += [self._log_probs, self._prompts]
+            steps: list[Callable[[], Awaitable[str | None]]] = [self._version, self._awake, self._base]
+            steps += [self._adapter, self._log_probs, self._prompts]
             for step in steps:
                 if problem := await step():
                     found.append(f"{self.server.url}{problem}")
@@ -132,6 +134,17 @@ class _Look:
         if version.partition("+")[0] not in TESTED_VERSIONS:
             tested = ", ".join(TESTED_VERSIONS)
             logger.warning("%s has vLLM %s, which was never tested: %s was", self.server.url, version, tested)
+        return None
+
+    async def _awake(self) -> str | None:
+        if self.server.sleeps:
+            await wake(self.server)
+            return await sleep_problem(self.server)
+        if await asleep(self.server):  # it answers nothing, so that nothing else can be asked
+            raise EngineError(
+                f"{self.server.url} sleeps, as a run with --vllm_sleep leaves it: wait for that run, or, where there is none any "
+                f"more, wake it with: curl -X POST {self.server.url}{WAKE}"
+            )
         return None
 
     async def _base(self) -> str | None:

@@ -49,10 +49,11 @@ class Server:
         key: that it asks for, or None.
         timeout: seconds for a request.
         connections: at once, at most.
+        sleeps: whether it may be asleep, and is woken before it is given anything (`sleep`).
     """
 
-    def __init__(self, url: str, key: str | None, timeout: float, connections: int = 4):
-        self.url = url
+    def __init__(self, url: str, key: str | None, timeout: float, connections: int = 4, sleeps: bool = False):
+        self.url, self.sleeps = url, sleeps
         self._client = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -93,7 +94,7 @@ class Server:
             reply = await self._client.request(method, path, json=body)
         except httpx.TimeoutException as error:
             raise TryAgainError(f"{place}: no answer in time ({type(error).__name__})", True) from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # no connection, one that broke, or an answer that can't be read
             raise TryAgainError(f"{place}: {str(error) or type(error).__name__}", True) from error
         if reply.status_code in (401, 403):
             raise EngineError(
@@ -110,7 +111,7 @@ class Server:
 
 def _reason(text: str) -> str:
     """What the server says is wrong, without what stands around it."""
-    with suppress(ValueError, TypeError, KeyError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError):  # of what stands before a server, too
         told = json.loads(text)
         text = str(told["error"]["message"] if "error" in told else told.get("detail", text))
     return " ".join(text.split())[:SHOWN] or "without a reason"

@@ -49,6 +49,10 @@ class RolloutEngine(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """All answers of the step are there: leave memory to those who look at them. All processes call it."""
+        ...
+
     def end(self) -> None:
         """No more prompts come: give back what was taken. All processes call it."""
         ...

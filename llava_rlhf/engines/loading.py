@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import wait
+from collections.abc import Collection
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from llava_rlhf.engines.http import RefusedError, Server, TryAgainError
-from llava_rlhf.engines.pool import ServerPool, rest_after
+from llava_rlhf.engines.pool import REFUSALS, ServerPool, rest_after
 from llava_rlhf.engines.probe import Probe, ProbeAnswer
 from llava_rlhf.engines.serving import SERVED_NAME
+from llava_rlhf.engines.sleep import wake
 from llava_rlhf.runs.stopping import EngineError
 
 LOAD, UNLOAD, MODELS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/models"
@@ -25,6 +27,13 @@ GRACE_SECONDS = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+class NotTakenError(TryAgainError):
+    """A server that is well does not take the adapter, as one that was started again with a lower rank."""
+
+    def __init__(self, message: str):
+        super().__init__(message, True)
 
 
 @dataclass(frozen=True)
@@ -71,11 +80,16 @@ class AdapterKeeper(Protocol):
         """
         ...
 
+    def shown(self, server: Server) -> bool:
+        """Whether a server has shown that it answers with the current adapter."""
+        ...
+
     async def restore(self, server: Server) -> None:
-        """Give the current adapter to a server that has lost it, as one that was started again has.
+        """Give the current adapter to a server that was not ready for it, or has lost it, as one that was started again has.
 
         Raises:
-            EngineError: it answers with other weights, or does not take it. TryAgainError: it can't be reached.
+            EngineError: it answers with other weights, or no server takes it.
+            TryAgainError: this one can't be reached, or does not take it.
         """
         ...
 
@@ -97,30 +111,51 @@ def load_everywhere(pool: ServerPool, version: Version, probe: Probe, until: flo
         What those servers say.
 
     Raises:
-        EngineError: one refuses it, or none takes it.
+        EngineError: none takes it, or one reads prompts in another way, or wants another key.
     """
     work = {pool.begin(_load_until(server, version, probe, until)): server for server in pool.servers}
-    done, late = wait(work, return_when="FIRST_COMPLETED")
-    if late:
-        more, late = wait(late, timeout=GRACE_SECONDS)
-        done |= more
+    done, late = _until_one_has_it(work)
     for future in late:
         future.cancel()
         logger.warning("%s is not ready; it is given the adapter when it answers", work[future].url)
     failures = [error for future in done if (error := future.exception()) is not None]
-    if failures:
-        if isinstance(failures[0], RefusedError):
-            raise EngineError(f"a server can't be given the adapter: {failures[0]}") from failures[0]
-        raise failures[0]
-    return [future.result() for future in done]
+    for error in failures:
+        if isinstance(error, EngineError):
+            raise error
+    if len(failures) == len(done):
+        reason = next(
+            (error for error in failures if isinstance(error, (NotTakenError, RefusedError))), failures[0]
+        )
+        raise EngineError(
+            f"no server takes the adapter; {reason}. Start servers with scripts/serve_policy.sh, and the same command again"
+        ) from reason
+    for error in failures:
+        logger.warning("the other servers take its rows: %s", error)
+    return [future.result() for future in done if future.exception() is None]
+
+
+def _until_one_has_it(work: Collection[Future[Said]]) -> tuple[set[Future[Said]], set[Future[Said]]]:
+    """Those that are done and those that are not, some time after one server has the adapter, or none will."""
+    done, late = set[Future[Said]](), set(work)
+    while late and not any(future.exception() is None for future in done):
+        more, late = wait(late, return_when="FIRST_COMPLETED")
+        done |= more
+        if any(isinstance(future.exception(), EngineError) for future in more):
+            break
+    more, late = wait(late, timeout=GRACE_SECONDS)
+    return done | more, late
 
 
 async def load(server: Server, version: Version, probe: Probe) -> Said:
-    """Load a version at a server, and ask the probe with it and without.
+    """Wake a server that sleeps between steps, load a version there, and ask the probe with it and without.
 
     Raises:
-        EngineError: it is refused. TryAgainError: the server can't be reached.
+        EngineError: it reads prompts in another way, or wants another key.
+        NotTakenError: it does not take the adapter.
+        TryAgainError: it can't be reached.
     """
+    if server.sleeps:
+        await wake(server)
     if not await holds(server, version):
         body = {"lora_name": version.name, "lora_path": str(version.folder)}
         try:
@@ -129,14 +164,14 @@ async def load(server: Server, version: Version, probe: Probe) -> Said:
             if error.status >= 500 and not await server.healthy():
                 raise TryAgainError(str(error), True) from error
             if not await holds(server, version):  # else another process was faster
-                raise EngineError(refusal(server.url, version.folder, error.reason)) from error
+                raise NotTakenError(refusal(server.url, version.folder, error.reason)) from error
     try:
         adapted = await probe.ask(server, version.name)
         bare = await probe.ask(server, SERVED_NAME)
     except RefusedError as error:
         if not await server.healthy():
             raise TryAgainError(str(error), True) from error
-        raise EngineError(f"a first question with the new adapter was refused: {error}") from error
+        raise NotTakenError(f"a first question with the new adapter was refused: {error}") from error
     return Said(server.url, adapted, bare)
 
 
@@ -171,17 +206,15 @@ def refusal(url: str, folder: Path, reason: str) -> str:
 
 
 async def _load_until(server: Server, version: Version, probe: Probe, until: float) -> Said:
-    """`load`, again and again while the server can't be reached."""
-    failures = 0
+    """`load`, again and again while the server can't be reached, and some times where it refuses. Raises as it does."""
+    failures = refused = 0
     while True:
         try:
             return await load(server, version, probe)
-        except TryAgainError as error:
+        except (TryAgainError, RefusedError) as error:
             failures += 1
+            refused += isinstance(error, (NotTakenError, RefusedError))
             rest = rest_after(failures)
-            if time.monotonic() + rest >= until:
-                raise EngineError(
-                    f"no server takes the adapter; {error}. Start servers with scripts/serve_policy.sh, and the same command "
-                    "again"
-                ) from error
+            if refused >= REFUSALS or time.monotonic() + rest >= until:
+                raise
             await asyncio.sleep(rest)

@@ -16,7 +16,9 @@ from llava_rlhf.engines.pictures import ServedPictures
 from llava_rlhf.engines.policy_engine import PolicyEngine
 from llava_rlhf.engines.pool import ServerPool
 from llava_rlhf.engines.probe import choose_probe
+from llava_rlhf.engines.processes import agree, from_main
 from llava_rlhf.engines.prompts import PromptWriter
+from llava_rlhf.engines.sleep import sleep_everywhere
 from llava_rlhf.engines.stored_adapter import StoredAdapter
 from llava_rlhf.engines.vllm_engine import VLLMEngine
 from llava_rlhf.hub.places import base_name
@@ -99,6 +101,23 @@ def make_pool(arguments: ServerArguments) -> ServerPool:
     """The servers that the settings name."""
     in_flight, key = arguments.vllm_requests_in_flight, arguments.api_key()
     servers = [
-        Server(url, key, arguments.vllm_request_timeout, in_flight + 1) for url in arguments.vllm_servers
+        Server(url, key, arguments.vllm_request_timeout, in_flight + 1, arguments.sleeps)
+        for url in arguments.vllm_servers
     ]
     return ServerPool(servers, in_flight)
+
+
+def make_room(arguments: ServerArguments) -> None:
+    """Send servers that share the GPUs of training to sleep, before its models are loaded. All processes call it.
+
+    Raises:
+        EngineError: in every process: one does not sleep.
+    """
+    if not arguments.sleeps:
+        return
+    agree(None)  # whoever looked at them has
+    pool = make_pool(arguments)
+    try:
+        from_main(lambda: sleep_everywhere(pool))
+    finally:
+        pool.close()

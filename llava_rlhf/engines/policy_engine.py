@@ -40,5 +40,8 @@ class PolicyEngine:
         answers = self.policy.sample(*prompts, features, self.settings, uniforms, self.merge_adapter)
         return lambda: answers
 
+    def rest(self) -> None:
+        """Nothing is held between two steps."""
+
     def end(self) -> None:
         """Nothing was taken."""

@@ -6,20 +6,17 @@ every answer is looked at as always, and an adapter that changes nothing there i
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 from pathlib import Path
 
+from llava_rlhf.engines.holders import Holders
 from llava_rlhf.engines.http import Server
-from llava_rlhf.engines.loading import Said, Version, holds, load, load_everywhere, unload_everywhere
+from llava_rlhf.engines.loading import Said, Version, load_everywhere, unload_everywhere
 from llava_rlhf.engines.pool import ServerPool
 from llava_rlhf.engines.probe import Probe
 from llava_rlhf.engines.serving import SERVED_NAME
 from llava_rlhf.runs.stopping import EngineError
 from models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_tensors
-
-logger = logging.getLogger(__name__)
 
 
 class StoredAdapter:
@@ -35,7 +32,7 @@ class StoredAdapter:
         self._pool, self._probe = pool, probe
         self._version = None if folder is None else stored_version(folder)
         self._loaded = folder is None
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._holders = Holders(pool, probe)
 
     def deliver(self, step: int, until: float) -> str:
         """As `AdapterKeeper.deliver`; only the first call loads anything."""
@@ -43,19 +40,21 @@ class StoredAdapter:
             return SERVED_NAME
         if not self._loaded:
             self._loaded = True  # some servers may have it, even if not all take it
-            for said in load_everywhere(self._pool, self._version, self._probe, until):
+            everyone = load_everywhere(self._pool, self._version, self._probe, until)
+            for said in everyone:
                 self._look_at(said)
+            self._holders.begin(said.url for said in everyone)
         return self._version.name
+
+    def shown(self, server: Server) -> bool:
+        """As `AdapterKeeper.shown`; a base without an adapter was looked at before."""
+        return self._version is None or server.url in self._holders
 
     async def restore(self, server: Server) -> None:
         """As `AdapterKeeper.restore`."""
         if self._version is None:
             raise EngineError(f"{server.url} serves no model {SERVED_NAME!r} any more; start it again")
-        async with self._locks.setdefault(server.url, asyncio.Lock()):
-            if await holds(server, self._version):
-                return
-            logger.warning("%s has lost the adapter, as after a restart: loaded again", server.url)
-            self._look_at(await load(server, self._version, self._probe))
+        await self._holders.give(server, self._version, self._look_at)
 
     def end(self) -> None:
         """Take the adapter back, as far as servers still answer; its files stay."""

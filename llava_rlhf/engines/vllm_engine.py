@@ -18,9 +18,10 @@ from llava_rlhf.engines.answer import Answer, AnswerCheck, WrongAnswerError, as_
 from llava_rlhf.engines.http import RefusedError, Server, TryAgainError
 from llava_rlhf.engines.loading import AdapterKeeper
 from llava_rlhf.engines.pool import ServerPool
-from llava_rlhf.engines.processes import agree
+from llava_rlhf.engines.processes import agree, from_main
 from llava_rlhf.engines.prompts import PromptWriter, ServedPrompt
 from llava_rlhf.engines.request import GENERATE, generate_body, row_seeds, sampling_params
+from llava_rlhf.engines.sleep import sleep_everywhere, wake_everywhere
 from llava_rlhf.runs.stopping import EngineError
 from models.generation import Sample, SamplingSettings
 from models.packed_features import PackedFeatures
@@ -53,9 +54,11 @@ class VLLMEngine:
         self.step_timeout = step_timeout
         self.vocab_size, self._check = vocab_size, AnswerCheck(settings, vocab_size)
         self._model, self._until = "", 0.0
+        self._asked: list[Future[Answer]] = []
 
     def begin_step(self, step: int) -> None:
         """As `RolloutEngine.begin_step`. Raises EngineError in every process."""
+        self._make_room_for_servers()
         self._until = time.monotonic() + self.step_timeout
         self._model = self.adapter.deliver(step, self._until)
 
@@ -69,11 +72,28 @@ class VLLMEngine:
         seeds = row_seeds(uniforms)
         rows = zip(batch.items, seeds, strict=True)
         asked = [self.pool.begin(self._answer(self._model, item, seed, self._until)) for item, seed in rows]
+        self._asked = [future for future in self._asked if not future.done()] + asked
         return lambda: self._wait(asked, uniforms.device)
 
+    def rest(self) -> None:
+        """As `RolloutEngine.rest`. Raises EngineError in every process."""
+        if self.pool.sleeps:  # every process has waited for its answers, and for those of the others
+            from_main(lambda: sleep_everywhere(self.pool))
+
     def end(self) -> None:
-        """As `RolloutEngine.end`."""
+        """As `RolloutEngine.end`; servers are left awake for whoever asks them next."""
+        for future in self._asked:  # of a run that was stopped: or they would want the adapter again
+            future.cancel()
+        if self.pool.sleeps:
+            self._make_room_for_servers()
+            from_main(lambda: wake_everywhere(self.pool))
         self.adapter.end()
+
+    def _make_room_for_servers(self) -> None:
+        """Give back GPU memory that nothing lies in, everywhere before a server wants it."""
+        if self.pool.sleeps:
+            torch.cuda.empty_cache()
+            agree(None)
 
     def _wait(self, asked: Sequence[Future[Answer]], device: torch.device) -> Sample:
         answers, failure = [], None
@@ -93,6 +113,8 @@ class VLLMEngine:
         body = generate_body(model, prompt.token_ids, prompt.pictures, sampling_params(self.settings, seed))
 
         async def question(server: Server) -> Any:
+            if not self.adapter.shown(server):
+                await self.adapter.restore(server)
             try:
                 return await server.post(GENERATE, body)
             except RefusedError as error:

@@ -138,5 +138,8 @@ class BaseEngine:
         answers = self._sample(*queries, features, self.settings, uniforms)
         return lambda: answers
 
+    def rest(self) -> None:
+        """Nothing is held between two steps."""
+
     def end(self) -> None:
         """Nothing was taken."""

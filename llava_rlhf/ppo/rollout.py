@@ -93,8 +93,7 @@ class RolloutCollector:
         fact_scorer: FactScorer | ClaimScorer | None = None,
     ):
         self.roles, self.tokenizer, self.stop_ids = roles, tokenizer, tuple(stop_ids)
-        self.engine = engine
-        self.scoring = scoring
+        self.engine, self.scoring = engine, scoring
         self.batches = batches
         self.scorer = AnswerScorer(roles.rewards, reward_batches, self.pad_id, ensemble_beta)
         self.numerics = numerics
@@ -127,6 +126,7 @@ class RolloutCollector:
             asked.append(self._ask(batch, uniforms[rows], seen))
             start += len(rows)
         answers = _join([_answered(part) for part in asked], order, self.pad_id)
+        self.engine.rest()
         responses = Responses(
             *self.numerics.columns(
                 answers.responses, answers.mask, self.engine.settings.max_new_tokens, self.pad_id

@@ -105,18 +105,28 @@ class PPOTrainer:
         self.guard.begin(first_step)
         self._pace = Pace(first_step, self.plan.ppo_steps)
         with StopSignals() as signals:
-            for step in range(first_step, self.plan.ppo_steps):
-                random = random_state()
-                try:
-                    metrics = self._step(batches, step, output_dir, signals)
-                except GuardError as error:
-                    self._keep_what_is_good(step, isinstance(error, LimitError), random)
-                    raise
-                except (StoppedBySignal, EngineError):
-                    self._save_unless_there(step, random)
-                    raise
-                self._end_step(step + 1, metrics, signals)
+            try:
+                for step in range(first_step, self.plan.ppo_steps):
+                    self._step_or_save(batches, step, output_dir, signals)
+            except (GuardError, StoppedBySignal):  # after an EngineError nobody may be there to be told
+                self.collector.engine.end()
+                raise
         self.collector.engine.end()
+
+    def _step_or_save(
+        self, batches: Iterator[PromptBatch], step: int, output_dir: Path, signals: StopSignals
+    ) -> None:
+        """A step with its log and checkpoint; where it stops, what is good is saved, and it raises as `train`."""
+        random = random_state()
+        try:
+            metrics = self._step(batches, step, output_dir, signals)
+        except GuardError as error:
+            self._keep_what_is_good(step, isinstance(error, LimitError), random)
+            raise
+        except (StoppedBySignal, EngineError):
+            self._save_unless_there(step, random)
+            raise
+        self._end_step(step + 1, metrics, signals)
 
     def _end_step(self, done: int, metrics: dict[str, float], signals: StopSignals) -> None:
         """Log, and save if it is time or a signal asks for it."""

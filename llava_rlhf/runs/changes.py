@@ -18,7 +18,7 @@ NEVER_MATTERS = frozenset(
     "save_steps save_strategy save_total_limit save_on_each_node enable_jit_checkpoint "
     "dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor dataloader_persistent_workers "
     "dataloader_multiprocessing_context do_train do_eval do_predict local_rank ddp_timeout max_kl max_reward_drop guard_action "
-    "vllm_servers vllm_adapter_folder vllm_request_timeout vllm_step_timeout vllm_requests_in_flight".split()
+    "vllm_servers vllm_adapter_folder vllm_request_timeout vllm_step_timeout vllm_requests_in_flight vllm_sleep".split()
 )
 # Recorded beside the settings that they follow from.
 DERIVED = frozenset(("train_batch_size", "eval_batch_size"))

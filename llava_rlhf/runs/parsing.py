@@ -167,6 +167,8 @@ def run_program(prepare: Callable[[Sequence[str]], T | None], run: Callable[[T],
         prepared = prepare(sys.argv[1:])
     except ValueError as error:
         refuse(error, 2)
+    except SaveError as error:  # of an adapter that servers are to try
+        refuse(error, 1)
     if prepared is not None and planned_processes() is not None:
         raise SystemExit(READY)
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # an error output that is no file

@@ -163,6 +163,7 @@ train_rl_model() {
     given --reward_base_model_name "$REWARD_BASE_MODEL"
     more_reward_models
     engine_flags
+    given --vllm_sleep "$VLLM_SLEEP"
     given --facts "$FACTS"
     given --image_to_facts_file "$MORE_FACTS"
     fact_reward

@@ -31,6 +31,7 @@ DEEPSPEED="${DEEPSPEED:-$ROOT/scripts/zero3.json}"
 # under the same path. The policy itself (local) can't: its base is divided.
 ROLLOUT_ENGINE="${ROLLOUT_ENGINE:-vllm}"
 VLLM_SERVERS="${VLLM_SERVERS:-http://127.0.0.1:8000}"
+VLLM_SLEEP="${VLLM_SLEEP:-}" # True: they share GPUs with training, and sleep while it computes (SLEEP=True there)
 
 # Processes
 NUM_PROCESSES="${NUM_GPUS:-8}"

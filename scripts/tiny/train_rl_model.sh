@@ -38,6 +38,7 @@ NOPTEPOCHS="${NOPTEPOCHS:-2}"
 # Who answers prompts: the policy itself, or servers (vllm; scripts/serve_policy.sh) that VLLM_SERVERS names, separated by commas
 ROLLOUT_ENGINE="${ROLLOUT_ENGINE:-local}"
 VLLM_SERVERS="${VLLM_SERVERS:-}"
+VLLM_SLEEP="${VLLM_SLEEP:-}" # True: they share GPUs with training, and sleep while it computes (SLEEP=True there)
 
 # Optimisation: how advantages are estimated (gae: a critic; rloo, grpo, reinforce: none is loaded), and the rest. RECIPE=modern
 # was measured at 1e-3, RECIPE=published, as in 2023, at 5e-4: docs/optimisers.md.

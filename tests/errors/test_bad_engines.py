@@ -28,6 +28,7 @@ SETTINGS = {
     "request-longer-than-step": {"rollout_engine": "vllm", "vllm_servers": HERE, "vllm_step_timeout": 100},
     "step-longer-than-patience": {"rollout_engine": "vllm", "vllm_servers": HERE, "ddp_timeout": 1000},
     "four-bits": {"rollout_engine": "vllm", "vllm_servers": HERE, "bits": 4},
+    "sleep-without-engine": {"vllm_sleep": True},
     "names-of-today": {"rollout_engine": "vllm", "vllm_servers": HERE},
 }
 # case → what its server says instead of what vLLM would
@@ -53,6 +54,19 @@ SERVERS = {
     "raw-log-probs": {},
     "one-picture": {},
     "pictures-otherwise": {},
+    "no-sleep": {},
+    "sleep-without-memory": {
+        "/server_info?config_format=json": (
+            200,
+            {
+                "vllm_config": {
+                    "model_config": {"enable_sleep_mode": False},
+                    "device_config": {"device": "cuda"},
+                }
+            },
+        )
+    },
+    "asleep": {},
 }
 CASES = (*SETTINGS, *SERVERS)
 
@@ -109,6 +123,10 @@ def test_documented(case, prepare, served_base, tmp_path):
                 flags |= {"response_len": 390, "model_max_length": 600}
             if case == "raw-log-probs":
                 fake.script = [lambda reply: reply, second_of_likelihood]
+            if case in ("no-sleep", "sleep-without-memory"):
+                flags["vllm_sleep"] = True
+            if case in ("asleep", "sleep-without-memory"):
+                fake.asleep = case == "asleep"
             if case == "one-picture":
                 refuse_two_pictures(fake)
         with pytest.raises(ValueError, match=row.pattern):

@@ -119,8 +119,10 @@ def test_servers_of_a_ppo_script_reach_the_program(runner, size):
     at = call.arguments.index("--vllm_servers")
     assert call.arguments[at + 1 : at + 3] == servers.split(",")
     assert call.arguments[call.arguments.index("--rollout_engine") + 1] == "vllm"
+    (call,) = runner.run(f"{size}/train_rl_model.sh", VLLM_SLEEP="True")
+    assert call.arguments[call.arguments.index("--vllm_sleep") + 1] == "True"
     (call,) = runner.run(f"{size}/train_rl_model.sh")
-    assert "--vllm_servers" not in call.arguments
+    assert not {"--vllm_servers", "--vllm_sleep"} & set(call.arguments)
     assert call.arguments[call.arguments.index("--rollout_engine") + 1] == "local"
 
 

@@ -61,6 +61,9 @@ class CopyEngine:
         """As `PolicyEngine.start`, of the copy."""
         return self._copy.start(batch, uniforms, features)
 
+    def rest(self) -> None:
+        """Nothing to do: nobody is waited for."""
+
     def end(self) -> None:
         """Nothing is left behind that a server would have to give back."""
 

@@ -9,7 +9,11 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from llava_rlhf.engines.sleep import ASLEEP, SERVER_INFO, SLEEP, WAKE
+
 VOCABULARY = 60
+CONFIG = {"model_config": {"enable_sleep_mode": True}, "device_config": {"device": "cuda"}}
+SLEEPING = (SLEEP, WAKE, ASLEEP, SERVER_INFO)
 
 
 def reply_to(body: dict[str, Any], expanded: list[int]) -> dict[str, Any]:
@@ -34,10 +38,12 @@ class FakeVLLM:
     Attributes:
         script: what the next questions get, first to last: a status, "hang", "drop" (connection closed), a callable that
             changes the reply; then every answer is fine.
-        said: path → what it says instead of what it would, (status, content).
+        said: path → what it says instead of what it would, (status, content); of a list, one after the other, then what it would.
         questions: bodies of questions that came in.
         loaded: adapter → folder.
         at_once: the most questions that were under way together.
+        asleep: whether it sleeps, in which it answers no question; None: it can't.
+        posted: paths that something was sent to, in order.
     """
 
     def __init__(self, root: str = "/no/base", widen: Callable[[list[int]], list[int]] = list):
@@ -47,6 +53,8 @@ class FakeVLLM:
         self.questions: list[dict[str, Any]] = []
         self.loaded: dict[str, str] = {}
         self.pause = 0.0
+        self.asleep: bool | None = None
+        self.posted: list[str] = []
         self.at_once = self._now = 0
         self._lock = threading.Lock()
 
@@ -78,8 +86,11 @@ class FakeVLLM:
 
     def _serve(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> None:
         path = handler.path
-        if path in self.said:
-            return _send(handler, *self.said[path])
+        if body is not None:
+            self.posted.append(path)
+        said = self.said.get(path)
+        if said:
+            return _send(handler, *(said.pop(0) if isinstance(said, list) else said))
         if path == "/inference/v1/generate":
             return self._generate(handler, body)
         if path.endswith("_lora_adapter"):
@@ -88,11 +99,20 @@ class FakeVLLM:
             else:
                 self.loaded.pop(body["lora_name"], None)
             return _send(handler, 200, "done")
+        if path in SLEEPING:
+            return self._sleep(handler, path)
         cards = [{"id": "base", "root": self.root, "parent": None, "max_model_len": 400}]
         cards += [{"id": name, "root": folder, "parent": "base"} for name, folder in self.loaded.items()]
         return _send(
             handler, 200, {"/version": {"version": "0.32.0"}, "/v1/models": {"data": cards}}.get(path, "")
         )
+
+    def _sleep(self, handler: BaseHTTPRequestHandler, path: str) -> None:
+        if self.asleep is None:
+            return _send(handler, 404, {"detail": "Not Found"})
+        if path in (SLEEP, WAKE):
+            self.asleep = path == SLEEP
+        return _send(handler, 200, {"is_sleeping": self.asleep, "vllm_config": CONFIG})
 
     def _generate(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         with self._lock:
@@ -100,6 +120,8 @@ class FakeVLLM:
             self._now += 1
             self.at_once = max(self.at_once, self._now)
             step = self.script.pop(0) if self.script else None
+        while self.asleep:
+            time.sleep(0.01)
         time.sleep(30 if step == "hang" else self.pause)
         with self._lock:
             self._now -= 1

@@ -34,6 +34,9 @@ class WarmEngine:
     def begin_step(self, step: int) -> None:
         """Nothing to do: the weights are the policy's own."""
 
+    def rest(self) -> None:
+        """Nothing to do: nobody is waited for."""
+
     def end(self) -> None:
         """Nothing to do: nobody else was asked."""
 

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.vllm_server import VLLMServer, new_server
+from tests.support.ppo_world import run_ppo
+from tests.support.vllm_server import TINY_BASE, VLLMServer, new_server
+from tests.vllm.served_world import ServedWorld, make_world
+
+STEPS = {"max_steps": 3, "save_steps": 3}
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +23,24 @@ def vllm_server(tmp_path_factory) -> Iterator[VLLMServer]:
     """
     # Of xdist's processes the one that started them ends last.
     owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-    server = new_server(tmp_path_factory.getbasetemp()).start(owner)
+    # With paths that vLLM calls those of development, among them /sleep.
+    server = new_server(tmp_path_factory.getbasetemp(), VLLM_SERVER_DEV_MODE="1").start(owner)
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> ServedWorld:
+    """On the base that the shared server serves."""
+    return make_world(tmp_path_factory.mktemp("served"), TINY_BASE)
+
+
+@pytest.fixture(scope="session")
+def whole_run(world, vllm_server, tmp_path_factory) -> Path:
+    """Three steps that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_ppo(world.command(folder, vllm_server.url, **STEPS))
+    return folder
 
 
 @pytest.fixture

@@ -14,9 +14,11 @@ from data_utils.batches import collate_prompts
 from llava_rlhf import initialize_policy_model, train_reward_model
 from llava_rlhf.engines.policy_engine import PolicyEngine
 from llava_rlhf.engines.vllm_engine import VLLMEngine
+from llava_rlhf.runs.run_folder import read_json_lines
 from models.generation import Sample, SamplingSettings
-from tests.support.ppo_world import Assembled, assemble, random_numbers
+from tests.support.ppo_world import Assembled, assemble, metrics_of, random_numbers, trained
 from tests.support.tiny_data import TinyData, policy_command, ppo_command, reward_command, write_tiny_data
+from tests.support.vllm_server import VLLMServer
 
 ROWS = 96
 SIZES = {"rollout_batch_size": 8, "query_len": 80, "response_len": 24, "model_max_length": 300}
@@ -114,3 +116,18 @@ def largest_log_prob_difference(experience) -> float:
     """In nats, between what the engine had and what the model that trains says, of drawn tokens."""
     difference: Tensor = (experience.engine_log_probs - experience.log_probs).abs()
     return float((difference * experience.counted).max())
+
+
+def assert_whole(folder: Path, whole: Path) -> None:
+    """Metrics, rollouts and weights of the run that nothing disturbed, bit for bit."""
+    assert metrics_of(folder) == metrics_of(whole)
+    for file in sorted((whole / "rollouts").glob("*.jsonl")):
+        assert read_json_lines(folder / "rollouts" / file.name) == read_json_lines(file)
+    first, second = trained(folder), trained(whole)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def left_on(server: VLLMServer) -> list[str]:
+    """Adapters of runs and of looks that a server still has."""
+    names = [card["id"] for card in server.call("/v1/models")[1]["data"]]
+    return [name for name in names if name.startswith(("policy", "trial"))]

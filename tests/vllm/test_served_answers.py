@@ -21,11 +21,6 @@ ALL = list(range(96))
 QWEN_BASE = TINY_BASE.with_name("base-qwen2_5_vl")
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("served"), TINY_BASE)
-
-
 @pytest.fixture(scope="module")
 def command(world, vllm_server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")

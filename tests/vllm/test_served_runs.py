@@ -5,38 +5,17 @@ from __future__ import annotations
 import threading
 
 import pytest
-import torch
 
 from llava_rlhf import initialize_policy_model, train_rl_model
-from llava_rlhf.engines.vllm_engine import VLLMEngine
 from llava_rlhf.runs.run_folder import read_json_lines
-from llava_rlhf.runs.stopping import EngineError
 from tests.distributed.launching import ROOT
 from tests.distributed.processes import PPO, run_in_processes
 from tests.support.ppo_world import largest_difference, metrics_of, run_ppo, trained
 from tests.support.tiny_data import policy_command
 from tests.support.vllm_server import TINY_BASE
-from tests.vllm.served_world import make_world, pair, rows_of
+from tests.vllm.served_world import pair, rows_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
-STEPS = {"max_steps": 3, "save_steps": 3}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("served"), TINY_BASE)
-
-
-@pytest.fixture(scope="module")
-def whole_run(world, vllm_server, tmp_path_factory):
-    """Three steps without a break."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    run_ppo(world.command(folder, vllm_server.url, **STEPS))
-    return folder
-
-
-def equal(first, second) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_run_ends_and_leaves_nothing_behind(whole_run, vllm_server):
@@ -56,29 +35,6 @@ def test_what_is_drawn_differs_from_the_policys_own_but_not_what_is_asked(world,
 
 def first_rollouts(folder):
     return read_json_lines(next((folder / "rollouts").glob("*1.jsonl")))
-
-
-def test_a_run_that_nobody_answers_is_saved_and_goes_on_bit_for_bit(
-    world, whole_run, vllm_server, tmp_path, monkeypatch
-):
-    """The servers fall silent in the second step; the same command goes on when they are back."""
-    folder, answer, asked = tmp_path / "run", VLLMEngine._answer, []
-
-    async def silent(self, model, item, seed, until):
-        asked.append(item.row)
-        if len(asked) > 12:  # 8 in each step
-            self.pool.servers[0]._client.base_url = "http://127.0.0.1:9"
-        return await answer(self, model, item, seed, until)
-
-    command = world.command(folder, vllm_server.url, **STEPS, vllm_step_timeout=20, vllm_request_timeout=10)
-    with monkeypatch.context() as patch:
-        patch.setattr(VLLMEngine, "_answer", silent)
-        with pytest.raises(EngineError, match="no server answered in time"):
-            run_ppo(command)
-    assert (folder / "checkpoint-1" / "COMPLETE").is_file() and not (folder / "checkpoint-2").exists()
-    run_ppo([*command, "--resume", "auto"])
-    assert equal(trained(folder), trained(whole_run))
-    assert metrics_of(folder) == metrics_of(whole_run)
 
 
 def test_servers_share_rows_and_take_those_of_one_that_dies(world, vllm_server, start_vllm, tmp_path):

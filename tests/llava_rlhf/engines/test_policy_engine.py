@@ -26,6 +26,9 @@ class Parrot:
     def begin_step(self, step):
         raise AssertionError("nobody said that weights moved")
 
+    def rest(self):
+        """Nothing is held."""
+
     def start(self, batch, uniforms, features):
         self.seen.append((batch, uniforms, features))
         ids = torch.full((len(batch.items), max(self.lengths)), self.settings.pad_id)

@@ -65,6 +65,39 @@ def test_what_fails_is_asked_again(impatient, failure):
         assert sum(len(fake.questions) for fake in fakes) >= 8
 
 
+def test_a_question_that_one_server_refuses_is_asked_of_another(impatient):
+    """A server that refuses is soon free again: it must not be asked all there is, and asked again."""
+    with servers(2) as (_, pool):
+        expected = ask(pool, 12)
+    with servers(2, in_flight=2) as (fakes, pool):
+        fakes[0].script = [500] * 1000
+        fakes[1].pause = 0.05
+        assert ask(pool, 12) == expected
+        seeds = [body["sampling_params"]["seed"] for body in fakes[0].questions]
+    assert seeds and len(seeds) == len(set(seeds)) and len(fakes[1].questions) == 12
+
+
+def test_a_server_that_has_failed_is_asked_one_question_until_it_answers(impatient):
+    others = []
+    with servers(1, in_flight=4) as (fakes, pool):
+        fakes[0].pause = 0.1
+        fakes[0].script = [503] * 4 + [lambda reply: others.append(fakes[0]._now) or reply]
+        ask(pool, 8)
+        assert others == [0] and fakes[0].at_once == 4
+        fakes[0].at_once = 0
+        ask(pool, 8)
+        assert fakes[0].at_once == 4
+
+
+def test_questions_that_fail_together_are_one_failure():
+    place = pools._Place(Server("http://127.0.0.1:9", None, 1.0))
+    for _ in range(64):
+        place.failed(0)
+    assert place.failures == 1 and place.rests_until <= time.monotonic() + rest_after(1)
+    place.failed(1)
+    assert place.failures == 2 and place.rests_until > time.monotonic() + rest_after(1)
+
+
 def test_a_dead_servers_questions_go_to_others(impatient):
     with servers(2) as (fakes, pool):
         fakes[0].__exit__()
@@ -96,6 +129,14 @@ def test_nobody_answers_in_time(impatient):
             ask(pool, 1, seconds=0.5)
 
 
+@pytest.mark.parametrize("said", ["busy", ["busy"], None, {"error": "busy"}, {"detail": ["busy"]}])
+def test_whatever_a_failure_says_it_is_asked_again(impatient, said):
+    """As proxies write theirs in many ways."""
+    with servers(1) as (fakes, pool):
+        fakes[0].said[GENERATE] = [(503, said)] * 2
+        assert len(ask(pool, 1)) == 1
+
+
 def test_a_key_that_is_wrong_is_named():
     with servers(1) as (fakes, pool):
         fakes[0].script = [401]
@@ -104,4 +145,4 @@ def test_a_key_that_is_wrong_is_named():
 
 
 def test_rests_grow_up_to_a_limit():
-    assert [rest_after(failures) for failures in (1, 2, 3, 7, 20)] == [0.5, 1.0, 2.0, 30.0, 30.0]
+    assert [rest_after(failures) for failures in (1, 2, 3, 7, 5000)] == [0.5, 1.0, 2.0, 30.0, 30.0]

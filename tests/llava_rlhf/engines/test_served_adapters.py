@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_rlhf.engines.adapters import ServedAdapter
-from llava_rlhf.engines.loading import refusal
+from llava_rlhf.engines.loading import Said, Version, refusal
 from llava_rlhf.engines.probe import ProbeAnswer, choose_probe, differences, fits
 from llava_rlhf.engines.prompts import PromptWriter
 from llava_rlhf.runs.stopping import EngineError
@@ -65,6 +65,21 @@ def test_a_full_disk_is_said_and_leaves_no_half_adapter(adapter, state):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not [path for path in adapter._folder.rglob("*") if path.is_file()]
+
+
+def test_a_server_in_sixteen_bits_beside_training_in_float32_is_named(adapter, tmp_path):
+    table = torch.log_softmax(torch.arange(12.0).reshape(3, 4), dim=1)
+    version = Version("policy-step1", tmp_path, False)
+
+    def said(off: float) -> Said:
+        entries = tuple((place, 3, float(table[place, 3]) + off) for place in range(3))
+        return Said("http://a:1", ProbeAnswer((3, 3, 3), entries), ProbeAnswer((3, 3, 3), ()))
+
+    adapter._compare(version, said(1e-5), table)
+    with pytest.raises(EngineError, match=r"in float32, and so must it \(DTYPE=float32\)"):
+        adapter._compare(version, said(0.02), table)
+    with pytest.raises(EngineError, match=r"nats\): it has another base"):
+        adapter._compare(version, said(0.5), table)
 
 
 def test_a_refusal_says_what_to_do(tmp_path):
