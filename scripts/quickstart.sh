@@ -4,8 +4,8 @@
 #   bash scripts/quickstart.sh           the whole thing: 4 to 7 minutes on 2 cores after installation (measured on two days)
 #   bash scripts/quickstart.sh --short   the same programs with fewer pictures and steps: 2 minutes (measured)
 #
-# FAMILY=qwen2_5_vl: the same with another family, in a world of clear pictures of many sizes (docs/tiny_world.md); about
-# twice as long (estimated).
+# FAMILY=qwen2_5_vl: the same with another family, in a world of clear pictures of many sizes (docs/tiny_world.md); 8 minutes
+# (measured beside another job).
 #
 # Needs Python >= 3.10 and a package index; no GPU, 2 GB of free memory (1.5 GiB measured) and 3 GB of disk. Writes RUN_DIR
 # (default runs/quickstart, or runs/quickstart-qwen2_5_vl): data, checkpoints, answers and report.html. An earlier RUN_DIR is

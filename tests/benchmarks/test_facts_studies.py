@@ -76,7 +76,7 @@ TOY = """--seeds 0 --train_images 64 --init_images 32 --preference_images 150 --
 --selected_of 4 --ppo_steps 2 --long_steps 3 --base_steps 2""".split()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_driver_runs_resumes_and_draws(tmp_path, capsys):
     argv = ["--studies", "best_of_n", "pairs", "--output_dir", str(tmp_path / "runs"), *TOY]
     arguments = driver.prepare([*argv, "--pictures_dir", str(tmp_path / "pictures")])

@@ -78,6 +78,7 @@ def check_preferences(output: Path, lines: list[dict], seen: dict[str, list[str]
     assert {line["left"] for line in lines} == {1, 2}
 
 
+@pytest.mark.nightly
 def test_two_people_take_back_and_use_the_keyboard_only(browser, world, tmp_path):
     from selenium.webdriver.common.keys import Keys
 

@@ -15,6 +15,7 @@ from llava_rlhf import run_report
 from tests.browser.test_run_report_in_browser import Reader
 from tests.llava_rlhf.tiny_world.test_tiny_world_tools import SCENE, write_page
 from tests.support.run_folders import BAD, GOOD, write_learning_run, write_ppo_run, write_scores
+from tests.support.tiers import tiered
 from tests.support.tiny_data import command_line
 
 pytestmark = pytest.mark.slow
@@ -192,8 +193,13 @@ return [...document.querySelectorAll("body *:not(dialog *):not(pre *)")].filter(
 """
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["bad", "both", "rollouts"])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    tiered(
+        [(name, scheme) for name in ("bad", "both", "rollouts") for scheme in ("light", "dark")],
+        daily=[("bad", "light"), ("both", "dark"), ("rollouts", "dark")],
+    ),
+)
 def test_text_is_readable_in_both_schemes(browser, pages, scheme, name):
     driver = browser()
     emulate(driver, scheme)

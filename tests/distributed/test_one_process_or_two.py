@@ -155,7 +155,7 @@ def test_whitened_rewards(run_both):
     assert_same_metrics(one, two)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_rewards_by_sentence(run_both):
     folders = run_both(reward_placement="sentence", temperature=2.0, noptepochs=1)
     one, two = map(rollouts, folders)
@@ -191,7 +191,7 @@ def test_fact_rewards(run_both, estimator):
     assert_same_metrics(one, two)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_claims(run_both):
     """Each process asks of its own answers, and keeps what it was told in a file of its own."""
     claims = {"fact_reward": "claims", "unmentioned": "ask_picture", "temperature": 5.0, "noptepochs": 1}
@@ -208,7 +208,7 @@ def test_claims(run_both):
     assert_same_metrics(one, two)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_loss(run_both):
     """Its means over rollouts, its limit and what is masked are those of all processes."""
     folders = run_both(**ANOTHER_LOSS)
@@ -219,7 +219,7 @@ def test_another_loss(run_both):
     assert_same_metrics(one, two)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_ensemble(run_both, reward_folder, tmp_path):
     """Every process asks all reward models, and the spread is the mean over the rows of all."""
     members = [

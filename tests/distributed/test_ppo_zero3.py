@@ -65,7 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen2_5_vl": {**PICTURES, "response_len": 8, "rollout_per_device_batch_size": 2, "max_grad_norm": 0.01},
 }
 ON_TWO_BASES = ("two bases", "no critic")
-DAILY = ("plain", "row by row", QWEN.model_type)
+DAILY = ("plain", QWEN.model_type)
 PARAMS = [case if case in DAILY else pytest.param(case, marks=pytest.mark.nightly) for case in CASES]
 
 
@@ -251,6 +251,7 @@ def test_a_checkpoint_loads_without_deepspeed(runs):
     assert any(bool(tensor.any()) for name, tensor in expected.items() if "lora_B" in name)
 
 
+@pytest.mark.nightly
 def test_the_published_configuration_in_bfloat16(runs, tmp_path):
     """Small weights are kept by every process there; DeepSpeed casts all of them."""
     config = ROOT / "scripts" / "zero3.json"

@@ -124,15 +124,18 @@ def test_the_conditions_hold(thirteen):
     assert len(set(counts)) > 1 and len(counts) == ROWS and ROWS % 8
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.slow
-@pytest.mark.parametrize("program", [POLICY_INIT, REWARD])
+@pytest.mark.parametrize(
+    ("program", "processes"),
+    tiered(
+        [(POLICY_INIT, 2), (POLICY_INIT, 4), (REWARD, 2), (REWARD, 4)],
+        daily=[(POLICY_INIT, 4), (REWARD, 2)],
+    ),
+)
 def test_an_incomplete_step_is_the_same_in_several_processes(run, program, processes):
     assert_same(run(program, 1), run(program, processes), f"{program} | {processes} × ddp")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", tiered([2, 4], daily=[4]))
 def test_ppo_is_the_same_in_several_processes(run, processes):
     assert_same(run(PPO, 1), run(PPO, processes), f"{PPO} | {processes} × ddp")
 
@@ -146,7 +149,7 @@ def test_ppo_is_the_same_in_several_processes(run, processes):
             for backend in backends
             for processes in (2, 4)
         ],
-        daily=[(POLICY_INIT, "zero3", 2), (REWARD, "zero2", 2), (PPO, "zero2", 4)],
+        daily=[(POLICY_INIT, "zero3", 2), (PPO, "zero2", 4)],
     ),
 )
 def test_deepspeed_is_the_same_as_one_process(run, program, backend, processes):

@@ -56,7 +56,7 @@ def test_bases_of_every_published_script_are_known(script):
     assert base.dtype == torch.bfloat16
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_published_runs_are_planned_without_weights(published):
     assert [(name, gpus) for name, gpus, _ in published] == [
         (name, gpus) for name in PLANNED for gpus in (1, 8)
@@ -79,7 +79,7 @@ def test_the_base_of_13b_in_bf16_takes_two_bytes_a_parameter(published):
     assert base / 2 == pytest.approx(13.35e9, rel=0.001)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_merging_and_token_budgets_are_seen():
     before = planned(*SMALL)
     after = planned(*SMALL, "--merge_adapter_for_sampling", "False", "--tokens_per_micro_batch", "8192")
@@ -266,7 +266,7 @@ def without_images(rows: list[dict]) -> None:
             message["value"] = message["value"].replace("<image>\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_rows_of_text_alone_are_planned_and_trained_on(tiny_base, tiny_data, tmp_path, capsys, caplog):
     data = replace(
         tiny_data,

@@ -39,9 +39,7 @@ def survive(program, argv, folder: Path, expected: Path, kills: list[Kill]) -> l
     return phases
 
 
-@pytest.mark.parametrize(
-    "phase", ["save", *(pytest.param(phase, marks=pytest.mark.slow) for phase in ("sampling", "update"))]
-)
+@pytest.mark.parametrize("phase", tiered(["save", "sampling", "update"], quick=["save"], daily=["sampling"]))
 def test_a_moment_of_each_kind(phase, command, uninterrupted, tmp_path):
     """What the long test below does many times, once."""
     expected, events = uninterrupted(PPO)
@@ -54,7 +52,7 @@ def test_a_moment_of_each_kind(phase, command, uninterrupted, tmp_path):
     pytest.fail(f"killed three times, never in {phase}")
 
 
-@pytest.mark.parametrize("program", [PPO, pytest.param(REWARD, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("program", tiered([PPO, REWARD], quick=[PPO], daily=[]))
 def test_after_the_last_step_no_further_one_is_made(program, command, uninterrupted, tmp_path):
     """All steps are done and saved; the result is not yet marked as whole."""
     expected, _ = uninterrupted(program)

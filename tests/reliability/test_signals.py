@@ -32,9 +32,7 @@ def stopped(program, argv, folder: Path, world_size: int, kill: Kill) -> str:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    "program", [PPO, *(pytest.param(name, marks=pytest.mark.slow) for name in (REWARD, POLICY_INIT))]
-)
+@pytest.mark.parametrize("program", tiered([PPO, REWARD, POLICY_INIT], quick=[PPO], daily=[REWARD]))
 def test_two_processes_stop_at_one_step_and_go_on_with_data_loader_workers(
     program, command, uninterrupted, tmp_path
 ):
@@ -50,7 +48,7 @@ def test_two_processes_stop_at_one_step_and_go_on_with_data_loader_workers(
     assert_same_run(tmp_path / "run", expected, checkpoints=False)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", tiered([signal.SIGTERM, signal.SIGINT], quick=[signal.SIGTERM], daily=[]))
 def test_while_ppo_samples_the_state_before_the_step_is_saved(number, command, uninterrupted, tmp_path):
     expected, _ = uninterrupted(PPO, **ONLY_THE_LAST)
     argv = command(PPO, tmp_path / "run", **ONLY_THE_LAST)

@@ -134,7 +134,7 @@ def test_three_machines_are_as_one(cluster, here, tmp_path):
     assert_same_run(tmp_path / "run", here)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_network_that_is_gone_for_ten_seconds_is_waited_for(cluster, here, tmp_path):
     nodes = cluster.start(cluster.command(tmp_path / "run"))
     cluster.cut_in_step(nodes, tmp_path / "run", 2)

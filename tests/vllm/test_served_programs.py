@@ -92,6 +92,7 @@ def test_greedy_answers_are_those_of_the_model(answers, data, policy, vllm_serve
     assert settings["rollout_engine"] == "vllm" and "bits" not in settings and "vllm_servers" not in settings
 
 
+@pytest.mark.nightly
 def test_a_benchmark_is_answered_as_by_the_model(flags, data, policy, tmp_path, monkeypatch):
     questions = [
         {"question_id": row, "image": f"{name}", "text": "is there a big dog?", "label": "no"}
@@ -125,6 +126,7 @@ def test_a_drawn_row_answers_as_alone_and_after_a_stop(answers, data, policy, no
     assert answers(stopped, **drawn) == together
 
 
+@pytest.mark.nightly
 def test_pairs_to_be_judged_are_drawn(flags, data, policy, vllm_server, no_base, tmp_path):
     known = {
         "annotator": "judge",
@@ -166,6 +168,7 @@ def test_a_collection_is_answered_as_by_the_model(flags, data, policy, tmp_path)
     assert found["served"] == found["local"] and len(found["local"]) == 24
 
 
+@pytest.mark.nightly
 def test_an_adapter_that_the_server_loses_is_loaded_again(
     answers, policy, vllm_server, tmp_path, monkeypatch
 ):
@@ -183,6 +186,7 @@ def test_an_adapter_that_the_server_loses_is_loaded_again(
     assert answers(tmp_path / "again.jsonl", adapter=policy, batch_size=32) == expected
 
 
+@pytest.mark.nightly
 def test_an_adapter_whose_tensors_find_no_place_is_caught(
     answers, policy, vllm_server, tmp_path, monkeypatch
 ):

@@ -25,6 +25,7 @@ def test_a_run_ends_and_leaves_nothing_behind(whole_run, vllm_server):
     assert not [name for name in names if name.startswith(("policy", "trial"))]
 
 
+@pytest.mark.nightly
 def test_what_is_drawn_differs_from_the_policys_own_but_not_what_is_asked(world, whole_run, tmp_path):
     run_ppo(world.command(tmp_path / "local", max_steps=1))
     own, served = (
@@ -71,6 +72,7 @@ def test_a_rank_that_the_server_does_not_hold_is_refused_before_a_model_is_loade
         train_rl_model.prepare(command)
 
 
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_two_processes_ask_what_one_asks(world, vllm_server, tmp_path):
     """The main process delivers adapters for both, and every row has the answer that it has in one process."""

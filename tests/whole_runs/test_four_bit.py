@@ -85,7 +85,7 @@ def test_the_programs_train_on_a_quantised_base(bits, data, tiny_base, tmp_path,
         assert all("language_model" in name for name in quantised)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_paged_8_bit_adam_and_checkpointing_under_ppo(data, tiny_base, tmp_path, loaded):
     """The published memory savers together: NF4 base, paged AdamW, recomputed activations."""
     train_all_three(data, tiny_base, tmp_path, bits=4, optim="paged_adamw_32bit", gradient_checkpointing=True)

@@ -58,7 +58,7 @@ def world(tiny_base, tiny_data, policy_run, reward_run, tmp_path_factory):
         yield found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_answers_are_those_of_local_folders(world, tiny_base, tiny_data, policy_run):
     shared = {"image_folder": tiny_data.images, "version": "tiny", **LENGTHS}
     names = {

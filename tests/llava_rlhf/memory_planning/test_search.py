@@ -24,8 +24,9 @@ PPO_7B, PPO_13B = (
 REWARD_13B = str(SCRIPTS / "13b-v1.5-336/train_reward_model.sh")
 INIT_7B = str(SCRIPTS / "7b-v1.5-224/initialize_policy_model.sh")
 QUICK = [(REWARD_13B, 8, 40)]
-DAILY = [(PPO_7B, 8, 48), (INIT_7B, 8, 24), (PPO_13B, 1, 48)]
+DAILY = [(PPO_7B, 8, 48)]
 NIGHTLY = [
+    *((INIT_7B, 8, 24), (PPO_13B, 1, 48)),
     *((PPO_7B, *machine) for machine in ((8, 24), (8, 40), (1, 24))),
     *((PPO_13B, 1, 24), (REWARD_13B, 1, 24), (REWARD_13B, 8, 24), (INIT_7B, 8, 16)),
 ]
@@ -82,7 +83,7 @@ def test_cheap_changes_come_first_and_no_more_than_is_needed():
         assert found.plan.total == pytest.approx(gib * GIB, rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_advice_that_was_followed_is_never_repeated():
     ((request, _),) = asked(PPO_13B, "--gpus", "1").planned
     offered = [set().union(*knob.levels) for knob in knobs_of(request)]

@@ -76,7 +76,7 @@ def run_until_it_stops(command, message):
         run_ppo(command)
 
 
-@pytest.mark.parametrize("name", tiered(WHAT, quick=["scores"]))
+@pytest.mark.parametrize("name", tiered(WHAT, quick=["scores"], daily=["log_probs"]))
 def test_a_bad_rollout_stops_the_run_before_any_weight_moves(command, tmp_path, monkeypatch, name):
     items = spoil_scores(monkeypatch, name)
     run_until_it_stops(command(), f"step 3: {WHAT[name]} is not finite")
