@@ -30,11 +30,12 @@ STUDIES: Mapping[str, Study] = {
         studies.unmentioned,
         (*_ENDS, "yes_no_accuracy sampled"),
         [
-            (f"missing-30-{one}", f"missing-30-{other}")
-            for one, other in (
-                ("penalise", "neutral"),
-                ("ask_picture", "neutral"),
-                ("ask_picture", "penalise"),
+            (f"missing-{percent}-{one}", f"missing-{percent}-{other}")
+            for percent, one, other in (
+                (30, "penalise", "neutral"),
+                (30, "ask_picture", "neutral"),
+                (30, "ask_picture", "penalise"),
+                (50, "penalise", "neutral"),
             )
         ],
     ),

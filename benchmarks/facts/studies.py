@@ -98,8 +98,10 @@ def unmentioned(stages: Stages, seed: int) -> Arms:
     """What `--unmentioned` makes of captions with gaps: PPO with facts alone."""
     judge = Judge("factual", most(stages), seed)
     percents = sorted(stages.arguments.noise_percent)
-    noise = Noise("missing", percents[len(percents) // 2])
-    for way in ("neutral", "penalise", "ask_picture"):
+    cases = [(percents[len(percents) // 2], way) for way in ("neutral", "penalise", "ask_picture")]
+    cases += [(percents[-1], way) for way in ("neutral", "penalise")]
+    for percent, way in dict.fromkeys(cases):
+        noise = Noise("missing", percent)
         name = f"{noise}-{way}"
         changes = {**MENTIONS, "UNMENTIONED": way}
         policy = stages.policy(name, judge, noise, changes, FACTS_ALONE)
