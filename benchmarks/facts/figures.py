@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.facts.studies import GOLD, KL_LEVELS
+from benchmarks.facts.studies import BEGINNING, GOLD, KL_LEVELS
 from benchmarks.facts.tables import Found
 from llava_rlhf.ablation.effects import Estimate
 from llava_rlhf.reporting.figures import BLUE
@@ -52,11 +52,15 @@ def pairs(found: Found) -> bytes:
 
 
 def pareto(found: Found) -> bytes:
-    """Hallucination against recall; up and to the left is better."""
+    """Hallucination against recall; up and to the left is better. Where all began is far away, and told in the title."""
     figure, panels = _figure(2)
     for panel, way in zip(panels, ("sampled", "greedy"), strict=True):
+        title = way
         for place, (arm, values) in enumerate(found.items()):
             across, up = (_estimate(values[f"{name} {way}"]) for name in ("hallucination", "recall"))
+            if arm == BEGINNING:
+                title += f" (from {across[0]:.2f}, {up[0]:.2f})"
+                continue
             panel.errorbar(
                 *(across[0], up[0]),
                 xerr=across[1],
@@ -66,8 +70,9 @@ def pareto(found: Found) -> bytes:
                 capsize=2,
                 linewidth=1,
             )
-        panel.set(title=way, xlabel="hallucination", ylabel="recall")
-    panels[0].legend(fontsize=7)
+        panel.set_title(title, fontsize=9)
+        panel.set(xlabel="hallucination", ylabel="recall")
+    panels[0].legend(fontsize=6)
     return _png(figure)
 
 

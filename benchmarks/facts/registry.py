@@ -42,7 +42,7 @@ STUDIES: Mapping[str, Study] = {
     "pareto": Study(
         studies.pareto,
         (*_ENDS, "yes_no_accuracy sampled"),
-        [("factual", "plain")]
+        [("factual", "plain"), ("mentions + coverage", "plain")]
         + [
             (arm, "factual")
             for arm in (

@@ -22,6 +22,7 @@ from llava_rlhf.tiny_world.score_answers import score_answers
 KL_LEVELS = (2, 5, 10, 20, 30)  # nats, at which long_ppo is read off
 WINDOW = 3  # PPO steps that are averaged there
 MENTIONS = {"FACT_REWARD": "mentions"}
+BEGINNING = "policy init"  # an arm of pareto
 FACTS_ALONE = ("--reward_model_coef", "0")
 Arms = Iterator[tuple[str, Mapping[str, float]]]
 
@@ -110,7 +111,7 @@ def unmentioned(stages: Stages, seed: int) -> Arms:
 
 def pareto(stages: Stages, seed: int) -> Arms:
     """Where PPO ends with each reward, sampled and greedy."""
-    yield "policy init", _evaluated(stages, f"init-{seed}", stages.init(), seed)
+    yield BEGINNING, _evaluated(stages, f"init-{seed}", stages.init(), seed)
     plain, factual = (Judge(kind, most(stages), seed) for kind in KINDS)
     weighed = ("--fact_wrong_score", "-2", "--fact_coverage_score", "3")
     claims = {"FACT_REWARD": "claims", "CLAIM_JUDGE_NAME": WORDS}
