@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,13 @@ Trouble = Callable[[str, dict[str, Any], int], int | str | None]
 
 def no_trouble(path: str, body: dict[str, Any], times: int) -> None:
     """Everything is passed on."""
+
+
+class _Quiet(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up on an answer that is held back is no news, and its traceback not that of the program."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Relay:
@@ -61,7 +69,7 @@ class Relay:
             def log_message(self, *arguments):
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = _Quiet(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
         return self
