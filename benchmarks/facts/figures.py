@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"factual": BLUE, "plain": "#dc2626", "oracle": "#6b7280"}
+COLOURS = {"factual": BLUE, "plain": "#dc2626", "oracle": "#6b7280", "mentions + coverage": "#16a34a"}
 MARKS = "osD^vPX*"
 
 
