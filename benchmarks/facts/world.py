@@ -75,8 +75,9 @@ def dialogue(record: Mapping[str, Any]) -> Row:
 def labelled_pair(
     first: Mapping[str, Any], other: Mapping[str, Any], scores: tuple[float, float]
 ) -> Row | None:
-    """Two answers to one prompt as a preference of who gave the scores; None where answers or scores are equal."""
-    if scores[0] == scores[1] or first["answer"] == other["answer"]:
+    """Two answers to one prompt as a preference of who gave the scores; None where answers or scores are equal, or one is empty."""
+    answers = (first["answer"].strip(), other["answer"].strip())
+    if scores[0] == scores[1] or answers[0] == answers[1] or "" in answers:
         return None
     row = dialogue(first)
     return row | {

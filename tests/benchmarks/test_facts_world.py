@@ -63,6 +63,9 @@ def test_two_answers_become_a_preference():
     assert [labelled_pair(first, second, of)["preference"] for of in ((1.0, 0.0), (0.0, 1.0))] == [1, 2]
     assert labelled_pair(first, second, (1.0, 1.0)) is None
     assert labelled_pair(first, first, (1.0, 0.0)) is None
+    assert (
+        labelled_pair({**first, "answer": " "}, second, (1.0, 0.0)) is None
+    )  # there is nothing to learn to say
 
 
 def test_pairs_needed_are_read_off_between_points_in_logarithms():
