@@ -59,7 +59,8 @@ class FactsArguments:
     long_steps: int = field(default=100, metadata={"help": "Of PPO in long_ppo."})
     long_kl_coef: float = field(default=0.001, metadata={"help": "KL weight in long_ppo."})
     long_learning_rate: float = field(
-        default=3e-3, metadata={"help": "In long_ppo; three times the default, which stays below 7 nats."}
+        default=3e-3,
+        metadata={"help": "In long_ppo; three times the default, with which a run did not get far."},
     )
     base_steps: int | None = field(
         default=None, metadata={"help": "Steps of each stage of the blind base; None: its plan's."}

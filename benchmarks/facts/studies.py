@@ -114,21 +114,20 @@ def pareto(stages: Stages, seed: int) -> Arms:
     yield BEGINNING, _evaluated(stages, f"init-{seed}", stages.init(), seed)
     plain, factual = (Judge(kind, most(stages), seed) for kind in KINDS)
     weighed = ("--fact_wrong_score", "-2", "--fact_coverage_score", "3")
-    claims = {"FACT_REWARD": "claims", "CLAIM_JUDGE_NAME": WORDS}
-    arms: dict[str, tuple[Judge, dict[str, str], Sequence[str]]] = {
-        "plain": (plain, {}, ()),
-        "factual": (factual, {}, ()),
-        "mentions": (factual, MENTIONS, (*FACTS_ALONE, "--fact_coverage_score", "0")),
-        "mentions + coverage": (factual, MENTIONS, FACTS_ALONE),
-        "mentions + coverage, weighed": (factual, MENTIONS, (*FACTS_ALONE, *weighed)),
-        "factual + mentions + coverage": (factual, MENTIONS, weighed),
-        "claims, judged by words": (factual, claims, FACTS_ALONE),
-    }
-    with word_judge() as address:
+    with word_judge() as server:
+        claims = {"FACT_REWARD": "claims", "CLAIM_JUDGE_NAME": WORDS, "CLAIM_JUDGE_URL": server.url}
+        arms: dict[str, tuple[Judge, dict[str, str], Sequence[str]]] = {
+            "plain": (plain, {}, ()),
+            "factual": (factual, {}, ()),
+            "mentions": (factual, MENTIONS, (*FACTS_ALONE, "--fact_coverage_score", "0")),
+            "mentions + coverage": (factual, MENTIONS, FACTS_ALONE),
+            "mentions + coverage, weighed": (factual, MENTIONS, (*FACTS_ALONE, *weighed)),
+            "factual + mentions + coverage": (factual, MENTIONS, weighed),
+            "claims, judged by words": (factual, claims, FACTS_ALONE),
+        }
         for arm, (judge, changes, flags) in arms.items():
             name = f"pareto-{arm.replace(' + ', '-').replace(', ', '-').replace(' ', '-')}"
-            asked = {"CLAIM_JUDGE_URL": address} if changes is claims else {}
-            policy = stages.policy(name, judge, None, {**changes, **asked}, flags)
+            policy = stages.policy(name, judge, None, changes, flags)
             yield arm, _evaluated(stages, f"{name}-{seed}", policy, seed)
 
 

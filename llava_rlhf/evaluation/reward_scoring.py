@@ -1,8 +1,9 @@
-"""Scores of pairs and answers, taken as training and PPO take them; what a row scores does not depend on its batch.
+"""Scores of pairs and answers, taken as training and PPO take them; what a row scores hardly depends on its batch.
 
-Two things would: attention adds up as many terms as the batch is long, in another order for another length, and a head is a
+Two things would make it: attention adds up as many terms as the batch is long, in another order for another length, and a head is a
 product with one column, which libraries compute by other kernels for one row than for several. So batches are padded to
-whole blocks, and heads compute in float64. In float32 on the CPU that leaves no bit different (docs/reliability.md).
+whole blocks, and heads compute in float64. In float32, on one thread of a CPU, that leaves no bit different at the tiny world's
+sizes; what is left elsewhere is in docs/serve_reward.md.
 """
 
 from __future__ import annotations

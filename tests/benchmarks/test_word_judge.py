@@ -43,7 +43,7 @@ def test_a_client_reads_the_same_probability():
         about_facts(SUPPORTED, NOTES, "describe the image.", f"the image shows a {names}.")
         for names in ("red-circle", "red-cross", "red-circle and a red-cross")
     ]
-    with word_judge() as url:
-        client = JudgeClient(Endpoint(url, NAME, FIRST_TOKEN), ReplyCache(None))
+    with word_judge() as server:
+        client = JudgeClient(Endpoint(server.url, NAME, FIRST_TOKEN), ReplyCache(None))
         replies = client.ask_all([Question(text, ()) for text in texts])
     assert [read(reply) for reply in replies] == pytest.approx([1.0, 0.0, 0.5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +30,17 @@ def completion(
     }
 
 
+def with_tokens(text: str, **chances: float) -> dict[str, Any]:
+    """A completion of one token, with the probabilities of what it could have been, the likeliest first."""
+    tokens = [
+        {"token": token, "logprob": math.log(chance), "bytes": None, "top_logprobs": []}
+        for token, chance in chances.items()
+    ]
+    found = completion(text, 5, 1, "length")
+    found["choices"][0]["logprobs"] = {"content": [{**tokens[0], "top_logprobs": tokens}], "refusal": None}
+    return found
+
+
 def text_of(message: dict[str, Any]) -> str:
     """The text of a message, images left out."""
     content = message["content"]
@@ -41,7 +53,7 @@ class JudgeServer:
     """A server for the length of a `with`.
 
     Args:
-        answer: user text → reply text; by default an echo.
+        answer: user text → reply text, or a whole completion; by default an echo.
 
     Attributes:
         url: what `Endpoint` takes.
@@ -51,7 +63,7 @@ class JudgeServer:
         requests, keys: bodies and Authorization headers that came in.
     """
 
-    def __init__(self, answer: Callable[[str], str] = lambda text: f"echo: {text}"):
+    def __init__(self, answer: Callable[[str], str | dict[str, Any]] = lambda text: f"echo: {text}"):
         self.answer = answer
         self.script: list[Any] = []
         self.retry_after_ms = 20
@@ -83,6 +95,8 @@ class JudgeServer:
             return step
         prompt = " ".join(text_of(message) for message in body["messages"])
         reply = self.answer(text_of(body["messages"][-1]))
+        if not isinstance(reply, str):
+            return reply
         return completion(reply, len(prompt.split()), len(reply.split()))
 
 

@@ -12,18 +12,7 @@ from llava_rlhf.fact_rewards.arguments import FactRewardArguments
 from llava_rlhf.ppo import yes_no
 from llava_rlhf.ppo.yes_no import FIRST_TOKEN, ServerAsker, YesNo, chance_of_yes, check_judge, judge_of
 from llava_rlhf.runs.stopping import EngineError
-from tests.support.judge_server import JudgeServer, completion
-
-
-def with_tokens(text, **chances):
-    """A completion of one token, with the probabilities of what it could have been."""
-    tokens = [
-        {"token": token, "logprob": math.log(chance), "bytes": None, "top_logprobs": []}
-        for token, chance in chances.items()
-    ]
-    found = completion(text, 5, 1, "length")
-    found["choices"][0]["logprobs"] = {"content": [{**tokens[0], "top_logprobs": tokens}], "refusal": None}
-    return found
+from tests.support.judge_server import JudgeServer, with_tokens
 
 
 @pytest.mark.parametrize(
