@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmarks.facts import studies
+from benchmarks.facts import blind, studies
+from benchmarks.facts.gradients import gradients
 from benchmarks.facts.studies import GOLD, KL_LEVELS, Study
 
 _NS = (1, 4, 8, 16, 64)
 _ENDS = tuple(f"{name} {way}" for way in ("sampled", "greedy") for name in ("hallucination", "recall"))
 _BEST = tuple(f"{name}@{n}" for name in (*GOLD, "proxy") for n in _NS)
-_BASES = ("sighted", "blind")
+_FACTUAL_AND_PLAIN = [
+    tuple(f"{kind}, {judge} judge, {policy} policy" for kind in ("factual", "plain"))
+    for policy in blind.BASES
+    for judge in blind.BASES
+]
 
 STUDIES: Mapping[str, Study] = {
     "best_of_n": Study(studies.best_of_n, _BEST, [("factual", "plain")]),
@@ -20,6 +25,7 @@ STUDIES: Mapping[str, Study] = {
         [(f"factual-{n}", f"plain-{n}") for n in (100, 1000, 8000)]
         + [(f"factual-{n}", "plain-8000") for n in (100, 1000)],
     ),
+    "gradients": Study(gradients, ("reliability", "cosine", "corrected", "slope"), []),
     "noisy_captions": Study(
         studies.noisy_captions,
         ("accuracy", "descriptions"),
@@ -69,13 +75,6 @@ STUDIES: Mapping[str, Study] = {
             ("mentions + coverage", "factual-8000"),
         ],
     ),
-    "blind_base": Study(
-        studies.blind_base,
-        ("accuracy", *_BEST),
-        [
-            (f"factual, {judge} judge, {policy} policy", f"plain, {judge} judge, {policy} policy")
-            for policy in _BASES
-            for judge in _BASES
-        ],
-    ),
+    "blind_base": Study(blind.blind_base, ("accuracy", "descriptions", *_BEST), _FACTUAL_AND_PLAIN),
+    "blind_ppo": Study(blind.blind_ppo, (*_ENDS, "yes_no_accuracy sampled"), _FACTUAL_AND_PLAIN),
 }

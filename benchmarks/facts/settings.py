@@ -7,12 +7,14 @@ from typing import ClassVar
 STUDIES = (
     "best_of_n",
     "pairs",
+    "gradients",
     "noisy_captions",
     "unmentioned",
     "pareto",
     "selection",
     "long_ppo",
     "blind_base",
+    "blind_ppo",
 )
 
 

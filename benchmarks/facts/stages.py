@@ -71,7 +71,7 @@ class Stages:
     def make_blind(self) -> None:
         """A base that was never taught to match words with the picture, and its SFT model and policy init."""
         base = self.folder / "blind" / "base"
-        argv = ["--checking_steps", "0", "--output_dir", str(base), *self.arguments.of_base()]
+        argv = ["--matching", "False", "--output_dir", str(base), *self.arguments.of_base()]
         if not (base / "build.json").exists():
             self._start([sys.executable, "-m", "llava_rlhf.tiny_world.build_base", *argv], "build_base", {})
         own = {"RUN_DIR": str(self.folder / "blind"), "WORLD_DIR": str(self.world)}
@@ -100,7 +100,7 @@ class Stages:
         if (folder / FINISHED).exists():
             return folder
         rows = drawn_pairs(json.loads(self._pairs()[0].read_text()), judge.pairs, judge.seed)
-        pairs = self._write(f"pairs/{judge.pairs}-{judge.seed}.json", rows)
+        pairs = self.write(f"pairs/{judge.pairs}-{judge.seed}.json", rows)
         steps = round(self.arguments.reward_steps * (judge.pairs / 100) ** 0.4)
         variables = self._variables(judge.seed, judge.kind, judge.noise, folder) | {
             "BASE_MODEL": str(self.sft(judge.base)),
@@ -126,6 +126,8 @@ class Stages:
                 "batch_size": "64",
                 "use_cpu": True,
                 **self._lengths(),
+                # An answer may be longer in tokens when its text is read again than as it was written; none is left out.
+                "response_len": str(2 * int(RESPONSE)),
             }
             run_program("score", _argv(flags), output.with_suffix(".log"))
         return read_json_lines(output)
@@ -137,7 +139,7 @@ class Stages:
             for row in json.loads((self.world / source).read_text())
             if (not open_only or row["caption_type"] == 1) and (images is None or row["image"] in images)
         ]
-        return self._write(f"prompts/{name}.json", rows)
+        return self.write(f"prompts/{name}.json", rows)
 
     def answers(
         self, name: str, prompts: Path, adapter: Path, temperature: float, samples: int, seed: int,
@@ -162,18 +164,22 @@ class Stages:
             run_program("answer_prompts", _argv(flags), output.with_suffix(".log"))
         return output
 
-    def policy(self, name: str, judge: Judge, noise: Noise | None, changes: dict[str, str], flags: Sequence[str] = ()) -> Path:  # fmt: skip
+    def policy(
+        self, name: str, judge: Judge, noise: Noise | None, changes: dict[str, str], flags: Sequence[str] = (),
+        base: str = "sighted",
+    ) -> Path:  # fmt: skip
         """A policy trained by PPO from the policy init against a judge; `changes` are variables of train_rl_model.sh."""
         folder = self.folder / "policies" / f"{name}-{judge.seed}"
         if not (folder / FINISHED).exists():
             variables = self._variables(judge.seed, judge.kind, noise, folder) | {
-                "BASE_MODEL": str(self.sft()),
-                "POLICY_MODEL": str(self.init()),
+                "BASE_MODEL": str(self.sft(base)),
+                "POLICY_MODEL": str(self.init(base)),
                 "REWARD_MODEL": str(self.judge(judge)),
                 "MAX_STEPS": str(self.arguments.ppo_steps),
                 **changes,
             }
-            self._train("train_rl_model", variables, flags, folder)
+            own = () if judge.base == base else ("--reward_base_model_name", str(self.sft(judge.base)))
+            self._train("train_rl_model", variables, (*flags, *own), folder)
         return folder
 
     def supervised(self, name: str, seed: int, rows: list[Any], changes: dict[str, str], preferences: bool = False) -> Path:  # fmt: skip
@@ -183,7 +189,7 @@ class Stages:
         """
         folder = self.folder / "policies" / f"{name}-{seed}"
         if not (folder / FINISHED).exists():
-            file = str(self._write(f"rows/{name}-{seed}.json", rows))
+            file = str(self.write(f"rows/{name}-{seed}.json", rows))
             compared = {
                 "OBJECTIVE": "dpo",
                 "PREFERENCES": file,
@@ -205,7 +211,7 @@ class Stages:
         file = self.folder / "captions" / f"{noise}.json"
         if not file.exists():
             content = noisy_captions(self.scenes(), noise.kind, noise.percent / 100, 0)
-            self._write(f"captions/{noise}.json", content)
+            self.write(f"captions/{noise}.json", content)
         return file
 
     def _of(self, base: str) -> Path:
@@ -216,10 +222,11 @@ class Stages:
         if not files[1].exists():
             rows = json.loads((self.shared / "preferences" / "preferences.json").read_text())
             for file, part in zip(files, split_pairs(rows, self.arguments.held_out_pairs), strict=True):
-                self._write(f"pairs/{file.name}", part)
+                self.write(f"pairs/{file.name}", part)
         return files[0], files[1]
 
-    def _write(self, name: str, rows: Any) -> Path:
+    def write(self, name: str, rows: Any) -> Path:
+        """A JSON file below the folder of the studies."""
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text_whole(file, json.dumps(rows, indent=1) + "\n")

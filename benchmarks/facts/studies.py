@@ -48,12 +48,13 @@ def most(stages: Stages) -> int:
 
 
 def best_of_n(stages: Stages, seed: int) -> Arms:
-    """Answers of the policy init, of which each judge and the oracle choose the best of n."""
+    """Few answers or many, of which each judge and the oracle choose the best."""
     judges = {kind: Judge(kind, most(stages), seed) for kind in KINDS}
-    yield from _best_of_n(stages, seed, "sighted", judges)
+    yield from best_of_answers(stages, seed, "sighted", judges)
 
 
-def _best_of_n(stages: Stages, seed: int, policy: str, judges: Mapping[str, Judge]) -> Arms:
+def best_of_answers(stages: Stages, seed: int, policy: str, judges: Mapping[str, Judge]) -> Arms:
+    """Answers of the policy init on a base, of which each judge and the oracle choose the best of n."""
     arguments = stages.arguments
     images = [row["image"] for row in _rows(stages, "eval.json")]
     drawn = np.random.default_rng([seed, 7]).permutation(sorted(set(images)))[: arguments.pictures]
@@ -106,12 +107,12 @@ def unmentioned(stages: Stages, seed: int) -> Arms:
         name = f"{noise}-{way}"
         changes = {**MENTIONS, "UNMENTIONED": way}
         policy = stages.policy(name, judge, noise, changes, FACTS_ALONE)
-        yield name, _evaluated(stages, f"{name}-{seed}", policy, seed)
+        yield name, evaluated(stages, f"{name}-{seed}", policy, seed)
 
 
 def pareto(stages: Stages, seed: int) -> Arms:
     """Where PPO ends with each reward, sampled and greedy."""
-    yield BEGINNING, _evaluated(stages, f"init-{seed}", stages.init(), seed)
+    yield BEGINNING, evaluated(stages, f"init-{seed}", stages.init(), seed)
     plain, factual = (Judge(kind, most(stages), seed) for kind in KINDS)
     weighed = ("--fact_wrong_score", "-2", "--fact_coverage_score", "3")
     with word_judge() as server:
@@ -128,15 +129,15 @@ def pareto(stages: Stages, seed: int) -> Arms:
         for arm, (judge, changes, flags) in arms.items():
             name = f"pareto-{arm.replace(' + ', '-').replace(', ', '-').replace(' ', '-')}"
             policy = stages.policy(name, judge, None, changes, flags)
-            yield arm, _evaluated(stages, f"{name}-{seed}", policy, seed)
+            yield arm, evaluated(stages, f"{name}-{seed}", policy, seed)
 
 
-def _evaluated(stages: Stages, name: str, policy: Any, seed: int) -> dict[str, float]:
+def evaluated(stages: Stages, name: str, policy: Any, seed: int, base: str = "sighted") -> dict[str, float]:
     """Means over the held-out questions, `NAME sampled` and `NAME greedy`."""
     prompts, scenes = stages.prompts("evaluation", "eval.json", False), stages.scenes()
     found = {}
     for way, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-        answers = stages.answers(f"{name}-{way}", prompts, policy, temperature, 1, seed)
+        answers = stages.answers(f"{name}-{way}", prompts, policy, temperature, 1, seed, base)
         scores = score_answers(read_json_lines(answers), scenes)
         for measure in ("hallucination", "recall", "yes_no_accuracy", "choice_accuracy"):
             found[f"{measure} {way}"] = scores[measure]["mean"]
@@ -145,21 +146,10 @@ def _evaluated(stages: Stages, name: str, policy: Any, seed: int) -> dict[str, f
 
 def selection(stages: Stages, seed: int) -> Arms:
     """Policies that learn what a judge chose: the best of several answers, or the better of two."""
-    arguments = stages.arguments
-    images = list(dict.fromkeys(row["image"] for row in _rows(stages, "prompts.json")))
-    prompts = stages.prompts(
-        "selection", "prompts.json", True, frozenset(images[: arguments.selected_pictures])
-    )
-    name = f"selection-{seed}"
-    answers = stages.answers(name, prompts, stages.init(), 1.0, arguments.selected_of, seed)
-    scenes = stages.scenes()
-    groups = by_prompt(read_json_lines(answers))
-    scores = {"random": [[0.0] * len(group) for group in groups]}
-    for kind in KINDS:
-        scored = by_prompt(stages.scores(Judge(kind, most(stages), seed), answers, name))
-        scores[kind] = [[one["score"] for one in group] for group in scored]
-    scores["oracle"] = [[gold(one, scenes[one["image"][0]])["gold"] for one in group] for group in groups]
-    for arm, table in scores.items():
+    judges = {kind: Judge(kind, most(stages), seed) for kind in KINDS}
+    _, groups, scores = selection_answers(stages, seed, judges)
+    random = {"random": [[0.0] * len(group) for group in groups]}
+    for arm, table in {**random, **scores}.items():
         best = [group[int(np.argmax(of))] for group, of in zip(groups, table, strict=True)]
         policy = stages.supervised(f"sft-{arm}", seed, [dialogue(one) for one in best], {"EPOCHS": "3"})
         yield f"SFT, {arm}", _described(stages, f"sft-{arm}-{seed}", policy, seed)
@@ -171,6 +161,27 @@ def selection(stages: Stages, seed: int) -> Arms:
             if (row := labelled_pair(group[at], group[at + 1], (of[at], of[at + 1]))) is not None
         ]
         yield f"DPO, {arm}", _preferred(stages, arm, rows, seed)
+
+
+def selection_answers(
+    stages: Stages, seed: int, judges: Mapping[str, Judge]
+) -> tuple[str, list[list[Mapping[str, Any]]], dict[str, list[list[float]]]]:
+    """Answers of the policy init at temperature 1: their name, they by prompt, and what each judge and the oracle score them."""
+    arguments = stages.arguments
+    images = list(dict.fromkeys(row["image"] for row in _rows(stages, "prompts.json")))
+    prompts = stages.prompts(
+        "selection", "prompts.json", True, frozenset(images[: arguments.selected_pictures])
+    )
+    name = f"selection-{seed}"
+    answers = stages.answers(name, prompts, stages.init(), 1.0, arguments.selected_of, seed)
+    scenes = stages.scenes()
+    groups = by_prompt(read_json_lines(answers))
+    scores = {}
+    for kind, judge in judges.items():
+        scored = by_prompt(stages.scores(judge, answers, name))
+        scores[kind] = [[one["score"] for one in group] for group in scored]
+    scores["oracle"] = [[gold(one, scenes[one["image"][0]])["gold"] for one in group] for group in groups]
+    return name, groups, scores
 
 
 def long_ppo(stages: Stages, seed: int) -> Arms:
@@ -233,23 +244,8 @@ def curve_numbers(curve: Mapping[str, Sequence[float]]) -> dict[str, float]:
     }
 
 
-def blind_base(stages: Stages, seed: int) -> Arms:
-    """Best of n where judge, policy or both stand on the base that can't match words with the picture."""
-    stages.make_blind()
-    bases = ("sighted", "blind")
-    for policy in bases:
-        judges = {
-            f"{kind}, {base} judge": Judge(kind, most(stages), seed, None, base)
-            for base in bases
-            for kind in KINDS
-        }
-        for arm, numbers in _best_of_n(stages, seed, policy, judges):
-            own = accuracy(stages, judges[arm]) if arm in judges else {}
-            yield f"{arm}, {policy} policy", {**numbers, **own}
-
-
 def _described(stages: Stages, name: str, policy: Any, seed: int) -> dict[str, float]:
-    """As `_evaluated`, of requests to describe alone."""
+    """As `evaluated`, of requests to describe alone."""
     prompts, scenes = stages.prompts("descriptions", "eval.json", True), stages.scenes()
     found = {}
     for way, temperature in (("sampled", 1.0), ("greedy", 0.0)):

@@ -106,7 +106,10 @@ def compare_best(scored: Mapping[str, Sequence[Mapping[str, Any]]], scenes: Mapp
         raise ValueError(f"--best_of_n: {' and '.join(names)} scored different answers; score the same file")
     samples = len(groups[0][0])
     if any(len(group) != samples for group in groups[0]):
-        raise ValueError("--best_of_n: prompts have different numbers of answers; sample as many of each")
+        raise ValueError(
+            "--best_of_n: prompts have different numbers of answers; sample as many of each, and score them with a "
+            "--response_len that leaves none out (the scores' summary has those that were)"
+        )
     worth = [[gold(one, scenes[one["image"][0]]) for one in group] for group in groups[0]]
     measures = []
     for name in GOLD:

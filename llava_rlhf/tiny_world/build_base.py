@@ -26,11 +26,14 @@ class BuildArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the initial weights and of all lessons."})
     family: str = field(default="llava", metadata={"help": f"Of the base: {' or '.join(FAMILIES)}."})
     naming_steps: int | None = field(default=None, metadata={"help": "Steps of stage 1; None: the plan's."})
-    checking_steps: int | None = field(
-        default=None,
-        metadata={"help": "Steps of stage 2; None: the plan's. 0: a base that hardly checks words by sight."},
-    )
+    checking_steps: int | None = field(default=None, metadata={"help": "Steps of stage 2; None: the plan's."})
     mixture_steps: int | None = field(default=None, metadata={"help": "Steps of stage 3; None: the plan's."})
+    matching: bool = field(
+        default=True,
+        metadata={
+            "help": "False: no lesson asks whether a word is in the picture, for a base that can't check answers by sight."
+        },
+    )
     threads: int = field(
         default=1, metadata={"help": "CPU threads; the model is too small for more to help."}
     )
@@ -39,6 +42,10 @@ class BuildArguments:
     )
 
     def __post_init__(self) -> None:
+        if not self.matching and self.checking_steps:
+            raise ValueError(
+                f"--checking_steps {self.checking_steps}: there are none with --matching False; leave it away"
+            )
         if self.family not in FAMILIES:
             raise ValueError(
                 f"--family {self.family}: there is no tiny world for it; choose {' or '.join(FAMILIES)}"
@@ -73,7 +80,7 @@ def build(settings: BuildArguments) -> dict[str, object]:
     tokenizer = kind.build_tokenizer()
     model = kind.build_model(tokenizer)
     plain, factual = (RewardPrompt.from_file(PROMPTS / f"tiny_{k}reward_prompt.txt") for k in ("", "fact_"))
-    plan = replace(kind.plan, **settings.steps)
+    plan = replace(kind.plan if settings.matching else kind.plan.without_matching(), **settings.steps)
     teacher = Teacher(kind, family_of(model.config), tokenizer, (plain, factual))
     curriculum = Curriculum(model, teacher, plan, settings.seed)
     model.train()

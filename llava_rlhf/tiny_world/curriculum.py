@@ -8,6 +8,8 @@
    that are thrown away afterwards read off what a reward model must know: at the last position the answer's grades, and at
    every object name whether it is in the picture and whether it was named before.
 
+A plan without matching (`Plan.without_matching`) leaves out stage 2 and all of 3 in which a word must be found in the picture.
+
 A reward model that is given captions sees noisier pictures than anyone else, so that it learns to read.
 """
 
@@ -24,6 +26,7 @@ from tqdm import trange
 from transformers import PreTrainedModel
 
 from data_utils.shapes_files import AnyScene
+from data_utils.shapes_text import describe_question
 from data_utils.shapes_world import NAMES
 from llava_rlhf.tiny_world.lessons import GRADES, Lesson, LessonBatch, Teacher, batch_lessons, random_question
 from llava_rlhf.tiny_world.plan import Plan
@@ -104,18 +107,23 @@ class Curriculum:
             scenes = self._scenes(2 * plan.batch)
             return {"check": self._answer_loss(scenes, [teacher.check_list(s, rng) for s in scenes])}
         scenes = self._scenes(plan.batch)
-        dialogues = [
-            teacher.dialogue(s, [random_question(s.names, rng) for _ in range(QUESTIONS_PER_DIALOGUE)])
-            for s in scenes
-        ]
-        losses = {"dialogue": self._answer_loss(scenes, dialogues)}
-        scenes = self._scenes(plan.batch // 3)
-        losses["check"] = 0.3 * self._answer_loss(scenes, [teacher.check_list(s, rng) for s in scenes])
-        for name, noise in (("grades", plan.noise), ("grades_facts", plan.facts_noise)):
+        losses = {"dialogue": self._answer_loss(scenes, [self._dialogue(scene) for scene in scenes])}
+        if plan.matching:
+            scenes = self._scenes(plan.batch // 3)
+            losses["check"] = 0.3 * self._answer_loss(scenes, [teacher.check_list(s, rng) for s in scenes])
+        graded = {"grades": plan.noise} if plan.matching else {}
+        for name, noise in {**graded, "grades_facts": plan.facts_noise}.items():
             scenes = self._scenes(plan.batch // 2)
             lessons = [teacher.graded(s, rng, with_facts=name == "grades_facts") for s in scenes]
             losses[name] = self._grades_loss(scenes, lessons, noise)
         return losses
+
+    def _dialogue(self, scene: AnyScene) -> Lesson:
+        if self.plan.matching:
+            asked = [random_question(scene.names, self.rng) for _ in range(QUESTIONS_PER_DIALOGUE)]
+        else:  # once, as the second answer would be a copy of the first
+            asked = [describe_question(scene.names, self.rng)]
+        return self.teacher.dialogue(scene, asked)
 
     def _scenes(self, count: int) -> list[AnyScene]:
         if self.known:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+NOTHING_TO_SEE = (4.0, 4.0)  # pixel noise that hides everything
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Plan:
         facts_noise: the same where the reward model is given captions.
         nothing_weight: how much a position with nothing counts in stage 1, where one with an object counts 1.
         scenes: how many are drawn beforehand and met again and again; 0: every one is new.
+        matching: whether any lesson asks if a word is in the picture.
     """
 
     naming_steps: int = 1000
@@ -31,3 +34,12 @@ class Plan:
     facts_noise: tuple[float, float] = (0.2, 0.8)
     nothing_weight: float = 1.0
     scenes: int = 0
+    matching: bool = True
+
+    def without_matching(self) -> Plan:
+        """For a base that describes what it sees and reads captions, but can't say whether a given word is in the picture.
+
+        There are no check lists, no questions but those to describe, and answers are graded by captions alone, beside pictures
+        that show nothing.
+        """
+        return replace(self, matching=False, checking_steps=0, facts_noise=NOTHING_TO_SEE)

@@ -24,6 +24,7 @@ RESPONSE_LEN="${RESPONSE_LEN:-28}"
 
 answer describe.json --samples "$SAMPLES" "$@"
 
+# An answer may be longer in tokens when its text is read again than as it was written; none is left out.
 for kind in "" fact_; do
     tool llava_rlhf.score \
         --reward_model_name_or_path "$RUN_DIR/${kind}reward_model" \
@@ -33,7 +34,7 @@ for kind in "" fact_; do
         --image_to_caption_file "$CAPTIONS" \
         --version "$VERSION" \
         --query_len "$QUERY_LEN" \
-        --response_len "$RESPONSE_LEN" \
+        --response_len $((2 * RESPONSE_LEN)) \
         --batch_size 64 \
         --use_cpu "$USE_CPU" \
         --output_file "$OUTPUT_DIR/${kind}scores.jsonl"

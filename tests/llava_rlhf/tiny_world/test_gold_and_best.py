@@ -68,3 +68,8 @@ def test_judges_are_compared_on_the_same_answers():
     assert found.measures[0].cells[1].difference.value == pytest.approx(0.75)
     with pytest.raises(ValueError, match="good and other scored different answers"):
         compare_best({"good": judges["good"], "other": judges["fair"][:2]}, {"p": scene})
+    left_out = {name: scores[:3] for name, scores in judges.items()}
+    with pytest.raises(
+        ValueError, match=r"different numbers of answers; .* a --response_len that leaves none out"
+    ):
+        compare_best(left_out, {"p": scene})

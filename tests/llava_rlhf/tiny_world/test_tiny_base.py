@@ -19,11 +19,11 @@ from data_utils.schema import Turn
 from data_utils.shapes_files import ask
 from data_utils.shapes_world import NAMES, PlacedObject, Scene, render, sample_scene
 from data_utils.tokens import SegmentEncoder
-from llava_rlhf.tiny_world import curriculum, lessons
+from llava_rlhf.tiny_world import build_base, curriculum, lessons
 from llava_rlhf.tiny_world.kinds import KINDS
 from llava_rlhf.tiny_world.measure import measure
 from llava_rlhf.tiny_world.noisy_llava import build_image_processor, build_model
-from llava_rlhf.tiny_world.plan import Plan
+from llava_rlhf.tiny_world.plan import NOTHING_TO_SEE, Plan
 from llava_rlhf.tiny_world.tokenizer import build_tokenizer, vocabulary
 from models.base_files import read_family
 
@@ -176,6 +176,37 @@ def test_naming_is_learned_and_then_frozen_while_the_language_model_learns(teach
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any("vision_tower" in name or "projector" in name for name in changed)
     assert {name for name in after if "language_model.layers" in name and "proj" in name} <= changed
+
+
+def test_without_matching_nothing_asks_for_a_word_in_the_picture(teacher, monkeypatch):
+    torch.manual_seed(0)
+    plan = Plan(mixture_steps=2, batch=12).without_matching()
+    asked, pictures = [], []
+    dialogue, pixels = lessons.Teacher.dialogue, type(KIND).pixels
+
+    def noted(self, scene, questions):
+        asked.extend(questions)
+        return dialogue(self, scene, questions)
+
+    def seen(self, scenes, noise, rng):
+        pictures.append(noise)
+        return pixels(self, scenes, noise, rng)
+
+    def never(*_):
+        raise AssertionError("a check list")
+
+    monkeypatch.setattr(lessons.Teacher, "dialogue", noted)
+    monkeypatch.setattr(lessons.Teacher, "check_list", never)
+    monkeypatch.setattr(type(KIND), "pixels", seen)
+    reports = list(curriculum.Curriculum(build_model(build_tokenizer()), teacher, plan, 0).learn_language())
+    assert [(step, set(losses)) for step, losses in reports] == [(2, {"dialogue", "grades_facts"})]
+    assert len(asked) == 24 and {question.kind for question in asked} == {shapes_text.DESCRIBE}
+    assert pictures == [Plan().noise, NOTHING_TO_SEE] * 2  # what a caption grades, no picture does
+
+
+def test_a_stage_that_is_left_out_has_no_steps():
+    with pytest.raises(ValueError, match=r"--checking_steps 5: there are none with --matching False"):
+        build_base.prepare(["--output_dir", "x", "--matching", "False", "--checking_steps", "5"])
 
 
 def test_lessons_go_through_the_model_as_the_programs_feed_it(teacher):
